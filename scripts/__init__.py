@@ -1,0 +1,1 @@
+"""Thin entry points: set-up, demo, tests, benchmarks, cluster launchers."""

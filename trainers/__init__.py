@@ -1,0 +1,1 @@
+"""One trial: network, weights, adaptation, task, loop, checkpoint, evaluation."""
