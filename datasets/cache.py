@@ -1,0 +1,239 @@
+"""Every image decoded once to each resolution: a memory-mapped uint8 array, shared by all trials of a node.
+
+`<cache>/<key>/` holds `pixels.u8` (rows × R × R), `state.u8` (per row: 0 to do, 1 readable, 2 quarantined),
+`sha256.bin` (32 bytes of content hash per row), `quarantine.csv` and, last of all, `complete.json`. The key
+is a hash of the files (paths, sizes) and of what decides about pixels; labels and partitions are not in it.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from datasets.decoding import Task, decode_all
+from datasets.errors import DatasetError
+from datasets.manifest import Manifest
+from datasets.preprocessing import Preprocessing, resolve
+from datasets.privacy import case_key, keyed_hash
+
+TODO, READABLE, QUARANTINED = 0, 1, 2
+MARKER = "complete.json"
+_FLUSH_EVERY_SECONDS = 2.0
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What `prepare` found or did.
+
+    Attributes:
+        folder: of the cache.
+        images: rows in all.
+        quarantined: (keyed hash of the path, reason) of each unreadable row.
+        bytes: of pixels.
+        seconds: this call took; next to nothing if all was done before.
+    """
+
+    folder: Path
+    images: int
+    quarantined: tuple[tuple[str, str], ...]
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCache:
+    """Pixels of a manifest, row by row; opened read-only, so that all processes share the same pages.
+
+    Attributes:
+        pixels: memory map, uint8 (rows, R, R).
+        readable: bool (rows,); the pixels of an unreadable row are 0 and mean nothing.
+        folder: of the cache.
+    """
+
+    pixels: np.ndarray
+    readable: np.ndarray
+    folder: Path
+
+
+def estimate_bytes(rows: int, resolution: int) -> int:
+    """Return the bytes that a cache will take."""
+    return rows * (resolution * resolution + 33)
+
+
+def prepare(
+    manifest: Manifest,
+    *,
+    resolution: int,
+    preprocessing: str,
+    cache: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Preparation:
+    """Decode what is not in the cache yet.
+
+    Interrupted and called again it goes on where it was. Of two processes or nodes that ask for the same
+    cache one builds and the other waits for it.
+
+    Args:
+        manifest: whose images.
+        resolution: side of the squares in pixels.
+        preprocessing: a name in `datasets.preprocessing`.
+        cache: folder of all caches; may be shared by several data sets and nodes.
+        workers: processes.
+        progress: told now and then.
+
+    Raises:
+        DatasetError: more images are unreadable than the manifest puts up with, or the disk is too small.
+    """
+    specification, started = resolve(preprocessing), time.monotonic()
+    folder = cache / cache_key(manifest, specification, resolution)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / MARKER).exists():
+            _build(manifest, specification, folder, resolution=resolution, workers=workers, progress=progress)
+    quarantined = tuple(_quarantine(folder))
+    _check_quarantine(quarantined, manifest)
+    return Preparation(
+        folder, len(manifest), quarantined, estimate_bytes(len(manifest), resolution), time.monotonic() - started
+    )
+
+
+def open_cache(manifest: Manifest, *, resolution: int, preprocessing: str, cache: Path) -> ImageCache:
+    """Open a prepared cache read-only.
+
+    Raises:
+        DatasetError: it has not been prepared.
+    """
+    folder = cache / cache_key(manifest, resolve(preprocessing), resolution)
+    if not (folder / MARKER).is_file():
+        raise DatasetError(
+            f"the images are not prepared at {resolution} px with {preprocessing!r}",
+            f"source {manifest.source}",
+            fix="call datasets.cache.prepare, or `python -m datasets prepare`",
+        )
+    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r", shape=(len(manifest), resolution, resolution))
+    state = np.fromfile(folder / "state.u8", np.uint8)
+    return ImageCache(pixels, state == READABLE, folder)
+
+
+def cache_key(manifest: Manifest, specification: Preprocessing, resolution: int) -> str:
+    """Return the folder name: the source, the resolution and 16 hex digits of what decides about the pixels."""
+    settings = json.dumps([manifest.pixels, specification.pixels(), resolution], sort_keys=True)
+    return f"{manifest.source}-{resolution}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+
+
+def content_hashes(folder: Path) -> np.ndarray:
+    """Return uint8 (rows, 32): sha256 of each file as it was when its pixels were cached, 0 where unreadable."""
+    return np.fromfile(folder / "sha256.bin", np.uint8).reshape(-1, 32)
+
+
+def _build(
+    manifest: Manifest,
+    specification: Preprocessing,
+    folder: Path,
+    *,
+    resolution: int,
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    rows = len(manifest)
+    _check_space(folder, estimate_bytes(rows, resolution))
+    pixels = _array(folder / "pixels.u8", (rows, resolution, resolution))
+    state, hashes = _array(folder / "state.u8", (rows,)), _array(folder / "sha256.bin", (rows, 32))
+    todo = np.flatnonzero(state == TODO)
+    paths = manifest.instances["path"].to_numpy()
+    tasks = (Task(int(row), manifest.root / paths[row], specification.name, (resolution,)) for row in todo)
+    key, flushed, settled = case_key(folder.parent), time.monotonic(), []
+    with (folder / "quarantine.csv").open("a", newline="") as file:
+        (folder / "quarantine.csv").chmod(0o600)  # it names files; it stays where the pixels are
+        for count, result in enumerate(decode_all(tasks, workers=workers), start=rows - len(todo) + 1):
+            if result.reason is None:
+                pixels[result.row] = result.squares[0]
+                hashes[result.row] = np.frombuffer(bytes.fromhex(result.sha256 or ""), np.uint8)
+            else:
+                name = str(paths[result.row])
+                csv.writer(file).writerow([result.row, keyed_hash(key, name), result.reason, name])
+            settled.append((result.row, READABLE if result.reason is None else QUARANTINED))
+            if time.monotonic() - flushed > _FLUSH_EVERY_SECONDS:
+                _settle(state, settled, pixels=(pixels, hashes), file=file)
+                flushed = time.monotonic()
+                if progress:
+                    progress(count, rows)
+        _settle(state, settled, pixels=(pixels, hashes), file=file)
+    if progress:
+        progress(rows, rows)
+    _write_marker(folder, manifest, specification, resolution)
+
+
+def _settle(state: np.ndarray, settled: list[tuple[int, int]], *, pixels: Iterable[np.ndarray], file: object) -> None:
+    """Say that rows are done only after their pixels are on disk: a torn build then never trusts a torn row."""
+    for array in pixels:
+        array.flush()  # type: ignore[attr-defined]
+    file.flush()  # type: ignore[attr-defined]
+    for row, value in settled:
+        state[row] = value
+    state.flush()  # type: ignore[attr-defined]
+    settled.clear()
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Open a growing array for writing; a new one is all zeros and sparse."""
+    size = int(np.prod(shape))
+    if not path.exists() or path.stat().st_size != size:
+        with path.open("wb") as file:
+            file.truncate(size)
+    return np.memmap(path, np.uint8, mode="r+", shape=shape)
+
+
+def _quarantine(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (hash, reason) once per row, though an interrupted build may have written a row twice."""
+    with (folder / "quarantine.csv").open(newline="") as file:
+        seen = {int(row): (digest, reason) for row, digest, reason, _ in csv.reader(file)}
+    yield from (seen[row] for row in sorted(seen))
+
+
+def _check_quarantine(quarantined: Sequence[tuple[str, str]], manifest: Manifest) -> None:
+    share = len(quarantined) / max(1, len(manifest))
+    if share > manifest.quarantine_limit:
+        first = "; ".join(f"{digest}: {reason}" for digest, reason in quarantined[:3])
+        raise DatasetError(
+            f"{len(quarantined)} of {len(manifest)} images are unreadable ({share:.1%}), first {first}",
+            f"source {manifest.source}",
+            f"at most {manifest.quarantine_limit:.1%}",
+            "`python -m datasets verify` lists the files locally; repair them or raise quarantine_limit",
+        )
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    stats = os.statvfs(folder)
+    free = stats.f_bavail * stats.f_frsize
+    present = (folder / "pixels.u8").stat().st_blocks * 512 if (folder / "pixels.u8").exists() else 0
+    if needed - present > free:
+        raise DatasetError(
+            f"the cache needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+            str(folder.parent),
+            fix="give another cache folder, or `python -m datasets gc`",
+        )
+
+
+def _write_marker(folder: Path, manifest: Manifest, specification: Preprocessing, resolution: int) -> None:
+    described = {
+        "source": manifest.source,
+        "images": len(manifest),
+        "pixels": manifest.pixels,
+        "resolution": resolution,
+        "preprocessing": specification.pixels(),
+    }
+    aside = folder / f".{MARKER}"
+    aside.write_text(json.dumps(described, indent=1))
+    aside.replace(folder / MARKER)

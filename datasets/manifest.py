@@ -1,0 +1,89 @@
+"""A manifest: which images there are, whose they are, what is known of them, and who may see them."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+Partition = Literal["train", "val", "test"]
+PARTITIONS: tuple[Partition, ...] = ("train", "val", "test")
+COLUMNS = ("path", "case", "patient", "view", "age", "sex", "origin", "partition")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The rows of one data set as one configuration sees them.
+
+    Attributes:
+        source: module in `datasets/sources` that read it.
+        root: folder that the paths are relative to.
+        instances: one row per image with the columns `path` (relative to root), `case` and `patient` (raw
+            identifiers: they never leave this room unhashed), `view` ('PA', 'AP', 'LATERAL', … or None),
+            `age` (years, NaN unknown), `sex` ('M', 'F' or None), `origin` (sub-source or None), `partition`.
+        labels: float32 (rows, pathologies): 1 present, 0 absent, NaN not given; values between only in the
+            train partition (soft labels).
+        pathologies: canonical names, in the order of the columns of `labels`.
+        fingerprint: sha256 (hex) of label rows, partitions, paths and file sizes.
+        pixels: sha256 (hex) of paths and file sizes alone; what a cache of pixels depends on.
+        validation: how the validation partition came about, e.g. 'drawn from train by patient'.
+        quarantine_limit: largest share of unreadable images that is put up with.
+    """
+
+    source: str
+    root: Path
+    instances: pd.DataFrame
+    labels: np.ndarray
+    pathologies: tuple[str, ...]
+    fingerprint: str
+    pixels: str
+    validation: str
+    quarantine_limit: float = 0.01
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def rows(self, partition: Partition) -> np.ndarray:
+        """Return the row numbers (int64) of a partition, ascending."""
+        return np.flatnonzero((self.instances["partition"] == partition).to_numpy())
+
+    def take(self, rows: np.ndarray) -> "Manifest":
+        """Return a manifest of these rows only, with fingerprints of its own."""
+        instances = self.instances.iloc[rows].reset_index(drop=True)
+        labels = self.labels[rows]
+        part = dataclasses.replace(self, instances=instances, labels=labels)
+        return part.fingerprinted(sizes_of(self.root, instances["path"]))
+
+    def fingerprinted(self, sizes: np.ndarray) -> "Manifest":
+        """Return the same manifest with `fingerprint` and `pixels` computed.
+
+        Args:
+            sizes: int64 (rows,), bytes of each file, -1 where it is missing.
+        """
+        pixels = _digest(self.source, list(self.instances["path"]), sizes.tolist())
+        labels = np.where(np.isnan(self.labels), np.float32(-9), self.labels).astype("<f4")
+        fingerprint = _digest(
+            pixels,
+            list(self.pathologies),
+            list(self.instances["partition"]),
+            hashlib.sha256(labels.tobytes()).hexdigest(),
+        )
+        return dataclasses.replace(self, fingerprint=fingerprint, pixels=pixels)
+
+
+def sizes_of(root: Path, paths: pd.Series) -> np.ndarray:
+    """Return the size in bytes (int64, -1 missing) of each file, reading every folder once and no file."""
+    sizes: dict[str, int] = {}
+    for folder in sorted({path.rpartition("/")[0] for path in paths}):
+        here = root / folder
+        if here.is_dir():
+            prefix = f"{folder}/" if folder else ""
+            sizes.update((f"{prefix}{entry.name}", entry.stat().st_size) for entry in here.iterdir() if entry.is_file())
+    return np.array([sizes.get(path, -1) for path in paths], dtype=np.int64)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,0 +1,128 @@
+"""One module per collection, each with one function `read(root, config) -> SourceTable`."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from datasets.labels import flip, harden, resolve_uncertain
+from datasets.manifest import Manifest, sizes_of
+from datasets.partition import check_disjoint, check_not_empty, draw_by_patient
+from datasets.source_table import SourceTable
+
+VALIDATION_ON_TEST = "validation_on_test"
+"""Option of a source that validates on its test partition, as paper 1 does for two collections; never the default."""
+
+
+def names() -> list[str]:
+    """Return the sources that exist: the modules of this folder."""
+    folder = Path(__file__).parent
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(config: DatasetConfig, root: Path) -> Manifest:
+    """Read a data set's label files into a manifest; no pixel is read.
+
+    Args:
+        config: which source, label list, policies and partitions.
+        root: the data set's folder in its official layout.
+
+    Returns:
+        A manifest whose partitions share no patient and whose val and test labels are 0, 1 or NaN.
+
+    Raises:
+        DatasetError: with what, where, expected and fix.
+    """
+    if config.source == "phantom":
+        _plugin(config.source)(root, config)  # writes what is missing, so that the folder exists below
+    if not root.is_dir():
+        raise DatasetError(
+            f"no folder {root}",
+            f"data set {config.name}",
+            "the data set's folder",
+            "say --data-root or set RADSWEEP_DATA",
+        )
+    table = _plugin(config.source)(root, config)
+    table, validation = _partitioned(table, config)
+    check_disjoint(table.instances, where=f"data set {config.name}")
+    check_not_empty(table.instances, where=f"data set {config.name}")
+    labels = _policies(table, config)
+    _check_two_classes(labels[(table.instances["partition"] == "train").to_numpy()], table.pathologies, config)
+    manifest = Manifest(
+        source=config.source,
+        root=root,
+        instances=table.instances.reset_index(drop=True),
+        labels=labels,
+        pathologies=table.pathologies,
+        fingerprint="",
+        pixels="",
+        validation=validation,
+        quarantine_limit=config.quarantine_limit,
+    )
+    return manifest.fingerprinted(sizes_of(root, manifest.instances["path"]))
+
+
+def read(config: DatasetConfig, root: Path) -> SourceTable:
+    """Return a source's rows as published, before partitions are drawn and policies applied."""
+    return _plugin(config.source)(root, config)
+
+
+def _plugin(source: str) -> Callable[[Path, DatasetConfig], SourceTable]:
+    if source not in names():
+        raise DatasetError(f"unknown source {source!r}", "key `source`", f"one of {', '.join(names())}")
+    plugin: Callable[[Path, DatasetConfig], SourceTable] = importlib.import_module(f"datasets.sources.{source}").read
+    return plugin
+
+
+def _partitioned(table: SourceTable, config: DatasetConfig) -> tuple[SourceTable, str]:
+    """Draw the partitions that nobody published, by patient: test first if there is none, then val from train."""
+    instances = table.instances.copy()
+    patients = instances["patient"].to_numpy()
+    if (instances["partition"] == "").any():
+        in_test = draw_by_patient(patients, table.labels, fraction=table.test_fraction, seed=config.partition_seed)
+        instances["partition"] = np.where(in_test, "test", "train")
+    if (instances["partition"] == "val").any():
+        return dataclasses.replace(table, instances=instances), "published"
+    if config.options.get(VALIDATION_ON_TEST):
+        raise DatasetError(
+            "validation on the test partition is not supported by this source", f"key `{VALIDATION_ON_TEST}`"
+        )
+    train = np.flatnonzero((instances["partition"] == "train").to_numpy())
+    drawn = draw_by_patient(
+        patients[train], table.labels[train], fraction=config.validation_fraction, seed=config.partition_seed + 1
+    )
+    instances.loc[instances.index[train[drawn]], "partition"] = "val"
+    return dataclasses.replace(table, instances=instances), "drawn from train by patient"
+
+
+def _policies(table: SourceTable, config: DatasetConfig) -> np.ndarray:
+    labels = resolve_uncertain(table.labels, table.pathologies, config.uncertain)
+    train = (table.instances["partition"] == "train").to_numpy()
+    labels = np.where(train[:, None], labels, harden(labels))
+    return flip(
+        labels,
+        table.pathologies,
+        rows=np.flatnonzero(train),
+        share=config.label_noise,
+        mode=config.label_noise_mode,
+        seed=config.partition_seed + 2,
+    )
+
+
+def _check_two_classes(train: np.ndarray, pathologies: tuple[str, ...], config: DatasetConfig) -> None:
+    single = [
+        f"{name} ({int((column > 0.5).sum())} positive, {int((column < 0.5).sum())} negative)"
+        for name, column in zip(pathologies, train.T, strict=True)
+        if not (column > 0.5).any() or not (column < 0.5).any()
+    ]
+    if single:
+        raise DatasetError(
+            f"nothing to learn: only one class in train for {', '.join(single)}",
+            f"data set {config.name}",
+            "positive and negative images of every pathology",
+            "use more of the data set, another `uncertain` policy or the other label list",
+        )
