@@ -1,1 +1,68 @@
-"""Pruners of our own, one file each; the file name is the name in the study file."""
+"""Pruners by name: our own, one file each in this folder, and every pruner that Optuna has.
+
+A pruner of our own exports `PRUNER`, a subclass of `optuna.pruners.BasePruner` built with the number of
+epochs of a full trial and its settings as keywords. It may have a property `rungs`: epochs at which the trials of a group wait for each
+other, so that a decision does not depend on which of them ran first.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import optuna
+
+from search.errors import StudyError
+
+
+def names() -> list[str]:
+    """List every pruner a study file can name."""
+    ours = [module.name for module in pkgutil.iter_modules(__path__)]
+    return [*ours, "none", *_optunas()]
+
+
+def create(name: str, settings: dict[str, Any], *, epochs: int) -> optuna.pruners.BasePruner:
+    """Build a pruner for trials of `epochs` epochs.
+
+    Raises:
+        StudyError: no such pruner, or a setting it does not take.
+    """
+    if name == "none":
+        kind: Any = optuna.pruners.NopPruner
+    elif name in _optunas():
+        kind = _optunas()[name]
+    elif name in names():
+        kind = importlib.import_module(f"{__name__}.{name}").PRUNER
+        settings = {"epochs": epochs, **settings}
+    else:
+        raise StudyError(f"pruning.pruner: no pruner {name!r}; pruners: {', '.join(names())}")
+    if name == "wilcoxon":
+        raise StudyError(
+            "pruning.pruner: WilcoxonPruner compares trials step by step over the same problem instances; "
+            "epochs of a training are not instances. Choose another pruner"
+        )
+    try:
+        pruner: optuna.pruners.BasePruner = kind(**settings)
+    except (TypeError, ValueError) as problem:
+        takes = ", ".join(inspect.signature(kind).parameters) or "nothing"
+        raise StudyError(f"pruning.settings: {name}: {problem}; it takes: {takes}") from None
+    return pruner
+
+
+def rungs(pruner: optuna.pruners.BasePruner) -> tuple[int, ...]:
+    """Return the epochs at which a group waits for all its trials; none for pruners that decide at once."""
+    return tuple(getattr(pruner, "rungs", ()))
+
+
+def _optunas() -> dict[str, type[optuna.pruners.BasePruner]]:
+    """Optuna's pruners that need no other pruner, by snake-case name without `Pruner`."""
+    kinds = {
+        _snake(name.removesuffix("Pruner")): getattr(optuna.pruners, name)
+        for name in optuna.pruners.__all__
+        if name not in {"BasePruner", "NopPruner", "PatientPruner"}
+    }
+    return kinds | {kind.__name__: kind for kind in kinds.values()}
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,0 +1,190 @@
+"""Studies and trials as MLflow runs, written by the driver alone and safe to write again.
+
+Every call can be repeated after a crash: a run is found by its tag before it is created, and a metric told
+again with its own timestamp is the same row (MLflow's key is run, name, timestamp, step and value).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from mlflow_server.errors import TrackingError
+
+IDENTITY_TAG = "radsweep.identity"
+"""Tag that holds the study's name or the trial's identity: what a run is found by."""
+
+METRICS_A_BATCH = 1000
+PARAMS_A_BATCH = 100
+"""Limits of MLflow's log_batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """What a run is created with."""
+
+    identity: str
+    name: str
+    start_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Scalars of one event, with the event's own time."""
+
+    step: int
+    timestamp_ms: int
+    metrics: Mapping[str, float]
+
+
+class Tracker:
+    """One study's runs: a parent run and a child run for every trial.
+
+    Args:
+        uri: MLflow tracking URI.
+        experiment: name of the experiment; created where it is missing.
+        artifacts: folder for the artifacts of a new experiment; None leaves the choice to the server.
+
+    Raises:
+        TrackingError: the server does not answer or refuses.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None):
+        self._client = MlflowClient(tracking_uri=uri)
+        try:
+            self._experiment = _experiment(self._client, experiment, artifacts)
+            self._closed: set[str] = set()
+            self._runs = self._adopt_runs()
+        except (MlflowException, OSError) as problem:
+            raise TrackingError(
+                f"tracking.uri: MLflow at {uri} cannot be used: {_first_line(problem)}. Start a server with "
+                "`python -m mlflow_server start`, or leave tracking.uri out to use the embedded store"
+            ) from problem
+
+    def run_id(self, identity: str) -> str:
+        """Return the MLflow run of a study or trial."""
+        return self._runs[identity]
+
+    def open(self, run: RunDescription, *, parent: str | None = None) -> None:
+        """Create a run unless it is there, below the run of `parent`."""
+        if run.identity in self._runs:
+            if run.identity in self._closed:
+                self.reopen(run.identity)
+            return
+        tags = {**run.tags, IDENTITY_TAG: run.identity, MLFLOW_RUN_NAME: run.name}
+        if parent is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = self._runs[parent]
+        created = self._client.create_run(self._experiment, start_time=run.start_ms, tags=tags)
+        self._runs[run.identity] = created.info.run_id
+        self.log_params(run.identity, run.params)
+        if run.dataset is not None:
+            self._log_dataset(run)
+
+    def reopen(self, identity: str) -> None:
+        """Set a closed run to RUNNING again."""
+        self._client.update_run(self._runs[identity], status="RUNNING")
+        self._closed.discard(identity)
+
+    def log_params(self, identity: str, params: Mapping[str, Any]) -> None:
+        """Record parameters; the same ones again change nothing."""
+        rows = [Param(key, "" if value is None else str(value)) for key, value in params.items()]
+        for start in range(0, len(rows), PARAMS_A_BATCH):
+            self._client.log_batch(self._runs[identity], params=rows[start : start + PARAMS_A_BATCH])
+
+    def log(self, identity: str, measurements: Sequence[Measurement]) -> None:
+        """Record the scalars of any number of events in as few requests as MLflow allows."""
+        rows = [
+            Metric(key, value, measured.timestamp_ms, measured.step)
+            for measured in measurements
+            for key, value in measured.metrics.items()
+            if math.isfinite(value)
+        ]
+        for start in range(0, len(rows), METRICS_A_BATCH):
+            self._client.log_batch(self._runs[identity], metrics=rows[start : start + METRICS_A_BATCH])
+
+    def tag(self, identity: str, tags: Mapping[str, Any]) -> None:
+        """Set tags of a run."""
+        rows = [RunTag(key, str(value)) for key, value in tags.items()]
+        self._client.log_batch(self._runs[identity], tags=rows)
+
+    def finish(self, identity: str, status: str, end_ms: int) -> None:
+        """Close a run with MLflow's status FINISHED, FAILED or KILLED at the event's own time."""
+        self._client.set_terminated(self._runs[identity], status=status, end_time=end_ms)
+        self._closed.add(identity)
+
+    def log_artifacts(self, identity: str, folder: Path, artifact_path: str | None = None) -> None:
+        """Copy a folder to the run's artifacts."""
+        self._client.log_artifacts(self._runs[identity], str(folder), artifact_path)
+
+
+    def _log_dataset(self, run: RunDescription) -> None:
+        # The digest is cut to MLflow's 36 characters; the tag on the run keeps the whole fingerprint.
+        dataset = Dataset(
+            name=str(run.dataset),
+            digest=str(run.fingerprint)[:36],
+            source_type="radsweep",
+            source=f'{{"source": "{run.dataset}"}}',
+        )
+        tags = [InputTag(key="mlflow.data.context", value="training")]
+        self._client.log_inputs(self._runs[run.identity], [DatasetInput(dataset, tags)])
+
+    def _adopt_runs(self) -> dict[str, str]:
+        """Find the runs that earlier drivers created, the eldest of each identity."""
+        adopted: dict[str, str] = {}
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                filter_string=f"tags.`{IDENTITY_TAG}` LIKE '%'",
+                order_by=["attributes.start_time ASC"],
+                max_results=1000,
+                page_token=token,
+            )
+            for run in page:
+                identity = run.data.tags[IDENTITY_TAG]
+                kept = adopted.setdefault(identity, run.info.run_id)
+                if run.info.status != "RUNNING":
+                    self._closed.add(identity)
+                if kept != run.info.run_id:
+                    # A request that was sent again after its answer got lost; nothing was logged to it.
+                    self._client.delete_run(run.info.run_id)
+            token = page.token
+            if not token:
+                return adopted
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(f"experiment {name!r} is deleted in MLflow; restore it or name another in tracking.experiment")
+        return str(found.experiment_id)
+    location = (artifacts / name).resolve().as_uri() if artifacts is not None else None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        # Another driver may have created it in between.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
+def version() -> str:
+    """Return the version of MLflow, for provenance."""
+    return str(mlflow.__version__)

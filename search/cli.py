@@ -1,0 +1,170 @@
+"""The commands of `python -m search`."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from search.errors import StudyError
+
+Study = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file; shipped ones are in search/studies.")]
+Storage = Annotated[
+    Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies; on a cluster, a path that all nodes share.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+STORAGE = Path("storage")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "Search and benchmark transfer learning on medical images.\n\n"
+        "A study file names a grid of data sets, initializations, backbones and resolutions, and the hyperparameters "
+        "to search inside each cell. The usual way: plan it, run it (again and again: what is done is not repeated), "
+        "look at the report or the MLflow UI (`python -m mlflow_server start`), promote the winner."
+    ),
+)
+
+
+@app.callback()
+def _settings(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks of errors.")] = False,
+) -> None:
+    os.environ["RADSWEEP_DEBUG"] = "1" if debug else os.environ.get("RADSWEEP_DEBUG", "")
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
+    for chatty in ("alembic", "mlflow", "ray", "matplotlib", "urllib3", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+@app.command()
+def plan(study: Study, as_json: Json = False) -> None:
+    """Show cells, trials, refused combinations and the estimated cost; touches no GPU, no data, no tracker."""
+    from search import plan as planning
+    from search.study_config import load_study
+
+    planned = planning.plan(load_study(study))
+    if as_json:
+        _print_json(planned)
+    else:
+        planning.show(planned, Console())
+
+
+@app.command()
+def run(
+    study: Study,
+    storage: Storage = STORAGE,
+    data_root: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies; may be repeated.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")] = None,
+    address: Annotated[str | None, typer.Option(help="Head of a running Ray cluster; default: this machine.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of this machine to use.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try trials again that failed in an earlier run.")] = False,
+    progress: Annotated[str, typer.Option(help="auto, live, lines or json.")] = "auto",
+) -> None:
+    """Run what is missing of a study: train, prune, evaluate winners, report. Safe to run again at any time."""
+    from search import data_roots, report
+    from search import progress as showing
+    from search.study import Machine, run_study
+    from search.study_config import load_study
+    from search.study_folder import StudyFolder
+
+    console = Console()
+    loaded = load_study(study)
+    machine = Machine(
+        storage=storage,
+        data_roots=data_roots.parse(data_root or []),
+        weights=weights,
+        address=address,
+        cpus=cpus,
+        retry_failed=retry_failed,
+    )
+    shown = showing.create(progress, console)
+    try:
+        run_study(loaded, machine, shown)
+    finally:
+        shown.close()
+    if progress != "json":
+        report.show(report.read(StudyFolder(storage.resolve(), loaded.name)), console)
+
+
+@app.command()
+def status(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> None:
+    """Show what is done, running, pruned and failed, and the best of each cell so far; works while a run goes on."""
+    from search import status as stating
+    from search.study_config import load_study
+
+    found = stating.status(load_study(study), storage.resolve())
+    if as_json:
+        _print_json(found)
+    else:
+        stating.show(found, Console())
+
+
+@app.command()
+def report(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> None:
+    """Show test metrics per cell and per target with their intervals; `run` has written the files."""
+    from search import report as reporting
+    from search.study_config import load_study
+    from search.study_folder import StudyFolder
+
+    found = reporting.read(StudyFolder(storage.resolve(), load_study(study).name))
+    if as_json:
+        _print_json(found)
+    else:
+        reporting.show(found, Console())
+
+
+@app.command()
+def promote(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> None:
+    """Register the study's winner and make it champion if the evidence allows; else say why not (exit code 1)."""
+    from search import promote as promoting
+    from search.study_config import load_study
+
+    decision = promoting.promote(load_study(study), storage.resolve())
+    if as_json:
+        _print_json(decision)
+    else:
+        promoting.show(decision, Console())
+    if not decision["promoted"]:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run a command; bad input ends with a message and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _stop("interrupted; run the same command again and it goes on where it stood", 130)
+    except Exception as problem:
+        if os.environ.get("RADSWEEP_DEBUG") or not _is_told_plainly(problem):
+            raise
+        _stop(str(problem), 2)
+
+
+def _is_told_plainly(problem: Exception) -> bool:
+    from datasets.errors import DatasetError
+    from mlflow_server.errors import PromotionError, TrackingError
+    from trainers.plugins import UnknownNameError
+    from trainers.trial import TrialError
+
+    plain = (StudyError, DatasetError, TrackingError, PromotionError, UnknownNameError, TrialError)
+    return isinstance(problem, plain)
+
+
+def _stop(message: str, code: int) -> None:
+    Console(stderr=True).print(f"error: {message}" if code == 2 else message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, default=str))

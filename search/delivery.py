@@ -1,0 +1,135 @@
+"""Tells MLflow and Optuna's SQLite file what the ledger says, in order, from a thread of its own.
+
+The search never waits for the tracker: events lie on disk, and a cursor beside them says how far they have been
+told. While the tracker is away the thread tries again; after a crash the next driver goes on at the cursor.
+What is told twice is recorded once (see `mlflow_server/tracking.py`).
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol
+
+from search import ledger
+from search.ledger import Event
+from search.study_folder import StudyFolder
+
+LOG = logging.getLogger(__name__)
+
+EVENTS_A_ROUND = 2000
+SECONDS_BETWEEN_TRIES = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Receiver(Protocol):
+    """Takes events that may have been told before."""
+
+    def receive(self, events: list[Event]) -> None:
+        """Take in a run of consecutive events; raise to be told them again later."""
+
+
+class Delivery:
+    """Reads the ledger from its cursor on and tells the receivers.
+
+    Args:
+        folder: of the study.
+        connect: builds the receivers from the events that were told before; called in the delivery thread, and
+            again after a failure.
+    """
+
+    def __init__(self, folder: StudyFolder, connect: Callable[[Sequence[Event]], list[Receiver]]):
+        self._folder = folder
+        self._connect = connect
+        self._receivers: list[Receiver] | None = None
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Say that there is something new."""
+        self._wake.set()
+
+    def finish(self, *, patience: float = 60.0) -> int:
+        """Deliver what is left, for at most `patience` seconds.
+
+        Returns:
+            How many events still wait on disk.
+        """
+        self._deadline = time.monotonic() + patience
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+        return len(ledger.read(self._folder.ledger, start=self._cursor()).events)
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            try:
+                more = self._round()
+                failures, self.problem = 0, None
+            except Exception as problem:  # noqa: BLE001 - whatever the tracker's client raises, the search goes on
+                more = True
+                self._receivers = None
+                self.problem = f"{type(problem).__name__}: {problem}".splitlines()[0]
+                LOG.warning("MLflow is away, events wait on disk: %s", self.problem)
+                self._pause(SECONDS_BETWEEN_TRIES[min(failures, len(SECONDS_BETWEEN_TRIES) - 1)])
+                failures += 1
+            if self._stop.is_set() and (not more or time.monotonic() > self._deadline):
+                return
+            if not more:
+                self._wake.wait(timeout=5.0)
+                self._wake.clear()
+
+    def _pause(self, seconds: float) -> None:
+        until = min(time.monotonic() + seconds, self._deadline)
+        while time.monotonic() < until:
+            time.sleep(0.05)
+            until = min(until, self._deadline)
+
+    def _round(self) -> bool:
+        """Deliver one batch; return whether there was any."""
+        start = self._cursor()
+        contents = ledger.read(self._folder.ledger, start=start)
+        if not contents.events:
+            return False
+        if self._receivers is None:
+            self._receivers = self._connect(ledger.read(self._folder.ledger, stop=start).events)
+        for batch in _batches(list(contents.events), EVENTS_A_ROUND):
+            for receiver in self._receivers:
+                receiver.receive(batch)
+        self._save_cursor(contents.end)
+        return True
+
+    def _cursor(self) -> int:
+        path = self._folder.delivery
+        return int(json.loads(path.read_text())["offset"]) if path.exists() else 0
+
+    def _save_cursor(self, offset: int) -> None:
+        _replace(self._folder.delivery, json.dumps({"offset": offset}))
+
+
+def _batches(events: list[Event], size: int) -> Iterable[list[Event]]:
+    for start in range(0, len(events), size):
+        yield events[start : start + size]
+
+
+def epochs_by_trial(events: Iterable[Event]) -> Iterable[tuple[str, str, list[Event]]]:
+    """Group consecutive events of one kind and trial, so that a curve travels in one request."""
+    for (kind, trial), same in groupby(events, key=lambda event: (event["kind"], event.get("trial", ""))):
+        yield kind, trial, list(same)
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text)
+    os.replace(aside, path)

@@ -1,0 +1,65 @@
+"""The one place where things become true: the ledger first, then everybody else."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from search.delivery import Delivery
+from search.ledger import Event, Ledger
+from search.progress import Progress
+from search.provenance import code_version
+from search.study_config import StudyConfig
+from search.study_state import StudyState
+
+
+def now_ms() -> int:
+    """Return the Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Desk:
+    """Records events of one run of a study.
+
+    Args:
+        study: what is asked for; recorded ahead of the run's first event.
+        ledger: durable truth, open for writing.
+        delivery: is notified of every event.
+        progress: is shown every event.
+    """
+
+    def __init__(self, study: StudyConfig, ledger: Ledger, delivery: Delivery, progress: Progress):
+        self._study = study
+        self._ledger = ledger
+        self._delivery = delivery
+        self.progress = progress
+        self.state = StudyState.of(ledger.events)
+        self.changed = False
+
+    def record(self, *events: Event) -> None:
+        """Write events durably, then let everybody hear of them."""
+        if not self.changed:
+            self.changed = True
+            events = (self._opening(), *events)
+        self._ledger.append(*events)
+        for event in events:
+            self.state.apply(event)
+        self._delivery.notify()
+        self.progress.update(self.state)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Record how the run ended, if it did anything."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            if self.changed:
+                self.record({"kind": "closed", "status": status, "time_ms": now_ms()})
+
+    def _opening(self) -> Event:
+        content = self._study.model_dump(mode="json")
+        return {"kind": "study", "study": content, "version": code_version(), "time_ms": now_ms()}

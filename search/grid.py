@@ -1,0 +1,163 @@
+"""From a study to its cells and trials: a product, less what is excluded, less what cannot exist."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from datasets import sources
+from datasets.dataset_config import DatasetConfig
+from search.errors import StudyError
+from search.study_config import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, StudyConfig
+from trainers import initializations
+from trainers.trial import TrialConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the compared factors."""
+
+    axes: tuple[tuple[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """The axis values in the order of the file, e.g. `phantom/imagenet/convnext_base/224`."""
+        return "/".join(readable(value) for _, value in self.axes)
+
+    def group(self, within: str | list[str]) -> str:
+        """Name the comparison group of this cell's trials."""
+        if within == "cell":
+            return self.name
+        if within == "study":
+            return "study"
+        return "/".join(readable(value) for axis, value in self.axes if axis in within)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A cell, the searched hyperparameters and a seed, with the configuration they make."""
+
+    cell: Cell
+    searched: tuple[tuple[str, Any], ...]
+    seed: int
+    config: TrialConfig
+
+    @property
+    def point(self) -> str:
+        """The searched values, e.g. `learning_rate=0.0001`: what seeds repeat."""
+        return ", ".join(f"{name}={readable(value)}" for name, value in self.searched)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A combination that cannot exist, and why."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Everything a study asks for."""
+
+    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
+    refused: tuple[Refusal, ...]
+    excluded: int
+
+    @property
+    def datasets(self) -> tuple[DatasetConfig, ...]:
+        """The distinct data configurations of all trials, in order of first use."""
+        distinct = {trial.config.dataset.model_dump_json(): trial.config.dataset for trial in self.trials}
+        return tuple(distinct.values())
+
+
+def readable(value: Any) -> str:
+    """Write an axis value for people: no spaces, no braces."""
+    if isinstance(value, dict):
+        return str(value.get("name")) if set(value) == {"name"} else ",".join(f"{k}={v}" for k, v in value.items())
+    return str(value)
+
+
+def expand(study: StudyConfig) -> Grid:
+    """Enumerate a study's cells and trials, in the order of the file.
+
+    Raises:
+        StudyError: a source, initialization, backbone, task or value that does not exist, or no cell left.
+    """
+    cells: list[Cell] = []
+    trials: list[Trial] = []
+    refused: list[Refusal] = []
+    excluded = 0
+    for cell in _product(study.axes):
+        if any(_matches(cell, rule) for rule in study.exclude):
+            excluded += 1
+            continue
+        members = list(_trials_of(study, cell))
+        reason = _refusal(members[0].config)
+        if reason:
+            refused.append(Refusal(cell, reason))
+            continue
+        cells.append(cell)
+        trials.extend(members)
+    if not cells:
+        reasons = "; ".join(sorted({refusal.reason for refusal in refused}))
+        raise StudyError(f"study {study.name}: no cell is left ({excluded} excluded, {len(refused)} refused: {reasons})")
+    return Grid(tuple(cells), tuple(trials), tuple(refused), excluded)
+
+
+def _product(factors: dict[str, list[Any]]) -> Iterator[Cell]:
+    for values in itertools.product(*factors.values()):
+        yield Cell(tuple(zip(factors, values, strict=True)))
+
+
+def _matches(cell: Cell, rule: dict[str, list[Any]]) -> bool:
+    values = dict(cell.axes)
+    return all(values[axis] in excluded for axis, excluded in rule.items())
+
+
+def _trials_of(study: StudyConfig, cell: Cell) -> Iterator[Trial]:
+    for values in itertools.product(*study.search.values()):
+        searched = tuple(zip(study.search, values, strict=True))
+        settings = dict(cell.axes) | dict(searched)
+        for seed in study.seeds:
+            yield Trial(cell, searched, seed, _configuration(study, settings, seed, cell))
+
+
+def _configuration(study: StudyConfig, settings: dict[str, Any], seed: int, cell: Cell) -> TrialConfig:
+    recipe = settings.get("recipe", {})
+    recipe = {"name": recipe} if isinstance(recipe, str) else recipe
+    chosen: dict[str, Any] = {"task": study.task}
+    chosen |= {name: value for name, value in settings.items() if name in TRIAL_FIELDS and name != "recipe"}
+    chosen["recipe"] = study.recipe | recipe | {k: v for k, v in settings.items() if k in RECIPE_FIELDS}
+    try:
+        return TrialConfig(dataset=_dataset(study, settings), seed=seed, **chosen)
+    except ValidationError as found:
+        problems = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in found.errors()]
+        raise StudyError(f"study {study.name}, cell {cell.name}:\n" + "\n".join(problems)) from None
+
+
+def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
+    name = str(settings["dataset"])
+    own = study.data.get(name) or {}
+    if not isinstance(own, dict):
+        raise StudyError(f"study {study.name}: data.{name} must be a mapping of settings, found {own!r}")
+    common = {key: value for key, value in study.data.items() if key in DATASET_FIELDS}
+    fields = {key: value for key, value in own.items() if key in DATASET_FIELDS}
+    axes = {key: value for key, value in settings.items() if key in DATASET_FIELDS}
+    options = {key: value for key, value in own.items() if key not in DATASET_FIELDS and key != "source"}
+    source = own.get("source", name)
+    if source not in sources.names():
+        raise StudyError(f"study {study.name}: data set {name!r} has no source {source!r}; sources: {_listing(sources)}")
+    return DatasetConfig(name=name, source=source, options=options, **(common | fields | axes))
+
+
+def _listing(room: Any) -> str:
+    return ", ".join(room.names())
+
+
+def _refusal(config: TrialConfig) -> str | None:
+    resolved = initializations.resolve(config.initialization, config.backbone, config.resolution)
+    return resolved.reason if isinstance(resolved, initializations.Refusal) else None

@@ -1,0 +1,144 @@
+"""The study's durable truth: an append-only file of events, one JSON object a line, each with its checksum.
+
+An event is acknowledged once it is on disk; only then do Optuna, MLflow and the terminal hear of it. A crash
+leaves at most a torn last record, which the next open cuts off; whatever was acknowledged stays.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from search.errors import StudyError
+
+Event = dict[str, Any]
+"""A JSON object with a key `kind`; see study_state.py for the kinds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a ledger file holds."""
+
+    events: tuple[Event, ...]
+    end: int
+    """Bytes up to the end of the last whole record; anything beyond was never acknowledged."""
+
+
+class Ledger:
+    """The writing end. One process holds it (see `study_folder.lock`)."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contents = read(path)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._end = contents.end
+        os.ftruncate(self._file, self._end)
+        os.lseek(self._file, self._end, os.SEEK_SET)
+        _sync_folder(path.parent)
+        self.events = list(contents.events)
+
+    def append(self, *events: Event) -> None:
+        """Write events durably, all of them or none.
+
+        Raises:
+            StudyError: the disk refused; the file is as it was before.
+        """
+        record = b"".join(_encode(event) for event in events)
+        try:
+            _write_all(self._file, record)
+            os.fsync(self._file)
+        except OSError as problem:
+            self._undo()
+            raise StudyError(
+                f"{self._path}: cannot write ({problem.strerror or problem}). Nothing acknowledged is lost; "
+                "make room and run the study again, it goes on where it stood"
+            ) from problem
+        self._end += len(record)
+        self.events.extend(events)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _undo(self) -> None:
+        # A half-written record would be cut off at the next open anyway; cutting it now keeps this writer usable.
+        os.ftruncate(self._file, self._end)
+        os.lseek(self._file, self._end, os.SEEK_SET)
+
+
+def read(path: Path, *, start: int = 0, stop: int | None = None) -> Contents:
+    """Read the whole records of a ledger between two bytes, by default all; an absent file holds none.
+
+    Raises:
+        StudyError: a broken record stands before a whole one, which no crash leaves behind.
+    """
+    if not path.exists():
+        return Contents((), start)
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(-1 if stop is None else stop - start)
+    events: list[Event] = []
+    end = 0
+    for record in _records(content):
+        event = _decode(record)
+        if event is None:
+            _refuse_if_broken_inside(path, content, start, end + len(record))
+            break
+        events.append(event)
+        end += len(record)
+    return Contents(tuple(events), start + end)
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    yield from content.splitlines(keepends=True)
+
+
+def _refuse_if_broken_inside(path: Path, content: bytes, start: int, after: int) -> None:
+    if any(_decode(record) is not None for record in _records(content[after:])):
+        raise StudyError(
+            f"{path}: the record that ends at byte {start + after} is damaged, but whole records follow it. "
+            "A crash does not do this; restore the file from a backup"
+        )
+
+
+def _encode(event: Event) -> bytes:
+    text = json.dumps(event, separators=(",", ":"), allow_nan=False)
+    return f'{text[:-1]},"crc":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+_SUFFIX = len(',"crc":"00000000"}\n')
+
+
+def _decode(record: bytes) -> Event | None:
+    if len(record) <= _SUFFIX or not record.endswith(b'"}\n'):
+        return None
+    text = record[:-_SUFFIX] + b"}"
+    if record[-_SUFFIX:] != f',"crc":"{zlib.crc32(text):08x}"}}\n'.encode():
+        return None
+    event: Event = json.loads(text)
+    return event
+
+
+def _write_all(file: int, record: bytes) -> None:
+    view = memoryview(record)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,223 @@
+"""What a run shows while it works: a live table in a terminal, lines in a log, or JSON lines for a program."""
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.schedule import Entry
+from search.study_state import StudyState
+from trainers.trial import TrialState
+
+SECONDS_BETWEEN_LINES = 5.0
+CELLS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where a search stands."""
+
+    cells: int
+    trials: int
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    epochs: int
+    epochs_left: int
+    """At most: what pruning will save is not known."""
+    seconds: float
+    seconds_left: float | None
+    best: dict[str, float]
+    """Best primary metric so far, by cell."""
+
+
+class Progress(Protocol):
+    """Shows a run; called by the driver between two events, so it must not take long."""
+
+    def preparing(self, message: Mapping[str, Any]) -> None:
+        """Show that data are read and decoded."""
+
+    def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
+        """Begin to show the search."""
+
+    def update(self, state: StudyState) -> None:
+        """Show where things stand after an event."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class _Counting:
+    """Computes snapshots; the epochs of earlier runs do not count towards the speed of this one."""
+
+    def __init__(self) -> None:
+        self._entries: Sequence[Entry] = ()
+        self._began = time.monotonic()
+        self._epochs_before = 0
+        self._running: set[str] = set()
+
+    def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
+        self._entries = entries
+        self._began = time.monotonic()
+        self._epochs_before = sum(len(state.trials[entry.trial].epochs) for entry in entries)
+
+    def snapshot(self, state: StudyState) -> Snapshot:
+        progress = [state.trials[entry.trial] for entry in self._entries]
+        states = Counter(trial.state for trial in progress)
+        epochs = sum(len(trial.epochs) for trial in progress)
+        left = sum(
+            entry.epochs - len(trial.epochs)
+            for entry, trial in zip(self._entries, progress, strict=True)
+            if not trial.done
+        )
+        seconds = time.monotonic() - self._began
+        new = epochs - self._epochs_before
+        return Snapshot(
+            cells=len({entry.cell for entry in self._entries}),
+            trials=len(progress),
+            complete=states[TrialState.COMPLETE],
+            pruned=states[TrialState.PRUNED],
+            failed=states[TrialState.FAILED],
+            running=sum(1 for trial in progress if trial.starts and not trial.done),
+            epochs=epochs,
+            epochs_left=left,
+            seconds=round(seconds, 1),
+            seconds_left=round(seconds / new * left, 1) if new else None,
+            best=best_by_cell(self._entries, state),
+        )
+
+
+def best_by_cell(entries: Sequence[Entry], state: StudyState) -> dict[str, float]:
+    """Return the best primary metric that any trial of each cell has shown."""
+    if not state.datasets:
+        return {}
+    declaration = state.declaration
+    choose = max if declaration.direction == "maximize" else min
+    values: dict[str, list[float]] = defaultdict(list)
+    for entry in entries:
+        values[entry.cell] += state.trials[entry.trial].curve(declaration.primary_metric).values()
+    return {cell: choose(found) for cell, found in values.items() if found}
+
+
+class LiveProgress(_Counting):
+    """A table that rewrites itself, for a terminal."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def preparing(self, message: Mapping[str, Any]) -> None:
+        """Show what is decoded now."""
+        self._live.update(Text(_preparing_line(message)))
+
+    def update(self, state: StudyState) -> None:
+        """Redraw the table."""
+        if self._entries:
+            self._live.update(_picture(self.snapshot(state)))
+
+    def close(self) -> None:
+        """Remove the live table."""
+        self._live.stop()
+
+
+class LineProgress(_Counting):
+    """A line every few seconds and for every trial that ends, for a log."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self._console = console
+        self._last = 0.0
+        self._ended = 0
+
+    def preparing(self, message: Mapping[str, Any]) -> None:
+        """Print what is decoded now."""
+        self._console.print(_preparing_line(message), highlight=False)
+
+    def update(self, state: StudyState) -> None:
+        """Print where the search stands, if something ended or enough time went by."""
+        if not self._entries:
+            return
+        now = self.snapshot(state)
+        ended = now.complete + now.pruned + now.failed
+        if ended == self._ended and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._ended, self._last = ended, time.monotonic()
+        self._console.print(_line(now), highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class JsonProgress(_Counting):
+    """One JSON object per event, for a program."""
+
+    def preparing(self, message: Mapping[str, Any]) -> None:
+        """Print the message."""
+        self._print({"preparing": dict(message)})
+
+    def update(self, state: StudyState) -> None:
+        """Print a snapshot."""
+        if self._entries:
+            self._print({"progress": asdict(self.snapshot(state))})
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def _print(self, message: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+def create(kind: str, console: Console) -> Progress:
+    """Choose how progress is shown: `live`, `lines`, `json`, or `auto` (live where the output is a terminal)."""
+    if kind == "json":
+        return JsonProgress()
+    if kind == "live" or (kind == "auto" and console.is_terminal):
+        return LiveProgress(console)
+    return LineProgress(console)
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as people say them, e.g. `2 h 05 min`."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _preparing_line(message: Mapping[str, Any]) -> str:
+    return f"preparing {message['dataset']}: {message['images']} images at {message['resolution']} px"
+
+
+def _line(now: Snapshot) -> str:
+    best = max(now.best.items(), key=lambda item: item[1], default=None)
+    so_far = f", best {best[1]:.4f} ({best[0]})" if best else ""
+    return (
+        f"{now.complete + now.pruned + now.failed}/{now.trials} trials "
+        f"({now.complete} complete, {now.pruned} pruned, {now.failed} failed), {now.epochs} epochs{so_far}, "
+        f"{duration(now.seconds)} gone, at most {duration(now.seconds_left)} left"
+    )
+
+
+def _picture(now: Snapshot) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("cell")
+    table.add_column("best on validation so far", justify="right")
+    for cell, value in sorted(now.best.items(), key=lambda item: -item[1])[:CELLS_SHOWN]:
+        table.add_row(cell, f"{value:.4f}")
+    total = max(1, now.epochs + now.epochs_left)
+    return Group(Text(_line(now)), ProgressBar(total=total, completed=now.epochs, width=60), table)

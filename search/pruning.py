@@ -1,0 +1,103 @@
+"""Optuna prunes among comparable trials only: one Optuna study per comparison group, held in memory.
+
+The ledger is the truth; these studies are rebuilt from it, and finished trials are copied to the study
+folder's SQLite file for optuna-dashboard (`optuna_mirror.py`).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState as OptunaState
+
+from search import pruners
+from search.study_config import Pruning
+from trainers.trial import TrialState
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a trial at an epoch, and why; the schedule acts on it."""
+
+    action: Literal["keep", "prune", "spare"]
+    reason: str
+
+
+class ComparisonGroup:
+    """The trials that are compared with each other, as one Optuna study."""
+
+    def __init__(self, pruner: optuna.pruners.BasePruner, direction: str, space: Mapping[str, Sequence[Any]]):
+        self._pruner = pruner
+        self._study = optuna.create_study(direction=direction, pruner=pruner)
+        self._space = {name: distribution(values) for name, values in space.items()}
+        self._trials: dict[str, optuna.trial.Trial] = {}
+        self.rungs = pruners.rungs(pruner)
+
+    def add(self, trial: str, searched: Mapping[str, Any]) -> None:
+        """Enter a trial with its hyperparameters."""
+        self._study.enqueue_trial({name: parameter(value) for name, value in searched.items()})
+        self._trials[trial] = self._study.ask(self._space)
+
+    def report(self, trial: str, epoch: int, value: float) -> None:
+        """Tell the primary metric after an epoch."""
+        self._trials[trial].report(value, epoch)
+
+    def decide(self, trial: str) -> tuple[bool, str]:
+        """Ask the pruner about a trial at its last reported epoch.
+
+        Returns:
+            Whether it would stop, and the reason in one line.
+        """
+        frozen = self._study.get_trials(deepcopy=False)[self._trials[trial].number]
+        if frozen.last_step is None:
+            return False, "nothing reported yet"
+        explain = getattr(self._pruner, "explain", None)
+        if explain is not None:
+            stops, reason = explain(self._study, frozen)
+            return bool(stops), str(reason)
+        stops = self._pruner.prune(self._study, frozen)
+        value = frozen.intermediate_values[frozen.last_step]
+        name = type(self._pruner).__name__
+        return stops, f"{name} {'stops' if stops else 'keeps'} it at epoch {frozen.last_step} with {value:.4f}"
+
+    def tell(self, trial: str, state: TrialState, value: float | None) -> None:
+        """Close a trial with the state it truly ended in."""
+        asked = self._trials.pop(trial)
+        if state is TrialState.COMPLETE and value is not None:
+            self._study.tell(asked, value)
+        elif state is TrialState.PRUNED:
+            self._study.tell(asked, state=OptunaState.PRUNED)
+        else:
+            self._study.tell(asked, state=OptunaState.FAIL)
+
+
+def create_group(pruning: Pruning, *, epochs: int, direction: str, space: Mapping[str, Sequence[Any]]) -> ComparisonGroup:
+    """Build the group's Optuna study with the pruner a study names."""
+    return ComparisonGroup(pruners.create(pruning.pruner, pruning.settings, epochs=epochs), direction, space)
+
+
+def distribution(values: Sequence[Any]) -> BaseDistribution:
+    """Describe searched values to Optuna: floats on a (log) scale, everything else as choices."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        low, high = float(min(values)), float(max(values))
+        return FloatDistribution(low, high, log=low > 0)
+    return CategoricalDistribution([parameter(value) for value in values])
+
+
+def parameter(value: Any) -> Any:
+    """Write a searched value as Optuna stores it: numbers, strings and booleans as they are, the rest as text."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def spared(pruning: Pruning, trial: str) -> bool:
+    """Draw whether a trial that would be pruned runs on, as a live estimate of regret.
+
+    The draw is a hash of the study's seed and the trial, so that it falls the same after a crash.
+    """
+    draw = hashlib.blake2b(f"{pruning.spare_seed}:{trial}".encode(), digest_size=8).digest()
+    return int.from_bytes(draw) < pruning.spare_share * 2**64

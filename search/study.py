@@ -1,0 +1,229 @@
+"""Runs one study from its file to its report; read `run_study` first."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets.dataset_config import DatasetConfig
+from search import data_roots, estimate, grid, ray_backend, report, selection, worker
+from search.desk import Desk, now_ms
+from search.errors import StudyError
+from search.grid import Grid, Trial
+from search.ledger import Ledger
+from search.progress import Progress
+from search.ray_backend import Slot
+from search.schedule import Assignment, Entry, Schedule
+from search.study_config import StudyConfig
+from search.study_delivery import delivered
+from search.study_folder import StudyFolder, lock
+from search.study_state import StudyState
+from trainers import initializations
+from trainers.trial import Operation, TrialState
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the command line says about this machine; none of it changes a result."""
+
+    storage: Path
+    data_roots: Mapping[str, Path] = field(default_factory=dict)
+    weights: Path | None = None
+    address: str | None = None
+    cpus: int | None = None
+    retry_failed: bool = False
+
+
+def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> StudyState:
+    """Run what is missing of a study; a second call finds nothing to do.
+
+    Raises:
+        StudyError, DatasetError, TrackingError: bad input, told before any trial starts wherever that is possible.
+    """
+    wanted = grid.expand(study)
+    folder = StudyFolder(machine.storage.resolve(), study.name)
+    roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in wanted.datasets}
+    with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
+        desk = Desk(study, ledger, delivery, progress)
+        with ray_backend.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
+            run = StudyRun(study, machine, folder, roots, slot_of(study, resources), desk)
+            run.prepare_data(wanted)
+            entries = run.enter_trials(wanted)
+            run.search(entries)
+            run.evaluate_winners(entries)
+            if desk.changed or not folder.report.is_dir():
+                report.write(study, wanted, desk.state, folder)
+        return desk.state
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """The steps of one run, and what they share."""
+
+    study: StudyConfig
+    machine: Machine
+    folder: StudyFolder
+    roots: Mapping[str, Path]
+    slot: Slot
+    desk: Desk
+
+    def prepare_data(self, wanted: Grid) -> None:
+        """Read and decode every data set once, and record what it holds."""
+        sizes: dict[str, set[int]] = defaultdict(set)
+        for trial in wanted.trials:
+            sizes[key_of(trial.config.dataset)].add(input_size(trial))
+        for dataset in wanted.datasets:
+            key = key_of(dataset)
+            order = worker.PreparationOrder(
+                dataset=dataset,
+                key=key,
+                task=self.study.task,
+                resolutions=tuple(sorted(sizes[key])),
+                data_root=self.roots[key],
+                cache=self.folder.cache,
+                workers=self.slot.cpus,
+            )
+            for message in ray_backend.stream(worker.prepare, order, Slot(1, 0)):
+                if "data" not in message:
+                    self.desk.progress.preparing(message)
+                elif message["data"] != self.desk.state.datasets.get(key):
+                    self.desk.record(message["data"])
+
+    def enter_trials(self, wanted: Grid) -> dict[str, Trial]:
+        """Give every trial its identity, and enter those that are new.
+
+        Returns:
+            The study's trials by identity, in the order of the grid.
+        """
+        trials = identified(wanted, self.desk.state)
+        new = [
+            {
+                "kind": "trial",
+                "trial": identity,
+                "cell": trial.cell.name,
+                "axes": dict(trial.cell.axes),
+                "searched": dict(trial.searched),
+                "seed": trial.seed,
+                "config": trial.config.model_dump(mode="json"),
+                "dataset_key": key_of(trial.config.dataset),
+            }
+            for identity, trial in trials.items()
+            if identity not in self.desk.state.trials
+        ]
+        if self.machine.retry_failed:
+            failed = [i for i in trials if i in self.desk.state.trials and self._failed(i)]
+            new += [{"kind": "reopened", "trial": i, "reason": "run --retry-failed"} for i in failed]
+        if new:
+            self.desk.record(*new)
+        return trials
+
+    def search(self, trials: Mapping[str, Trial]) -> None:
+        """Train, prune and finish every trial that is not done."""
+        entries = [
+            Entry(
+                trial=identity,
+                cell=trial.cell.name,
+                group=trial.cell.group(self.study.pruning.within),
+                searched=dict(trial.searched),
+                epochs=trial.config.recipe.epochs,
+                cost=estimate.relative_cost(trial.config),
+            )
+            for identity, trial in trials.items()
+        ]
+        state = self.desk.state
+        schedule = Schedule(entries, state=state, pruning=self.study.pruning, record=self.desk.record)
+        self.desk.progress.searching(entries, state)
+        if schedule.finished:
+            return
+        ray_backend.train_all(
+            schedule,
+            order=lambda assignment: self._work_order(trials[assignment.trial], assignment),
+            slot=self.slot,
+            after_event=lambda: self.desk.progress.update(state),
+        )
+        if not schedule.finished:
+            raise KeyboardInterrupt
+
+    def evaluate_winners(self, trials: Mapping[str, Trial]) -> None:
+        """Measure each cell's winner once on the test partition."""
+        state = self.desk.state
+        winners = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
+        missing = [w for w in winners if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
+        orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
+        for index, found in ray_backend.each(worker.evaluate, orders, self.slot):
+            winner = missing[index]
+            self.desk.record(
+                {"kind": "evaluated", "trial": winner.trial, "cell": winner.cell, "time_ms": now_ms(), **found}
+            )
+
+    def _failed(self, trial: str) -> bool:
+        return self.desk.state.trials[trial].state is TrialState.FAILED
+
+    def _operation(self, trial: Trial, identity: str) -> Operation:
+        return Operation(
+            data_root=self.roots[key_of(trial.config.dataset)],
+            cache=self.folder.cache,
+            trial_folder=self.folder.trial(identity),
+            weights=self.machine.weights,
+            threads=self.slot.cpus,
+            loader_workers=self.study.resources.loader_workers,
+        )
+
+    def _work_order(self, trial: Trial, assignment: Assignment) -> worker.WorkOrder:
+        return worker.WorkOrder(
+            trial=assignment.trial,
+            config=trial.config,
+            operation=self._operation(trial, assignment.trial),
+            until_epoch=assignment.until_epoch,
+            told_epochs=assignment.told_epochs,
+        )
+
+    def _evaluation_order(self, trial: Trial, winner: selection.Winner) -> worker.EvaluationOrder:
+        return worker.EvaluationOrder(
+            trial=winner.trial,
+            cell=winner.cell,
+            config=trial.config,
+            operation=self._operation(trial, winner.trial),
+            checkpoint=winner.checkpoint,
+            folder=self.folder.winner(winner.trial),
+            settings=self.study.evaluation.model_dump(mode="json"),
+        )
+
+
+def key_of(dataset: DatasetConfig) -> str:
+    """Name a data configuration: 16 hex digits of sha256 over its JSON."""
+    return hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
+
+
+def identified(wanted: Grid, state: StudyState) -> dict[str, Trial]:
+    """Return the grid's trials by identity, for data whose fingerprint the ledger knows."""
+    known = {key: event["fingerprint"] for key, event in state.datasets.items()}
+    return {
+        trial.config.identity(known[key]): trial
+        for trial in wanted.trials
+        if (key := key_of(trial.config.dataset)) in known
+    }
+
+
+def input_size(trial: Trial) -> int:
+    """Return the side in pixels that the trial's network truly takes."""
+    config = trial.config
+    plan = initializations.resolve(config.initialization, config.backbone, config.resolution)
+    if isinstance(plan, initializations.Refusal):
+        raise StudyError(plan.reason)
+    return plan.input_size
+
+
+def slot_of(study: StudyConfig, resources: Mapping[str, float]) -> Slot:
+    """Decide what a trial occupies on this cluster.
+
+    Raises:
+        StudyError: no node could ever hold it.
+    """
+    gpus = study.resources.gpus
+    if gpus is None:
+        gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
+    slot = Slot(study.resources.cpus, gpus)
+    ray_backend.check_fit(slot)
+    return slot

@@ -1,0 +1,195 @@
+"""The study file as frozen pydantic models: what is compared, searched, trained, pruned and promoted.
+
+Nothing here says where data lie, which GPU runs what or who is logged in: those are properties of the
+machine and come from the command line or the environment.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from datasets.dataset_config import DatasetConfig
+from search import yaml_places
+from search.errors import StudyError
+from trainers.recipes import Recipe
+from trainers.trial import TrialConfig
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Values = Annotated[list[Any], BeforeValidator(_as_list), Field(min_length=1)]
+"""One value or a list of values."""
+
+REQUIRED_AXES = ("dataset", "initialization", "backbone", "resolution")
+DATASET_FIELDS = frozenset(DatasetConfig.model_fields) - {"name", "source", "options"}
+TRIAL_FIELDS = frozenset(TrialConfig.model_fields) - {"dataset", "seed"}
+RECIPE_FIELDS = frozenset(Recipe.model_fields) - {"name"}
+AXES = frozenset({"dataset"}) | TRIAL_FIELDS | RECIPE_FIELDS | DATASET_FIELDS
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pruning(_Section):
+    """Which pruner stops trials early, and among which trials it compares."""
+
+    pruner: str = Field("cell_race", description="a file in search/pruners, an Optuna pruner's class name, or none")
+    settings: dict[str, Any] = Field(default_factory=dict, description="the pruner's own settings")
+    within: Literal["cell", "study"] | list[str] = Field("cell", description="comparison group: cell, study, or axes")
+    spare_share: float = Field(0.05, ge=0, le=1, description="share of would-be-pruned trials that run on regardless")
+    spare_seed: int = Field(0, ge=0)
+
+
+class Resources(_Section):
+    """What one trial gets; settings of operation, not part of its identity."""
+
+    cpus: int = Field(1, ge=1)
+    gpus: float | None = Field(None, ge=0, description="None: one where the cluster has GPUs, else none")
+    loader_workers: int = Field(0, ge=0)
+
+
+class Tracking(_Section):
+    """Where MLflow runs go; credentials come from the environment (MLFLOW_TRACKING_USERNAME, …)."""
+
+    uri: str | None = Field(None, description="None: the embedded store, sqlite:///<storage>/mlflow.db")
+    experiment: str | None = Field(None, description="None: the study's name")
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, uri: str | None) -> str | None:
+        if uri and re.search(r"//[^/@]+:[^/@]+@", uri):
+            raise ValueError("a password does not belong in a study file; set MLFLOW_TRACKING_USERNAME and _PASSWORD")
+        return uri
+
+
+class Evaluation(_Section):
+    """How winners are measured on the test partition."""
+
+    redraws: int = Field(1000, ge=100, description="bootstrap redraws")
+    unit: Literal["patient", "case"] = Field("patient", description="what is redrawn")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: int = Field(0, ge=0, description="of the redraws; equal for all trials of a data set, so pairs are paired")
+    metadata_baseline: bool = Field(False, description="also report what view, sex and age alone reach")
+
+
+class Promotion(_Section):
+    """When the study's winner replaces the champion of the registered model."""
+
+    registered_model: str | None = Field(None, pattern=r"^[\w.-]+$", description="None: the study's name")
+    rule: Literal["superiority", "non_inferiority"] = Field(
+        "superiority", description="the paired interval's lower bound must lie above +margin, or above -margin"
+    )
+    margin: float = Field(0.0, ge=0, description="in units of the primary metric")
+
+
+class StudyConfig(_Section):
+    """One study file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$", description="lower case; names the folder and experiment")
+    task: str = "multilabel"
+    axes: dict[str, Values]
+    exclude: list[dict[str, Values]] = Field(default_factory=list)
+    search: dict[str, Values] = Field(default_factory=lambda: {"learning_rate": [1e-4]})
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    data: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    pruning: Pruning = Field(default_factory=Pruning)
+    resources: Resources = Field(default_factory=Resources)
+    tracking: Tracking = Field(default_factory=Tracking)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    promotion: Promotion = Field(default_factory=Promotion)
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _recipe_by_name(cls, recipe: Any) -> Any:
+        return {"name": recipe} if isinstance(recipe, str) else recipe
+
+    @field_validator("axes", "search")
+    @classmethod
+    def _known_settings(cls, factors: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        unknown = sorted(set(factors) - AXES - {"recipe"})
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; settings: {', '.join(sorted(AXES | {'recipe'}))}")
+        doubled = [name for name, values in factors.items() if len({repr(v) for v in values}) < len(values)]
+        if doubled:
+            raise ValueError(f"{', '.join(doubled)}: a value is listed twice")
+        return factors
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is listed twice")
+        return seeds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudyConfig":
+        problems = [f"axes: `{axis}` is missing" for axis in REQUIRED_AXES if axis not in self.axes]
+        problems += [f"`{name}` is both an axis and searched; keep one" for name in self.axes if name in self.search]
+        for index, rule in enumerate(self.exclude):
+            problems += [
+                f"exclude[{index}]: `{axis}` is not an axis; axes: {', '.join(self.axes)}"
+                for axis in rule
+                if axis not in self.axes
+            ]
+            problems += [
+                f"exclude[{index}]: {axis} has no value {value!r}; values: {self.axes[axis]}"
+                for axis, values in rule.items()
+                for value in values
+                if axis in self.axes and value not in self.axes[axis]
+            ]
+        problems += [f"data: {problem}" for problem in self._problems_of_data()]
+        if isinstance(self.pruning.within, list):
+            problems += [
+                f"pruning.within: `{axis}` is not an axis" for axis in self.pruning.within if axis not in self.axes
+            ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problems_of_data(self) -> list[str]:
+        names = self.axes.get("dataset", [])
+        return [
+            f"`{key}` is neither a setting ({', '.join(sorted(DATASET_FIELDS))}) nor a data set of the axes"
+            for key in self.data
+            if key not in DATASET_FIELDS and key not in names
+        ]
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Read and check a study file.
+
+    Raises:
+        StudyError: with every problem of the file and the line each stands on.
+    """
+    content, lines = yaml_places.load(path)
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as found:
+        problems = [_describe(dict(error), path, lines) for error in found.errors()]
+        raise StudyError(f"{path}: {len(problems)} problem(s)\n" + "\n".join(problems)) from None
+
+
+def _describe(error: dict[str, Any], path: Path, lines: dict[yaml_places.Place, int]) -> str:
+    place = tuple(part for part in error["loc"] if part != "function-before[_as_list(), list[any]]")
+    line = yaml_places.line_of(place, lines)
+    where = f"{path.name}:{line}" if line else path.name
+    key = ".".join(str(part) for part in place) or "study"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        section = _section(place[:-1])
+        message = f"unknown key; keys here: {', '.join(sorted(section))}" if section else "unknown key"
+    return f"  {where}: {key}: {message}"
+
+
+def _section(place: tuple[str | int, ...]) -> dict[str, Any]:
+    fields: dict[str, Any] = dict(StudyConfig.model_fields)
+    for part in place:
+        inner = getattr(fields.get(str(part)), "annotation", None)
+        fields = dict(inner.model_fields) if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+    return fields

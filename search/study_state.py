@@ -1,0 +1,116 @@
+"""What the ledger says has happened, folded into one picture.
+
+Kinds of event (key `kind`), in the order they come:
+
+| kind | keys |
+|---|---|
+| study | study (the file's content), version, time_ms |
+| data | dataset (name), key, fingerprint, images, quarantined, declaration |
+| trial | trial, cell, axes, searched, seed, config, dataset_key |
+| started | trial, time_ms |
+| epoch | trial, epoch, timestamp_ms, metrics, undefined |
+| decision | trial, epoch, action (prune, keep, spare), reason |
+| ended | trial, state, reason, time_ms, result |
+| reopened | trial, reason |
+| evaluated | trial, cell, time_ms, metrics, files, baseline |
+| closed | status, time_ms |
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.ledger import Event
+from trainers.trial import EpochMetrics, TaskDeclaration, TrialResult, TrialState
+
+
+@dataclass(slots=True)
+class TrialProgress:
+    """One trial so far."""
+
+    trial: str
+    cell: str
+    axes: dict[str, Any]
+    searched: dict[str, Any]
+    seed: int
+    config: dict[str, Any]
+    dataset_key: str
+    epochs: dict[int, EpochMetrics] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
+    decisions: list[Event] = field(default_factory=list)
+    state: TrialState | None = None
+    reason: str = ""
+    ended_ms: int | None = None
+    result: TrialResult | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do for this trial."""
+        return self.state is not None
+
+    @property
+    def point(self) -> str:
+        """The searched values in words."""
+        return ", ".join(f"{name}={value}" for name, value in self.searched.items())
+
+    def curve(self, metric: str) -> dict[int, float]:
+        """The metric by epoch, where it is defined."""
+        return {
+            epoch: told.metrics[metric] for epoch, told in sorted(self.epochs.items()) if metric in told.metrics
+        }
+
+
+@dataclass(slots=True)
+class StudyState:
+    """Everything known of a study; the only constructor of it is its events."""
+
+    study: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[str, Event] = field(default_factory=dict)
+    trials: dict[str, TrialProgress] = field(default_factory=dict)
+    evaluated: dict[str, Event] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "StudyState":
+        """Fold events, in their order."""
+        state = cls()
+        for event in events:
+            state.apply(event)
+        return state
+
+    @property
+    def declaration(self) -> TaskDeclaration:
+        """The task's primary metric and direction, as the data's preparation declared them."""
+        first = next(iter(self.datasets.values()))
+        return TaskDeclaration.model_validate(first["declaration"])
+
+    def apply(self, event: Event) -> None:
+        """Take one event in; telling the same one again changes nothing."""
+        kind = event["kind"]
+        if kind == "study":
+            self.study = event["study"]
+        elif kind == "data":
+            self.datasets[event["key"]] = event
+        elif kind == "trial":
+            fields = {key: event[key] for key in TrialProgress.__dataclass_fields__ if key in event}
+            self.trials.setdefault(event["trial"], TrialProgress(**fields))
+        elif kind == "evaluated":
+            self.evaluated[event["cell"]] = event
+        elif kind != "closed":
+            self._apply_to_trial(self.trials[event["trial"]], event)
+
+    def _apply_to_trial(self, progress: TrialProgress, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "started":
+            progress.starts.append(event["time_ms"])
+        elif kind == "epoch":
+            told = EpochMetrics.model_validate({k: v for k, v in event.items() if k not in {"kind", "trial"}})
+            progress.epochs.setdefault(told.epoch, told)
+        elif kind == "decision":
+            progress.decisions.append(event)
+        elif kind == "ended":
+            progress.state = TrialState(event["state"])
+            progress.reason = event["reason"]
+            progress.ended_ms = event["time_ms"]
+            progress.result = TrialResult.model_validate(event["result"]) if event["result"] else None
+        elif kind == "reopened":
+            progress.state, progress.reason, progress.ended_ms, progress.result = None, event["reason"], None, None

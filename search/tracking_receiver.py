@@ -1,0 +1,134 @@
+"""The ledger's events as MLflow runs: one for the study, one below it for every trial that started."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlflow_server.tracking import Measurement, RunDescription, Tracker
+from search import grid
+from search.delivery import epochs_by_trial
+from search.ledger import Event
+from search.study_folder import StudyFolder
+from search.study_state import StudyState, TrialProgress
+
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
+"""MLflow has no word for a pruned trial; KILLED is stopped from outside, and the tag says why."""
+
+
+class TrackingReceiver:
+    """Translates events to calls of the tracker; every call may be repeated.
+
+    Args:
+        tracker: of the study's experiment.
+        folder: of the study, for the files of winners and the report.
+        told: the events that were told before.
+    """
+
+    def __init__(self, tracker: Tracker, folder: StudyFolder, told: Sequence[Event]):
+        self._tracker = tracker
+        self._folder = folder
+        self._state = StudyState.of(told)
+        self._study = folder.study
+
+    def receive(self, events: list[Event]) -> None:
+        """Tell MLflow a run of consecutive events."""
+        actions: dict[str, Callable[[str, Sequence[Event]], None]] = {
+            "study": self._open_study,
+            "started": self._open_trial,
+            "reopened": self._reopen_trial,
+            "epoch": self._log_epochs,
+            "decision": self._tag_decision,
+            "ended": self._finish_trial,
+            "evaluated": self._log_evaluation,
+            "closed": self._close_study,
+        }
+        for kind, trial, same in epochs_by_trial(events):
+            for event in same:
+                self._state.apply(event)
+            if kind in actions:
+                actions[kind](trial, same)
+
+    def _open_study(self, _: str, events: Sequence[Event]) -> None:
+        event = events[-1]
+        name = event["study"]["name"]
+        tags = {"radsweep.study": name, "radsweep.version": event["version"], "radsweep.level": "study"}
+        self._tracker.open(RunDescription(self._study, name, event["time_ms"], tags), parent=None)
+        self._tracker.reopen(self._study)
+
+    def _open_trial(self, trial: str, events: Sequence[Event]) -> None:
+        progress = self._state.trials[trial]
+        data = self._state.datasets[progress.dataset_key]
+        tags = {f"cell.{axis}": grid.readable(value) for axis, value in progress.axes.items()}
+        tags |= {
+            "radsweep.study": self._study,
+            "radsweep.level": "trial",
+            "radsweep.cell": progress.cell,
+            "radsweep.state": "RUNNING",
+            "radsweep.data_fingerprint": data["fingerprint"],
+        }
+        self._tracker.open(
+            RunDescription(
+                identity=trial,
+                name=f"{progress.cell} {progress.point} seed={progress.seed}",
+                start_ms=events[0]["time_ms"],
+                tags=tags,
+                params=flat(progress.config),
+                dataset=data["dataset"],
+                fingerprint=data["fingerprint"],
+            ),
+            parent=self._study,
+        )
+
+    def _reopen_trial(self, trial: str, events: Sequence[Event]) -> None:
+        self._tracker.reopen(trial)
+        self._tracker.tag(trial, {"radsweep.state": "RUNNING", "radsweep.reason": events[-1]["reason"]})
+
+    def _log_epochs(self, trial: str, events: Sequence[Event]) -> None:
+        self._tracker.log(trial, [Measurement(e["epoch"], e["timestamp_ms"], e["metrics"]) for e in events])
+        undefined = events[-1]["undefined"]
+        if undefined:
+            self._tracker.tag(trial, {"radsweep.undefined_metrics": ", ".join(undefined)[:4000]})
+
+    def _tag_decision(self, trial: str, events: Sequence[Event]) -> None:
+        self._tracker.tag(trial, {f"radsweep.decision.epoch_{e['epoch']}": f"{e['action']}: {e['reason']}" for e in events})
+
+    def _finish_trial(self, trial: str, events: Sequence[Event]) -> None:
+        event = events[-1]
+        progress = self._state.trials[trial]
+        if not progress.starts:
+            return  # decided before it ever ran: it has no run
+        tags = {"radsweep.state": event["state"], "radsweep.reason": event["reason"][:4000]}
+        result = event["result"] or {}
+        if result.get("checkpoint"):
+            tags["radsweep.checkpoint"] = str(self._folder.trial(trial) / result["checkpoint"])
+            tags["radsweep.checkpoint_sha256"] = result["checkpoint_sha256"]
+        tags |= {f"radsweep.{name}": value for name, value in flat(result.get("record") or {}).items()}
+        self._tracker.tag(trial, tags)
+        self._tracker.finish(trial, STATUS[event["state"]], event["time_ms"])
+
+    def _log_evaluation(self, trial: str, events: Sequence[Event]) -> None:
+        event = events[-1]
+        progress: TrialProgress = self._state.trials[trial]
+        epoch = progress.result.best_epoch if progress.result and progress.result.best_epoch else 0
+        self._tracker.log(trial, [Measurement(epoch, event["time_ms"], event["metrics"])])
+        self._tracker.tag(trial, {"radsweep.winner": "true"})
+        self._tracker.log_artifacts(trial, self._folder.winner(trial), "evaluation")
+
+    def _close_study(self, _: str, events: Sequence[Event]) -> None:
+        event = events[-1]
+        for trial, progress in self._state.trials.items():
+            if progress.starts and not progress.done:
+                self._tracker.finish(trial, "KILLED", event["time_ms"])  # interrupted; reopened by the next run
+        if self._folder.report.is_dir():
+            self._tracker.log_artifacts(self._study, self._folder.report, "report")
+        self._tracker.finish(self._study, event["status"], event["time_ms"])
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested configuration; a recipe's settings stand without prefix, as people look for them."""
+    rows: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows |= flat(value, "" if key == "recipe" else f"{prefix}{key}.")
+        else:
+            rows["recipe" if key == "name" and not prefix else f"{prefix}{key}"] = value
+    return rows

@@ -1,0 +1,128 @@
+"""What a worker process does for the driver: prepare data, train an assignment, evaluate a winner.
+
+Plain functions of plain values: Ray runs them on a cluster, a test calls them directly. torch is imported by
+the room `trainers`, inside the functions, so that the driver never pays for it.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from datasets.dataset_config import DatasetConfig
+from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
+
+
+class WorkOrder(BaseModel):
+    """An assignment with all that a worker needs to carry it out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: str
+    config: TrialConfig
+    operation: Operation
+    until_epoch: int
+    told_epochs: int
+
+
+class PreparationOrder(BaseModel):
+    """A data set to read and decode, for every resolution that a study needs of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetConfig
+    key: str
+    task: str
+    resolutions: tuple[int, ...]
+    data_root: Path
+    cache: Path
+    workers: int = 1
+
+
+class EvaluationOrder(BaseModel):
+    """A cell's winner to measure once on the test partition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: str
+    cell: str
+    config: TrialConfig
+    operation: Operation
+    checkpoint: str
+    folder: Path
+    settings: dict[str, Any]
+
+
+def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
+    """Train, telling each epoch as `epoch` and the end as `result` or `failure`, all as JSON or plain text.
+
+    A failure that another try cannot heal is told, not raised; a process that dies tells nothing, and the
+    backend tries again.
+    """
+    from trainers.train import train
+
+    def report(told: EpochMetrics) -> None:
+        if told.epoch > order.told_epochs:
+            tell({"epoch": told.model_dump_json()})
+
+    try:
+        result = train(order.config, operation=order.operation, report=report, until_epoch=order.until_epoch)
+    except TrialError as failure:
+        tell({"failure": str(failure), "failure_kind": failure.kind})
+    except Exception as failure:  # noqa: BLE001 - a bug ends this trial, with its place, not the study
+        place = traceback.extract_tb(failure.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+        tell({"failure": f"{type(failure).__name__}: {failure} ({where})", "failure_kind": "bug"})
+    else:
+        tell({"result": result.model_dump_json()})
+
+
+def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
+    """Decode a data set's images for every resolution, then say what it holds.
+
+    Yields:
+        Progress as {"images", "of", "resolution"}, and last {"data": the ledger's event}.
+    """
+    from datasets import cache, sources
+    from trainers import tasks
+
+    manifest = sources.load(order.dataset, order.data_root)
+    quarantined: dict[str, str] = {}
+    for resolution in order.resolutions:
+        yield {"dataset": order.dataset.name, "resolution": resolution, "images": len(manifest)}
+        preparation = cache.prepare(
+            manifest,
+            resolution=resolution,
+            preprocessing=order.dataset.preprocessing,
+            cache=order.cache,
+            workers=order.workers,
+        )
+        quarantined |= dict(preparation.quarantined)
+    declaration = tasks.declare(order.task, manifest.pathologies)
+    yield {
+        "data": {
+            "kind": "data",
+            "key": order.key,
+            "dataset": order.dataset.name,
+            "fingerprint": manifest.fingerprint,
+            "images": {part: len(manifest.rows(part)) for part in ("train", "val", "test")},
+            "quarantined": quarantined,
+            "validation": manifest.validation,
+            "declaration": declaration.model_dump(mode="json"),
+        }
+    }
+
+
+def evaluate(order: EvaluationOrder) -> dict[str, Any]:
+    """Measure a winner on the test partition; scores go to its folder, the summary is returned."""
+    from trainers.evaluation.winner import evaluate_winner
+
+    return evaluate_winner(
+        order.config,
+        operation=order.operation,
+        checkpoint=order.checkpoint,
+        folder=order.folder,
+        settings=order.settings,
+    )
