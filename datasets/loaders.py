@@ -60,7 +60,7 @@ class Batches:
         self._augmentation = resolve(augmentation)
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self._batch_size)
+        return (len(self.rows) + self._batch_size - 1) // self._batch_size
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the rows (int64) in the order in which this epoch shows them."""
