@@ -8,7 +8,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from datasets.dataset_config import DatasetConfig
 from search import yaml_places
@@ -115,10 +124,16 @@ class StudyConfig(_Section):
         unknown = sorted(set(factors) - AXES - {"recipe"})
         if unknown:
             raise ValueError(f"unknown setting {', '.join(unknown)}; settings: {', '.join(sorted(AXES | {'recipe'}))}")
+        factors = {name: _coerced(name, values) for name, values in factors.items()}
         doubled = [name for name, values in factors.items() if len({repr(v) for v in values}) < len(values)]
         if doubled:
             raise ValueError(f"{', '.join(doubled)}: a value is listed twice")
         return factors
+
+    @field_validator("exclude")
+    @classmethod
+    def _coerced_rules(cls, rules: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
+        return [{axis: _coerced(axis, values) for axis, values in rule.items()} for rule in rules]
 
     @field_validator("seeds")
     @classmethod
@@ -159,6 +174,20 @@ class StudyConfig(_Section):
             for key in self.data
             if key not in DATASET_FIELDS and key not in names
         ]
+
+
+def _coerced(name: str, values: list[Any]) -> list[Any]:
+    """Turn values into the setting's type: PyYAML reads `1e-4` as text."""
+    for model in (Recipe, DatasetConfig, TrialConfig):
+        field = model.model_fields.get(name)
+        if field is not None and name not in {"dataset", "recipe"}:
+            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
+            try:
+                return [adapter.validate_python(value) for value in values]
+            except ValidationError as found:
+                first = found.errors()[0]
+                raise ValueError(f"{name}: {first['msg']}, found {first['input']!r}") from None
+    return values
 
 
 def load_study(path: Path) -> StudyConfig:

@@ -45,7 +45,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         rungs: tuple[float, ...] = (0.25, 0.5),
         margin: float = 0.01,
         noise_factor: float = 1.0,
-        slope_credit: float = 0.35,
+        slope_credit: float = 0.5,
     ):
         if any(not 0 < share < 1 for share in rungs):
             raise ValueError(f"rungs are shares of the epochs between 0 and 1, found {rungs}")

@@ -1,0 +1,95 @@
+"""What a report says, as plain values: every table and figure is drawn from this."""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from search import provenance, selection
+from search.grid import Grid
+from search.study import identified
+from search.study_config import StudyConfig
+from search.study_state import StudyState, TrialProgress
+from trainers.trial import TrialState
+
+
+def summarize(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, Any]:
+    """Collect cells, winners, test metrics, decisions and provenance of the trials that are asked for now."""
+    trials = identified(wanted, state)
+    chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
+    progress = [state.trials[identity] for identity in trials]
+    states = Counter(trial.state.value if trial.state else "UNFINISHED" for trial in progress)
+    declaration = state.declaration
+    return {
+        "study": study.name,
+        "primary_metric": declaration.primary_metric,
+        "direction": declaration.direction,
+        "targets": list(declaration.targets),
+        "confidence": study.evaluation.confidence,
+        "unit": study.evaluation.unit,
+        "redraws": study.evaluation.redraws,
+        "axes": {axis: values for axis, values in study.axes.items()},
+        "counts": {"cells": len(wanted.cells), "trials": len(progress), **dict(sorted(states.items()))},
+        "epochs": {
+            "trained": sum(len(trial.epochs) for trial in progress),
+            "full_grid": sum(trial.config.recipe.epochs for trial in trials.values()),
+        },
+        "refused": [{"cell": dict(r.cell.axes), "reason": r.reason} for r in wanted.refused],
+        "cells": [_cell(winner, state) for winner in chosen],
+        "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
+        "trials": [_trial(trial, declaration.primary_metric) for trial in progress],
+        "data": [_data(event) for event in state.datasets.values()],
+        "baselines": _baselines(state),
+        "provenance": {"version": provenance.code_version(), "libraries": provenance.library_versions()},
+    }
+
+
+def _cell(winner: selection.Winner, state: StudyState) -> dict[str, Any]:
+    progress = state.trials[winner.trial]
+    event = state.evaluated.get(winner.cell, {})
+    return {
+        "cell": winner.cell,
+        "axes": progress.axes,
+        "trial": winner.trial,
+        "searched": progress.searched,
+        "seed": progress.seed,
+        "epoch": progress.result.best_epoch if progress.result else None,
+        "validation": winner.value,
+        "test": event.get("rows", []) if event.get("trial") == winner.trial else [],
+        "by_origin": event.get("by_origin", []),
+        "record": progress.result.record if progress.result else {},
+    }
+
+
+def _trial(progress: TrialProgress, metric: str) -> dict[str, Any]:
+    return {
+        "trial": progress.trial,
+        "cell": progress.cell,
+        "searched": progress.searched,
+        "seed": progress.seed,
+        "state": progress.state.value if progress.state else "UNFINISHED",
+        "reason": progress.reason,
+        "epochs": len(progress.epochs),
+        "curve": {str(epoch): value for epoch, value in progress.curve(metric).items()},
+        "decisions": [{k: e[k] for k in ("epoch", "action", "reason")} for e in progress.decisions],
+        "best": progress.result.best_value if progress.result else None,
+    }
+
+
+def _data(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: event[key] for key in ("dataset", "fingerprint", "images", "validation")} | {
+        "quarantined": len(event["quarantined"]),
+        "reasons": dict(Counter(event["quarantined"].values())),
+    }
+
+
+def _baselines(state: StudyState) -> list[dict[str, Any]]:
+    """The metadata-only baseline once per data set; it is the same for every cell of it."""
+    by_dataset: dict[str, list[Any]] = defaultdict(list)
+    for event in state.evaluated.values():
+        if event.get("baseline"):
+            by_dataset[state.trials[event["trial"]].axes["dataset"]] = event["baseline"]
+    return [{"dataset": name, "rows": rows} for name, rows in by_dataset.items()]
+
+
+def finished(state: StudyState) -> int:
+    """Count trials that trained to their end."""
+    return sum(trial.state is TrialState.COMPLETE for trial in state.trials.values())

@@ -1,0 +1,167 @@
+"""The report's tables: for the terminal, Markdown and CSV."""
+
+import io
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+MACRO = "macro"
+"""The target name under which a task gives the mean over its targets."""
+
+
+def primary(found: dict[str, Any]) -> str:
+    """Return the bare name of the primary metric: `auroc` of `val/auroc/macro`."""
+    return str(found["primary_metric"]).split("/")[1]
+
+
+def rows_of(found: dict[str, Any], cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a cell's test rows of the primary metric, by target."""
+    return {row["target"]: row for row in cell["test"] if row["metric"] == primary(found)}
+
+
+def interval(row: dict[str, Any] | None) -> str:
+    """Write a value with its interval, or why there is none."""
+    if row is None:
+        return "not measured"
+    if row["value"] is None:
+        return f"undefined ({row['positives']}+ {row['negatives']}-)"
+    if row["low"] is None:
+        return f"{row['value']:.3f}"
+    return f"{row['value']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+
+
+def overview(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per cell: axes, winner, validation and test."""
+    metric = primary(found)
+    rows = []
+    for cell in found["cells"]:
+        searched = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in cell["searched"].items())
+        rows.append(
+            {
+                **{axis: value for axis, value in cell["axes"].items() if _varies(found, axis)},
+                "winner": searched,
+                "epoch": cell["epoch"],
+                f"validation {metric}": f"{cell['validation']:.3f}",
+                f"test {metric} ({found['confidence']:.0%} interval)": interval(rows_of(found, cell).get(MACRO)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def per_target(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per target, one column per cell, and the metadata-only baseline where it was asked for."""
+    targets = [*found["targets"], MACRO]
+    columns = {
+        short_name(found, cell): [interval(rows_of(found, cell).get(t)) for t in targets] for cell in found["cells"]
+    }
+    for baseline in found["baselines"]:
+        known = {row["target"]: row for row in baseline["rows"]}
+        columns[f"view, sex, age only ({baseline['dataset']})"] = [interval(known.get(t)) for t in targets]
+    return pd.DataFrame(columns, index=pd.Index(targets, name="test"))
+
+
+def by_origin(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per cell and sub-source of the test images, macro only; empty where there is one source."""
+    rows = [
+        {"cell": short_name(found, cell), "within source": row["origin"], "cases": row["cases"], primary(found): interval(row)}
+        for cell in found["cells"]
+        for row in cell["by_origin"]
+        if row["target"] == MACRO
+    ]
+    return pd.DataFrame(rows)
+
+
+def tidy_csv(found: dict[str, Any]) -> str:
+    """One row per cell and target, with every axis, in the fashion of the authors' result files."""
+    rows = [
+        {
+            **cell["axes"],
+            "label": "macro_avg" if row["target"] == MACRO else row["target"],
+            "metric": row["metric"],
+            "mean": row["value"],
+            "ci_low": row["low"],
+            "ci_high": row["high"],
+            "positives": row["positives"],
+            "negatives": row["negatives"],
+            "trial": cell["trial"],
+        }
+        for cell in found["cells"]
+        for row in cell["test"]
+    ]
+    buffer = io.StringIO()
+    pd.DataFrame(rows).to_csv(buffer, index=False)
+    return buffer.getvalue()
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    parts = [f"# {found['study']}", "", *sentences(found), "", _markdown_table(overview(found)), ""]
+    parts += ["## Per target", "", _markdown_table(per_target(found).reset_index()), ""]
+    within = by_origin(found)
+    if len(within):
+        parts += ["## Within each source of images", "", _markdown_table(within), ""]
+    return "\n".join(parts)
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """Say in words what was run and what came of it."""
+    counts, epochs = found["counts"], found["epochs"]
+    told = [
+        f"{counts['cells']} cells, {counts['trials']} trials: {counts.get('COMPLETE', 0)} complete, "
+        f"{counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed. "
+        f"{epochs['trained']} of {epochs['full_grid']} epochs were trained.",
+    ]
+    for data in found["data"]:
+        images = data["images"]
+        told.append(
+            f"{data['dataset']}: {images['train']} training, {images['val']} validation and {images['test']} test images "
+            f"({data['validation']}); {data['quarantined']} quarantined."
+        )
+    told.append(
+        f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
+        f"{found['redraws']} bootstrap redraws of {found['unit']}s."
+    )
+    told += [f"Cell without a finished trial: {cell}." for cell in found["cells_without_winner"]]
+    return told
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print the report."""
+    console.print(f"\n[bold]{found['study']}[/bold]")
+    for sentence in sentences(found):
+        console.print(sentence, soft_wrap=True, highlight=False)
+    console.print()
+    console.print(_rich(overview(found)))
+    if len(found["cells"]) <= 8:
+        console.print(_rich(per_target(found).reset_index()))
+    within = by_origin(found)
+    if len(within):
+        console.print(_rich(within))
+
+
+def short_name(found: dict[str, Any], cell: dict[str, Any]) -> str:
+    """Name a cell by the axes that vary in this study."""
+    values = [str(value) for axis, value in cell["axes"].items() if _varies(found, axis)]
+    return " ".join(values) or str(cell["cell"])
+
+
+def _varies(found: dict[str, Any], axis: str) -> bool:
+    return len(found["axes"].get(axis, [])) != 1
+
+
+def _markdown_table(table: pd.DataFrame) -> str:
+    header = "| " + " | ".join(map(str, table.columns)) + " |"
+    rule = "|" + "---|" * len(table.columns)
+    body = ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join([header, rule, *body])
+
+
+def _rich(table: pd.DataFrame) -> Table:
+    drawn = Table(show_lines=False)
+    for column in table.columns:
+        drawn.add_column(str(column), overflow="fold")
+    for row in table.itertuples(index=False):
+        drawn.add_row(*map(str, row))
+    return drawn

@@ -1,0 +1,83 @@
+"""Where a study stands, from its ledger alone: works from another terminal while a run goes on."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search import grid, ledger
+from search.errors import StudyError
+from search.study import identified
+from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
+from search.study_state import StudyState
+
+
+def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
+    """Fold the ledger and count.
+
+    Raises:
+        StudyError: the study has not been run in this storage.
+    """
+    folder = StudyFolder(storage, study.name)
+    if not folder.ledger.exists():
+        raise StudyError(f"{folder.path}: study {study.name} was not run in this storage; another --storage?")
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    wanted = grid.expand(study)
+    trials = identified(wanted, state)
+    rows = []
+    for identity, trial in trials.items():
+        progress = state.trials.get(identity)
+        rows.append(
+            {
+                "trial": identity,
+                "cell": trial.cell.name,
+                "searched": dict(trial.searched),
+                "seed": trial.seed,
+                "state": _state(progress),
+                "epochs": len(progress.epochs) if progress else 0,
+                "of": trial.config.recipe.epochs,
+                "best": _best(progress, state),
+                "reason": progress.reason if progress else "",
+            }
+        )
+    return {"study": study.name, "cells": len(wanted.cells), "trials": rows, "counts": _counts(rows, wanted)}
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print a line of counts, a line per cell, and every failure with its reason."""
+    counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
+    console.print(f"[bold]{found['study']}[/bold]: {found['cells']} cells, {counts}")
+    table = Table("cell", "done", "best on validation", box=None)
+    for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
+        rows = [row for row in found["trials"] if row["cell"] == cell]
+        done = sum(row["state"] in {"COMPLETE", "PRUNED", "FAILED"} for row in rows)
+        best = max((row["best"] for row in rows if row["best"] is not None), default=None)
+        table.add_row(cell, f"{done}/{len(rows)}", f"{best:.4f}" if best is not None else "-")
+    console.print(table)
+    for row in found["trials"]:
+        if row["state"] == "FAILED":
+            point = ", ".join(f"{k}={v}" for k, v in row["searched"].items())
+            console.print(f"[red]failed[/red] {row['cell']} {point}: {row['reason']}", soft_wrap=True)
+
+
+def _state(progress: Any) -> str:
+    if progress is None or not progress.starts:
+        return "WAITING"
+    return progress.state.value if progress.state else "STARTED"
+
+
+def _best(progress: Any, state: StudyState) -> float | None:
+    if progress is None:
+        return None
+    values = progress.curve(state.declaration.primary_metric).values()
+    choose = max if state.declaration.direction == "maximize" else min
+    return choose(values) if values else None
+
+
+def _counts(rows: list[dict[str, Any]], wanted: grid.Grid) -> dict[str, int]:
+    names = ("COMPLETE", "PRUNED", "FAILED", "STARTED", "WAITING")
+    counts = {name: sum(row["state"] == name for row in rows) for name in names}
+    counts["WAITING"] += len(wanted.trials) - len(rows)
+    return counts

@@ -1,0 +1,137 @@
+"""A trainer that replays recorded curves: a small real implementation, in place of Ray and torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from search.ledger import Event
+from search.schedule import Entry, Schedule
+from search.study_config import Pruning
+from search.study_state import StudyState
+from trainers.trial import EpochMetrics, TrialResult, TrialState
+
+PRIMARY = "val/score"
+DECLARATION = {"primary_metric": PRIMARY, "direction": "maximize", "targets": ["finding"]}
+
+
+class Clock:
+    """Counts milliseconds, one a call."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        self.now += 1
+        return self.now
+
+
+def opening(entries: Sequence[Entry]) -> list[Event]:
+    """The events ahead of a search."""
+    events: list[Event] = [
+        {"kind": "study", "study": {"name": "recorded"}, "version": "test", "time_ms": 0},
+        {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION},
+    ]
+    return events + [
+        {
+            "kind": "trial",
+            "trial": entry.trial,
+            "cell": entry.cell,
+            "axes": {"cell": entry.cell},
+            "searched": entry.searched,
+            "seed": 0,
+            "config": {},
+            "dataset_key": "k",
+        }
+        for entry in entries
+    ]
+
+
+class Search:
+    """A schedule over recorded curves, carried out one epoch at a time in a number of slots.
+
+    Args:
+        curves: values by trial, epoch 1 first.
+        cells: cell by trial; by default all in one.
+        fails: trials that fail at an epoch, and how.
+    """
+
+    def __init__(
+        self,
+        curves: Mapping[str, Sequence[float | None]],
+        *,
+        cells: Mapping[str, str] | None = None,
+        pruning: Pruning | None = None,
+        fails: Mapping[str, int] | None = None,
+        events: Sequence[Event] | None = None,
+    ):
+        self.curves = curves
+        self.fails = dict(fails or {})
+        self.entries = [
+            Entry(trial, (cells or {}).get(trial, "cell"), (cells or {}).get(trial, "cell"), {"x": float(i + 1)}, len(c))
+            for i, (trial, c) in enumerate(curves.items())
+        ]
+        self.events: list[Event] = list(events if events is not None else opening(self.entries))
+        self.state = StudyState.of(self.events)
+        self.clock = Clock()
+        self.schedule = Schedule(
+            self.entries,
+            state=self.state,
+            pruning=pruning or Pruning(spare_share=0.0),
+            record=self.record,
+            now=self.clock,
+        )
+
+    def record(self, *events: Event) -> None:
+        for event in events:
+            self.events.append(event)
+            self.state.apply(event)
+
+    def run(self, *, slots: int = 1, order: Callable[[list[Any]], Any] | None = None, stop_after: int | None = None) -> None:
+        """Carry the schedule out; `order` picks which busy slot moves next, `stop_after` kills it after so many epochs."""
+        busy: list[list[Any]] = []
+        steps = 0
+        while True:
+            while len(busy) < slots and (assignment := self.schedule.next()) is not None:
+                busy.append([assignment.trial, assignment.told_epochs, assignment.until_epoch])
+            if not busy:
+                assert self.schedule.finished, "the schedule has nothing to do but is not finished"
+                return
+            slot = order(busy) if order else busy[0]
+            steps += 1
+            if stop_after is not None and steps > stop_after:
+                return
+            if not self._step(slot):
+                busy.remove(slot)
+
+    def _step(self, slot: list[Any]) -> bool:
+        trial, done, until = slot
+        if done >= until:
+            self.schedule.ended(trial, self._result(trial, done))
+            return False
+        if self.fails.get(trial) == done + 1:
+            self.schedule.failed(trial, "non_finite", f"loss is nan in epoch {done + 1}")
+            return False
+        slot[1] = done + 1
+        value = self.curves[trial][done]
+        metrics = {} if value is None else {PRIMARY: value}
+        goes_on = self.schedule.epoch(trial, EpochMetrics(epoch=done + 1, timestamp_ms=1000 + done, metrics=metrics))
+        if not goes_on:
+            self.schedule.released(trial)
+        return goes_on
+
+    def _result(self, trial: str, done: int) -> TrialResult:
+        curve = self.curves[trial]
+        state = TrialState.COMPLETE if done == len(curve) else TrialState.PAUSED
+        defined = [(v, -e) for e, v in enumerate(curve[:done], 1) if v is not None]
+        best = max(defined, default=None)
+        return TrialResult(
+            state=state,
+            epochs=done,
+            best_epoch=-best[1] if best else None,
+            best_value=best[0] if best else None,
+            checkpoint="best",
+            checkpoint_sha256="0" * 64,
+        )
+
+    def ends(self) -> dict[str, str]:
+        """State by trial."""
+        return {trial: str(progress.state) for trial, progress in self.state.trials.items()}

@@ -1,0 +1,130 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.study_config import Pruning
+from tests.search.recorded import Search
+
+CLEAR = {  # b leads from the start, the others never come near
+    "a": [0.50, 0.51, 0.52, 0.52, 0.53, 0.53, 0.54, 0.54],
+    "b": [0.70, 0.75, 0.78, 0.80, 0.81, 0.82, 0.82, 0.83],
+    "c": [0.55, 0.56, 0.56, 0.57, 0.57, 0.57, 0.58, 0.58],
+}
+LATE = {  # b learns late and wins: its slope must keep it alive
+    "a": [0.70, 0.72, 0.73, 0.735, 0.74, 0.74, 0.74, 0.74],
+    "b": [0.55, 0.60, 0.65, 0.70, 0.74, 0.77, 0.79, 0.80],
+}
+
+
+def test_a_clear_race_keeps_the_leader_and_stops_the_others_at_the_first_rung():
+    search = Search(CLEAR)
+    search.run()
+    assert search.ends() == {"a": "PRUNED", "b": "COMPLETE", "c": "PRUNED"}
+    assert {t: len(p.epochs) for t, p in search.state.trials.items()} == {"a": 2, "b": 8, "c": 2}
+
+
+def test_a_trial_that_learns_late_is_not_stopped():
+    search = Search(LATE)
+    search.run()
+    assert search.ends()["b"] == "COMPLETE"
+
+
+def test_every_decision_says_what_was_compared():
+    search = Search(CLEAR)
+    search.run()
+    reasons = [e["reason"] for e in search.events if e["kind"] == "decision"]
+    assert any(r.startswith("leads 3 trials at epoch 2 with 0.7500") for r in reasons)
+    assert all("epoch" in r for r in reasons)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_result_does_not_depend_on_which_trial_runs_first(slots, seed):
+    alone = Search(CLEAR | {f"{k}2": v for k, v in LATE.items()}, cells={"a2": "two", "b2": "two"})
+    alone.run()
+    together = Search(alone.curves, cells={"a2": "two", "b2": "two"})
+    together.run(slots=slots, order=random.Random(seed).choice)
+    assert together.ends() == alone.ends()
+    assert {t: len(p.epochs) for t, p in together.state.trials.items()} == {
+        t: len(p.epochs) for t, p in alone.state.trials.items()
+    }
+
+
+curve = st.lists(st.floats(0, 1), min_size=6, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    curves=st.lists(curve, min_size=2, max_size=9),
+    pruner=st.sampled_from(["cell_race", "median", "successive_halving", "hyperband", "none"]),
+    slots=st.integers(1, 4),
+    failing=st.sets(st.integers(0, 8), max_size=2),
+    seed=st.integers(0, 100),
+)
+def test_a_cell_never_loses_its_last_live_trial(curves, pruner, slots, failing, seed):
+    named = {f"t{i}": c for i, c in enumerate(curves)}
+    cells = {name: f"cell{i % 2}" for i, name in enumerate(named)}
+    settings_of = {"n_startup_trials": 1} if pruner == "median" else {}
+    search = Search(
+        named,
+        cells=cells,
+        pruning=Pruning(pruner=pruner, settings=settings_of, spare_share=0.0),
+        fails={f"t{i}": 3 for i in failing},
+    )
+    search.run(slots=slots, order=random.Random(seed).choice)
+    for cell in set(cells.values()):
+        states = [search.ends()[t] for t, c in cells.items() if c == cell]
+        assert "COMPLETE" in states or set(states) == {"FAILED"}
+
+
+@pytest.mark.parametrize("killed_after", range(0, 20))
+def test_a_schedule_rebuilt_from_the_ledger_ends_the_same(killed_after):
+    undisturbed = Search(CLEAR)
+    undisturbed.run()
+    killed = Search(CLEAR)
+    killed.run(slots=2, stop_after=killed_after)
+    again = Search(CLEAR, events=killed.events)
+    again.run(slots=2)
+    assert again.ends() == undisturbed.ends()
+    told = [(e["trial"], e["epoch"]) for e in again.events if e["kind"] == "epoch"]
+    assert len(told) == len(set(told))
+
+
+def test_nothing_is_left_to_do_the_second_time():
+    search = Search(CLEAR)
+    search.run()
+    again = Search(CLEAR, events=search.events)
+    assert again.schedule.finished
+    assert again.schedule.next() is None
+
+
+def test_a_pruned_trial_comes_back_when_all_others_of_its_cell_fail():
+    search = Search({"a": [0.5] * 8, "b": [0.9] * 8}, fails={"b": 5})
+    search.run()
+    assert search.ends() == {"a": "COMPLETE", "b": "FAILED"}
+    assert "reopened" in [e["kind"] for e in search.events]
+
+
+def test_spared_trials_run_on():
+    search = Search(CLEAR, pruning=Pruning(spare_share=1.0))
+    search.run()
+    assert set(search.ends().values()) == {"COMPLETE"}
+    assert {e["action"] for e in search.events if e["kind"] == "decision"} == {"keep", "spare"}
+
+
+def test_an_epoch_told_again_changes_nothing():
+    search = Search(CLEAR)
+    search.run()
+    before = list(search.events)
+    from trainers.trial import EpochMetrics
+
+    assert search.schedule.epoch("b", EpochMetrics(epoch=3, timestamp_ms=9, metrics={"val/score": 0.1})) is False
+    assert search.events == before
+
+
+def test_a_trial_without_a_defined_metric_is_not_compared():
+    search = Search({"a": [None] * 8, "b": CLEAR["b"]})
+    search.run()
+    assert search.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
