@@ -30,6 +30,9 @@ class Recipe(BaseModel):
     augmentation: str = Field("paper", description="name in datasets/transforms.py")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average, evaluated instead")
     layer_decay: float | None = Field(None, gt=0, le=1, description="learning-rate factor from layer to layer")
+    pooling: Literal["family", "paper", "all_tokens", "patch_tokens", "class_token"] = Field(
+        "family", description="how tokens become one feature: the family's own way, the paper's, or by name"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
     patience: int | None = Field(None, ge=1, description="epochs without a better primary metric before stopping")
 
@@ -58,5 +61,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "positive_weight": True,
         "augmentation": "paper",
         "ema": None,
+        "pooling": "paper",
     },
 }

@@ -46,12 +46,18 @@ class Operation(BaseModel):
 
     data_root: Path = Field(description="folder of the data set, in its official layout")
     cache: Path = Field(description="folder of decoded images, shared by all trials of a node")
+    key_folder: Path | None = Field(
+        None, description="folder of the key that hashes cases and patients; None: the cache. Shared between nodes"
+    )
     trial_folder: Path = Field(description="checkpoints of this trial; shared between nodes")
     weights: Path | None = Field(None, description="folder or file of pretrained weights; None asks the hub")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, description="CPU threads of this trial")
     loader_workers: int = Field(0, ge=0)
     micro_batch: int | None = Field(None, ge=1, description="images per forward pass; None lets it be found")
+    checkpoint_seconds: float | None = Field(
+        600, gt=0, description="also write a checkpoint within an epoch after this long; None: only at its end"
+    )
 
 
 class EpochMetrics(BaseModel):

@@ -1,0 +1,205 @@
+"""Checkpoints: safetensors and JSON in a folder, written aside and renamed, the marker last.
+
+A trial's folder holds at any moment at least one whole `last-EEEE-SSSSSS` (E epochs finished, S steps into the next
+one) and, after the first epoch, a whole `best-EEEE`. A killed process leaves at worst a `.writing-*` folder, which
+the next save removes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+from trainers.trial import EpochMetrics, TrialState
+
+MARKER = "COMPLETE"
+NETWORK = "network.safetensors"
+TRIAL = "trial.json"
+PROGRESS = "progress.json"
+Tensors = Mapping[str, torch.Tensor]
+
+
+class Progress(BaseModel):
+    """How far a trial is: all that is not a tensor.
+
+    Attributes:
+        epoch: epochs finished.
+        step: optimizer steps done within the next epoch: the sampler's position.
+        loss_sum: training loss summed over that epoch's steps so far.
+        loss_steps: its number of terms.
+        timing: seconds and images so far, over every attempt; not compared between runs.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    history: list[EpochMetrics] = Field(default_factory=list)
+    best_epoch: int | None = None
+    best_value: float | None = None
+    best_sha256: str | None = None
+    state: TrialState = TrialState.PAUSED
+    timing: dict[str, float] = Field(default_factory=dict)
+    record: dict[str, Any] = Field(default_factory=dict)
+
+
+def save_last(folder: Path, *, progress: Progress, tensors: Mapping[str, Tensors], trial: Mapping[str, Any]) -> Path:
+    """Write the newest state of a trial and drop the one before.
+
+    Args:
+        folder: of the trial.
+        progress: JSON part.
+        tensors: by file stem, e.g. {"network": …, "optimizer": …}.
+        trial: configuration and what is needed to rebuild the network.
+
+    Returns:
+        The new folder.
+    """
+    target = folder / f"last-{progress.epoch:04d}-{progress.step:06d}"
+    while target.exists():  # never take the only whole checkpoint away before its successor is whole
+        target = target.with_name(f"{target.name}-again")
+    _write(target, tensors=tensors, texts={PROGRESS: progress.model_dump_json(), TRIAL: _json(trial)})
+    for other in _complete(folder, "last-"):
+        if other != target:
+            _remove(other)
+    return target
+
+
+def save_best(folder: Path, *, epoch: int, network: Tensors, trial: Mapping[str, Any]) -> Path:
+    """Write the weights of the best epoch so far; `drop_former_best` removes the one before once this one counts."""
+    target = folder / f"best-{epoch:04d}"
+    _write(target, tensors={"network": network}, texts={TRIAL: _json({**trial, "epoch": epoch})})
+    return target
+
+
+def drop_former_best(folder: Path, *, keep: int | None) -> None:
+    """Remove best checkpoints of other epochs than `keep`."""
+    for other in _complete(folder, "best-"):
+        if keep is None or other.name != f"best-{keep:04d}":
+            _remove(other)
+
+
+def drop_resume_state(folder: Path) -> None:
+    """Remove what only serves to go on training; for trials that ended (pruned, complete), to save bytes."""
+    for last in _complete(folder, "last-"):
+        for path in last.glob("*.safetensors"):
+            path.unlink()
+
+
+def find_last(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a trial, or None."""
+    found = _complete(folder, "last-")
+    return found[-1] if found else None
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Read the JSON part of a checkpoint."""
+    return Progress.model_validate_json((checkpoint / PROGRESS).read_text())
+
+
+def read_trial(checkpoint: Path) -> dict[str, Any]:
+    """Read the configuration written beside the weights."""
+    trial: dict[str, Any] = json.loads((checkpoint / TRIAL).read_text())
+    return trial
+
+
+def read_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
+    """Read one safetensors file of a checkpoint, {} if it was not written."""
+    path = checkpoint / f"{stem}.safetensors"
+    return load_file(path) if path.is_file() else {}
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder, a hard link counted once."""
+    sizes = {(stat.st_dev, stat.st_ino): stat.st_size for stat in _stats(folder)}
+    return sum(sizes.values())
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """Flatten an optimizer's state to `<parameter name>//<key>` tensors.
+
+    Args:
+        optimizer: whose parameters all have a name.
+        names: by id of the parameter.
+    """
+    return {
+        f"{names[id(parameter)]}//{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Tensors, parameters: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Put back what `optimizer_tensors` flattened; group settings follow from the recipe and the step."""
+    for flat, value in tensors.items():
+        name, key = flat.split("//")
+        parameter = parameters[name]
+        same = value.shape == parameter.shape  # then in the parameter's own memory format
+        held = torch.empty_like(parameter, dtype=value.dtype).copy_(value) if same else value.to(parameter.device)
+        optimizer.state[parameter][key] = held
+
+
+def _write(target: Path, *, tensors: Mapping[str, Tensors], texts: Mapping[str, str]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = target.parent / f".writing-{target.name}"
+    aside.mkdir()
+    for stem, values in tensors.items():
+        if values:
+            save_file(
+                {key: value.detach().contiguous() for key, value in values.items()}, aside / f"{stem}.safetensors"
+            )
+    for name, text in texts.items():
+        (aside / name).write_text(text)
+    for path in aside.iterdir():
+        _sync(path)
+    (aside / MARKER).touch()
+    if target.exists():  # the same epoch written by an attempt that died before it counted
+        _remove(target)
+    aside.rename(target)
+    _sync(target.parent)
+
+
+def _remove(folder: Path) -> None:
+    """Take the marker away first, so that a half-removed folder is never taken for a whole one."""
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _complete(folder: Path, prefix: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{prefix}*") if (path / MARKER).is_file())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stats(folder: Path) -> list[os.stat_result]:
+    return [path.stat() for path in folder.rglob("*") if path.is_file()]
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True)

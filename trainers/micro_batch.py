@@ -1,0 +1,105 @@
+"""How many images go through the network at once: never part of the result, only of what fits.
+
+The loss is a sum divided by the whole batch's count of labels, so accumulating micro-batches gives the large batch's
+loss and gradient (to rounding). One caveat: batch normalisation in training mode sees the micro-batch, so networks
+with it (EfficientNet, ResNet; not ViT or ConvNeXt) do change; the trial's record says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from trainers.trial import TrialError
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """The size in use, halved when memory runs out; then activation checkpointing; then an error.
+
+    Attributes:
+        size: images at once; None: the whole batch.
+        halvings: how often it was halved in this process.
+        checkpointing: whether activations are recomputed to save memory.
+    """
+
+    size: int | None = None
+    halvings: int = 0
+    checkpointing: bool = field(default=False)
+
+    def run(self, network: nn.Module, gradients: Callable[[int], float], images: int) -> float:
+        """Compute a batch's gradients, with smaller micro-batches if memory runs out.
+
+        Every attempt starts from the same generator state and batch-norm statistics, so a failed one leaves no trace.
+
+        Args:
+            network: whose batch-norm statistics are put back after a failed attempt.
+            gradients: computes all gradients with the given micro-batch size, returns the loss.
+            images: in the batch.
+
+        Raises:
+            TrialError: kind "configuration" if a single image does not fit.
+        """
+        statistics = _statistics(network)
+        generator = torch.get_rng_state()
+        while True:
+            try:
+                return gradients(min(self.size or images, images))
+            except torch.OutOfMemoryError as error:
+                self._shrink(network, images, error)
+            # Outside the except block: the error's traceback holds the failed attempt's tensors.
+            _put_back(network, statistics)
+            torch.set_rng_state(generator)
+
+    def _shrink(self, network: nn.Module, images: int, error: torch.OutOfMemoryError) -> None:
+        for parameter in network.parameters():
+            parameter.grad = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = min(self.size or images, images)
+        if size > 1:
+            self.size = -(-size // 2)
+            self.halvings += 1
+        elif not self.checkpointing and (enable := checkpointing_switch(network)) is not None:
+            enable(True)
+            self.checkpointing = True
+        else:
+            raise TrialError(
+                "configuration",
+                "not even one image fits in this device's memory, with activations recomputed; "
+                f"use a smaller resolution or backbone, or more memory ({error})",
+            ) from error
+
+
+def checkpointing_switch(network: nn.Module) -> Callable[[bool], None] | None:
+    """Return timm's switch for activation checkpointing somewhere in the network, or None."""
+    for module in network.modules():
+        switch = getattr(module, "set_grad_checkpointing", None)
+        if callable(switch):
+            return switch  # type: ignore[no-any-return]
+    return None
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Tell whether the micro-batch is seen by batch normalisation."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    return [buffer.clone() for buffer in _batch_norm_buffers(network)]
+
+
+def _put_back(network: nn.Module, statistics: list[Tensor]) -> None:
+    for buffer, value in zip(_batch_norm_buffers(network), statistics, strict=True):
+        buffer.copy_(value)
+
+
+def _batch_norm_buffers(network: nn.Module) -> list[Tensor]:
+    return [
+        buffer
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+        for buffer in module.buffers(recurse=False)
+    ]

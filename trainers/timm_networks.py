@@ -1,0 +1,205 @@
+"""The only file that imports timm: builds a backbone and loads its weights, all of them or none."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datasets.torchvision_operators import declare_missing
+from trainers import pretrained
+from trainers.network_plan import HALF, IMAGENET_MEAN, IMAGENET_STD, NetworkPlan, Triple
+from trainers.trial import TrialError
+
+declare_missing()  # timm imports torchvision, whose import fails where its operators do not load
+
+import timm  # noqa: E402
+from timm.optim import param_groups_layer_decay  # noqa: E402
+
+
+class TimmNetwork(nn.Module):
+    """A timm backbone without classifier, and how it is fed.
+
+    Attributes:
+        body: timm's network; (B, 3, H, W) normalised float to tokens (B, N, C) or maps (B, C, H, W).
+        mean: of the input channels.
+        std: as mean.
+        width: of the pooled feature.
+        prefix_tokens: class and register tokens before the patches; 0 without tokens.
+        source: of the weights, for the record.
+    """
+
+    def __init__(self, body: nn.Module, *, mean: Triple, std: Triple, source: dict[str, Any]):
+        super().__init__()
+        self.body = body
+        self.mean = mean
+        self.std = std
+        self.width = int(getattr(body, "head_hidden_size", None) or body.num_features)  # type: ignore[arg-type]
+        self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0) or 0)
+        self.source = source
+
+    def forward(self, images: Tensor, *, pooling: str = "family") -> Tensor:
+        """Return pooled features (B, width).
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            pooling: family (timm's default for the architecture), all_tokens (mean of class, register and patch
+                tokens after the last norm, as arXiv 2510.07191), patch_tokens, or class_token.
+        """
+        maps: Tensor = self.body.forward_features(images)  # type: ignore[operator]
+        if pooling == "family" or maps.ndim != 3:
+            pooled: Tensor = self.body.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+            return pooled
+        if pooling == "all_tokens":
+            return maps.mean(dim=1)
+        if pooling == "patch_tokens":
+            return maps[:, self.prefix_tokens :].mean(dim=1)
+        return maps[:, 0]
+
+
+def build(plan: NetworkPlan, *, weights: Path | None = None, load: bool = True) -> TimmNetwork:
+    """Build the backbone of a plan.
+
+    Args:
+        plan: from `trainers.initializations.resolve`.
+        weights: file or folder of pretrained weights; None asks the hub.
+        load: False builds the shape only (a checkpoint follows).
+
+    Raises:
+        TrialError: kind "configuration" if timm refuses the architecture or size, "weights" if they do not fit.
+    """
+    body = create(plan)
+    source: dict[str, Any] = {}
+    mean, std = _normalisation(plan, body, {})
+    if load and plan.tag is not None:
+        state, path = pretrained.read(plan, weights=weights)
+        mean, std = _normalisation(plan, body, pretrained.published_configuration(path))
+        load_exactly(body, state, name=plan.tag)
+        source = pretrained.source(path)
+    return TimmNetwork(body, mean=mean, std=std, source=source)
+
+
+def create(plan: NetworkPlan) -> nn.Module:
+    """Create timm's network at the plan's true input size, with random weights and no classifier."""
+    try:
+        return _create_sized(plan)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise TrialError(
+            "configuration", f"timm cannot build {plan.architecture} at {plan.input_size} px: {error}"
+        ) from error
+
+
+def _create_sized(plan: NetworkPlan) -> nn.Module:
+    """Pass `img_size` where the architecture has one: fixed position embeddings; ConvNeXt raises TypeError on it."""
+    if plan.family != "convnext":
+        try:
+            body: nn.Module = timm.create_model(
+                plan.architecture, pretrained=False, num_classes=0, img_size=plan.input_size
+            )
+            return body
+        except TypeError:
+            pass
+    unsized: nn.Module = timm.create_model(plan.architecture, pretrained=False, num_classes=0)
+    return unsized
+
+
+def load_exactly(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Load pretrained parameters; only a classifier may be left over.
+
+    timm's own filter renames publishers' keys and resamples position embeddings to the input size. What timm would
+    then drop with a warning is an error here.
+
+    Raises:
+        TrialError: kind "weights", naming every left-over parameter of both sides and every shape that differs.
+    """
+    given = dict(state)
+    filtered = _filtered(body, given, name=name)
+    classifier = _classifier_names(body)
+    filtered = {key: value for key, value in filtered.items() if not key.startswith(classifier)}
+    wanted = body.state_dict()
+    shapes = [
+        f"{key} {tuple(value.shape)} for {tuple(wanted[key].shape)}"
+        for key, value in filtered.items()
+        if key in wanted and value.shape != wanted[key].shape
+    ]
+    missing = sorted(wanted.keys() - filtered.keys())
+    left = sorted(filtered.keys() - wanted.keys())
+    if missing or left or shapes:
+        raise TrialError("weights", _misfit(name, missing, left, shapes))
+    body.load_state_dict(filtered, strict=True)
+
+
+def layer_groups(network: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Return parameter groups with `lr_scale` falling by `layer_decay` per layer from the output to the input."""
+    groups: list[dict[str, Any]] = param_groups_layer_decay(network, weight_decay=weight_decay, layer_decay=layer_decay)
+    return groups
+
+
+def _filtered(body: nn.Module, state: dict[str, Tensor], *, name: str) -> dict[str, Tensor]:
+    filter_keys = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    if filter_keys is None:
+        return state
+    try:
+        filtered: dict[str, Tensor] = filter_keys(state, body)
+    except (KeyError, RuntimeError, AttributeError, IndexError) as error:
+        raise TrialError(
+            "weights",
+            f"{name}: timm cannot read these names for {type(body).__name__} ({type(error).__name__}: {error}). "
+            f"Names in the file: {', '.join(sorted(state))}. Names wanted: {', '.join(sorted(body.state_dict()))}",
+        ) from error
+    return filtered
+
+
+def _classifier_names(body: nn.Module) -> tuple[str, ...]:
+    classifier = getattr(body, "pretrained_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return tuple(f"{name}." for name in names)
+
+
+def _misfit(name: str, missing: list[str], left: list[str], shapes: list[str]) -> str:
+    lines = [f"{name}: the weights do not fit the network; nothing was loaded."]
+    if left:
+        lines.append(f"In the file but not in the network ({len(left)}): {', '.join(left)}.")
+    if missing:
+        lines.append(f"In the network but not in the file ({len(missing)}): {', '.join(missing)}.")
+    if shapes:
+        lines.append(f"Other shape ({len(shapes)}): {', '.join(shapes)}.")
+    prefix = _common_prefix(left)
+    if prefix and missing:
+        lines.append(
+            f"Every left-over name begins with {prefix!r}: strip it with `python -m trainers convert-checkpoint "
+            f"FILE --strip-prefix {prefix} --to NEW.safetensors`."
+        )
+    return " ".join(lines)
+
+
+def _common_prefix(names: list[str]) -> str:
+    first = names[0].partition(".")[0] + "." if names else ""
+    return first if first and all(name.startswith(first) for name in names) else ""
+
+
+def _normalisation(plan: NetworkPlan, body: nn.Module, published: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """Return mean and std: the table's, else the published configuration's, else timm's for the architecture."""
+    if plan.mean is not None and plan.std is not None:
+        return plan.mean, plan.std
+    default: Mapping[str, Any] = getattr(body, "pretrained_cfg", None) or {}
+    if plan.tag and not plan.tag.startswith(("file:", "hf_hub:", "package:")):
+        tagged = timm.models.get_pretrained_cfg(plan.tag)
+        default = tagged.to_dict() if tagged else default
+    chosen = published if "mean" in published else default
+    mean = tuple(chosen.get("mean", IMAGENET_MEAN))
+    std = tuple(chosen.get("std", IMAGENET_STD))
+    return (mean, std) if len(mean) == 3 else (HALF, HALF)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of parameters, buffers not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def meta_network(plan: NetworkPlan) -> TimmNetwork:
+    """Build a plan's network on the meta device: shapes and names without memory."""
+    with torch.device("meta"):
+        return build(plan, load=False)
