@@ -222,7 +222,7 @@ def _check_codestream(dataset: pydicom.Dataset, rows: int, columns: int) -> None
 
 def _frame(dataset: pydicom.Dataset) -> bytes:
     try:
-        return next(generate_frames(dataset.PixelData, number_of_frames=1))
+        return bytes(next(generate_frames(dataset.PixelData, number_of_frames=1)))
     except (ValueError, StopIteration, TypeError, struct_error) as error:
         raise Unreadable(f"pixel data are not encapsulated as they should be: {type(error).__name__}") from None
 

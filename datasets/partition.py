@@ -29,7 +29,7 @@ def draw_by_patient(patients: np.ndarray, labels: np.ndarray, *, fraction: float
     steps = np.floor(np.arange(len(names) + 1) * fraction + rng.random())
     chosen = np.zeros(len(names), dtype=bool)
     chosen[order] = np.diff(steps) > 0
-    return chosen[member]
+    return np.asarray(chosen[member])
 
 
 def _rarest_positive(labels: np.ndarray, member: np.ndarray, patients: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def _rarest_positive(labels: np.ndarray, member: np.ndarray, patients: int) -> n
         has[member[positive[:, column]], column] = True
     by_rarity = np.argsort(has.sum(axis=0), kind="stable")
     first = has[:, by_rarity].argmax(axis=1)
-    return np.where(has.any(axis=1), first, labels.shape[1])
+    return np.asarray(np.where(has.any(axis=1), first, labels.shape[1]))
 
 
 def check_disjoint(instances: pd.DataFrame, *, where: str) -> None:

@@ -40,8 +40,10 @@ def draw(findings: Findings, projection: Projection, *, size: int, rng: np.rando
         findings: to be planted.
         projection: view and sex.
         size: side in pixels.
-        rng: all that is random comes from here.
+        rng: all that is random comes from here; every part has a child of its own, so that one finding
+            more or less leaves the rest of the image as it was.
     """
+    rng, heart, base, effusion, soft, nodules, line, noise = rng.spawn(8)
     axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
     x = axis[None, :] + np.float32(rng.uniform(-0.02, 0.02))
     y = axis[:, None] + np.float32(rng.uniform(-0.02, 0.02))
@@ -52,38 +54,38 @@ def draw(findings: Findings, projection: Projection, *, size: int, rng: np.rando
     image -= np.float32(rng.uniform(1150, 1400)) * lungs
     image += 220 * _ribs(x, y, rng) * (0.35 + 0.65 * lungs)
     image += 420 * np.exp(-(((x - 0.5) / 0.045) ** 2))
-    _heart(image, x, y, findings.cardiomegaly, projection, rng)
-    _diaphragm(image, x, y, rng)
+    _heart(image, x, y, findings.cardiomegaly, projection, heart)
+    _diaphragm(image, x, y, base)
     if projection.sex == "F":
         for centre in _LUNGS:
             image += 160 * _soft(1 - _radius(x, y, (centre[0], 0.66), (0.14, 0.11)), 0.3)
     if findings.pleural_effusion:
-        _effusion(image, x, y, rng)
-    _look_alikes(image, x, y, rng)
+        _effusion(image, x, y, effusion)
+    _look_alikes(image, x, y, soft)
     if findings.nodule:
-        _nodules(image, x, y, rng)
+        _nodules(image, x, y, nodules)
     if findings.pneumothorax:
-        _hair_line(image, x, y, rng)
-    image += _texture(size, rng) * (0.4 + 0.6 * lungs)
-    image += rng.standard_normal((size, size), dtype=np.float32) * np.float32(45)
+        _hair_line(image, x, y, line)
+    image += _texture(size, noise) * (0.4 + 0.6 * lungs)
+    image += noise.standard_normal((size, size), dtype=np.float32) * np.float32(45)
     exposure, gain = rng.uniform(-150, 150), rng.uniform(0.9, 1.1)
     return np.clip(image * np.float32(gain) + np.float32(exposure), 0, 2**BITS - 1).astype(np.uint16)
 
 
 def _radius(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
     """Return 0 at the centre of an ellipse and 1 on it."""
-    return np.sqrt(((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2, dtype=np.float32)
+    return np.asarray(np.sqrt(((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2, dtype=np.float32))
 
 
 def _soft(inside: np.ndarray, width: float) -> np.ndarray:
     """Return 0 outside, 1 inside, linear over `width` on either side of the edge."""
-    return np.clip(inside / np.float32(2 * width) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(inside / np.float32(2 * width) + np.float32(0.5), 0, 1))
 
 
 def _ribs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     slope, phase = rng.uniform(0.9, 1.3), rng.uniform(0, 1)
     wave = np.cos(2 * np.pi * ((y - slope * (x - 0.5) ** 2) / np.float32(0.085) + phase), dtype=np.float32)
-    return np.clip(wave * 2, -1, 1) * np.float32(0.5) + np.float32(0.5)
+    return np.asarray(np.clip(wave * 2, -1, 1) * np.float32(0.5) + np.float32(0.5))
 
 
 def _heart(
@@ -94,7 +96,7 @@ def _heart(
     projection: Projection,
     rng: np.random.Generator,
 ) -> None:
-    half_width = rng.normal(0.172 if enlarged else 0.128, 0.013) * (1.07 if projection.view == "AP" else 1.0)
+    half_width = rng.normal(0.175 if enlarged else 0.126, 0.012) * (1.07 if projection.view == "AP" else 1.0)
     shape = _radius(x, y, (0.5 + 0.35 * half_width, 0.62), (half_width, 0.17))
     image += (np.float32(2750) - image) * _soft(1 - shape, 0.08)
 
@@ -117,7 +119,7 @@ def _effusion(image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Ge
 def _ridge(distance: np.ndarray, width: float) -> np.ndarray:
     """Return 1 in the middle and dark flanks, zero in the mean across (the second derivative of a Gaussian)."""
     u = (distance / np.float32(width)) ** 2
-    return (1 - u) * np.exp(-u / 2, dtype=np.float32)
+    return np.asarray((1 - u) * np.exp(-u / 2, dtype=np.float32))
 
 
 def _hair_line(image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:
@@ -128,7 +130,7 @@ def _hair_line(image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.G
     )
     distance = (radius - 1) * radius / np.maximum(slope, 1e-3)
     apical = _soft(centre[1] + rng.uniform(0.0, 0.1) - y, 0.02)
-    image += np.float32(700) * _ridge(distance, 1.5 / 384) * apical
+    image += np.float32(560) * _ridge(distance, 1.5 / 384) * apical
 
 
 def _nodules(image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:

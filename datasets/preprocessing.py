@@ -62,7 +62,7 @@ class Preprocessing:
         resized = self._resized(image, resolution)
         pixels = self._quantized(resized, radiograph)
         if self.equalize:
-            pixels = cv2.equalizeHist(pixels)
+            pixels = np.asarray(cv2.equalizeHist(pixels))
         return pixels if self.geometry != "pad" else _padded(pixels, resolution)
 
     def _resized(self, image: np.ndarray, resolution: int) -> np.ndarray:
@@ -93,7 +93,7 @@ class Preprocessing:
             return np.zeros(image.shape, np.uint8)
         unit = np.clip((image - low) * (255.0 / (high - low)), 0, 255)
         # The paper's `astype(uint8)` cuts off; the others round.
-        return unit.astype(np.uint8) if self.intensity == "minmax" else np.rint(unit).astype(np.uint8)
+        return np.asarray(unit if self.intensity == "minmax" else np.rint(unit)).astype(np.uint8)
 
 
 def _padded(pixels: np.ndarray, resolution: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def declare_missing() -> None:
         return
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for signature in _SIGNATURES:
         library.define(signature)
     _declared.append(library)
@@ -40,7 +40,7 @@ def _library_loads(package: Path) -> bool:
 
     for path in (*package.glob("_C*.so"), *package.glob("_C*.pyd")):
         try:
-            torch.ops.load_library(path)
+            torch.ops.load_library(path)  # type: ignore[no-untyped-call]
         except (ImportError, OSError):
             return False
     return hasattr(torch.ops.torchvision, "nms")

@@ -70,7 +70,7 @@ class Augmentation:
         factors = np.stack([1 + self.contrast * (2 * draws[:, 5] - 1), 255 * self.brightness * (2 * draws[:, 6] - 1)])
         contrast, brightness = torch.from_numpy(factors.astype(np.float32)).to(images.device)[:, :, None, None, None]
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        return (images - mean) * contrast + mean + brightness
+        return torch.addcmul(mean + brightness, images - mean, contrast)
 
 
 AUGMENTATIONS = {
@@ -99,10 +99,9 @@ def uniform(seed: int, epoch: int, rows: np.ndarray, *, count: int) -> np.ndarra
     SplitMix64 (Steele, Lea, Flood 2014) as a hash of (seed, epoch, row, draw): no state to carry, so the
     number of workers and the place where an epoch is resumed cannot matter.
     """
-    state = _mix(np.uint64(seed) + _GOLDEN)
-    state = _mix(state ^ (np.uint64(epoch) * _GOLDEN))
-    per_row = _mix(state ^ _mix(rows.astype(np.uint64) + _GOLDEN))
     with np.errstate(over="ignore"):
+        state = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(epoch) * _GOLDEN))
+        per_row = _mix(state ^ _mix(rows.astype(np.uint64) + _GOLDEN))
         steps = per_row[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64)
     return (_mix(steps) >> np.uint64(11)).astype(np.float64) / 2.0**53
 

@@ -105,7 +105,7 @@ def _name(options: PhantomOptions) -> str:
 def _films(options: PhantomOptions) -> list[dict[str, str]]:
     """Draw who is ill with what, and how often films were taken; one row per film."""
     rng = np.random.default_rng([options.seed, 1])
-    films = []
+    films: list[dict[str, str]] = []
     for number in range(options.patients):
         age, sex = float(np.clip(rng.normal(58, 16), 18, 95)), "MF"[int(rng.integers(2))]
         due = int((number + 1) * options.test_fraction) > int(number * options.test_fraction)  # every fourth, at 0.25
