@@ -30,6 +30,7 @@ class Manifest:
         fingerprint: sha256 (hex) of label rows, partitions, paths and file sizes.
         pixels: sha256 (hex) of paths and file sizes alone; what a cache of pixels depends on.
         validation: how the validation partition came about, e.g. 'drawn from train by patient'.
+        completeness: 'complete', 'subset' or 'differs' by the published counts, 'unknown' where there are none.
         quarantine_limit: largest share of unreadable images that is put up with.
     """
 
@@ -41,6 +42,7 @@ class Manifest:
     fingerprint: str
     pixels: str
     validation: str
+    completeness: str = "unknown"
     quarantine_limit: float = 0.01
 
     def __len__(self) -> int:

@@ -69,7 +69,7 @@ def draw(findings: Findings, projection: Projection, *, size: int, rng: np.rando
     image += _texture(size, noise) * (0.4 + 0.6 * lungs)
     image += noise.standard_normal((size, size), dtype=np.float32) * np.float32(45)
     exposure, gain = rng.uniform(-150, 150), rng.uniform(0.9, 1.1)
-    return np.clip(image * np.float32(gain) + np.float32(exposure), 0, 2**BITS - 1).astype(np.uint16)
+    return np.asarray(np.clip(image * np.float32(gain) + np.float32(exposure), 0, 2**BITS - 1), np.uint16)
 
 
 def _radius(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:

@@ -5,19 +5,20 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from datasets.source_table import Difference
+from datasets.source_table import UNCERTAIN, Difference
 
 
 def count(instances: pd.DataFrame, labels: np.ndarray, pathologies: tuple[str, ...]) -> dict[str, int]:
     """Return what can be counted without reading a pixel.
 
     Returns:
-        images, patients, train, val, test, `view <name>`, and positives per pathology.
+        images, patients, train, val, test, `view <name>`, and per pathology positives and `uncertain <name>`.
     """
     counts = {"images": len(instances), "patients": instances["patient"].nunique()}
     counts |= {str(name): int(n) for name, n in instances["partition"].value_counts().items() if name}
     counts |= {f"view {name}": int(n) for name, n in instances["view"].value_counts().items()}
-    return counts | {name: int((labels[:, i] == 1).sum()) for i, name in enumerate(pathologies)}
+    counts |= {name: int((labels[:, i] == 1).sum()) for i, name in enumerate(pathologies)}
+    return counts | {f"uncertain {name}": int((labels[:, i] == UNCERTAIN).sum()) for i, name in enumerate(pathologies)}
 
 
 def compare(

@@ -31,7 +31,8 @@ class SourceTable:
         pathologies: canonical names of the chosen label list.
         completeness: 'complete', 'subset' or 'unknown'.
         differences: published facts that were not met.
-        unpublished: how the missing partitions are to be drawn, in words, recorded with the run.
+        test_fraction: share of the patients that is drawn for test where no partition is published.
+        validation_on_test: the test partition serves for validation too, since the study asked for it.
     """
 
     instances: pd.DataFrame
@@ -39,7 +40,8 @@ class SourceTable:
     pathologies: tuple[str, ...]
     completeness: str = "unknown"
     differences: tuple[Difference, ...] = field(default=())
-    test_fraction: float = 0.0
+    test_fraction: float = 0.2
+    validation_on_test: bool = False
 
 
 def read_csv(path: Path, *, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
@@ -14,8 +15,8 @@ from datasets.manifest import Manifest, sizes_of
 from datasets.partition import check_disjoint, check_not_empty, draw_by_patient
 from datasets.source_table import SourceTable
 
-VALIDATION_ON_TEST = "validation_on_test"
-"""Option of a source that validates on its test partition, as paper 1 does for two collections; never the default."""
+VALIDATION_ON_TEST = "the test partition itself, as in paper 1: test figures are optimistic"
+DRAWN = "drawn from train by patient"
 
 
 def names() -> list[str]:
@@ -48,7 +49,8 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
         )
     table = _plugin(config.source)(root, config)
     table, validation = _partitioned(table, config)
-    check_disjoint(table.instances, where=f"data set {config.name}")
+    apart = table.instances["partition"] != "val" if table.validation_on_test else slice(None)
+    check_disjoint(table.instances[apart], where=f"data set {config.name}")
     check_not_empty(table.instances, where=f"data set {config.name}")
     labels = _policies(table, config)
     _check_two_classes(labels[(table.instances["partition"] == "train").to_numpy()], table.pathologies, config)
@@ -61,6 +63,7 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
         fingerprint="",
         pixels="",
         validation=validation,
+        completeness=table.completeness,
         quarantine_limit=config.quarantine_limit,
     )
     return manifest.fingerprinted(sizes_of(root, manifest.instances["path"]))
@@ -87,16 +90,17 @@ def _partitioned(table: SourceTable, config: DatasetConfig) -> tuple[SourceTable
         instances["partition"] = np.where(in_test, "test", "train")
     if (instances["partition"] == "val").any():
         return dataclasses.replace(table, instances=instances), "published"
-    if config.options.get(VALIDATION_ON_TEST):
-        raise DatasetError(
-            "validation on the test partition is not supported by this source", f"key `{VALIDATION_ON_TEST}`"
-        )
+    if table.validation_on_test:
+        test = np.flatnonzero((instances["partition"] == "test").to_numpy())
+        instances = pd.concat([instances, instances.iloc[test].assign(partition="val")], ignore_index=True)
+        labels = np.concatenate([table.labels, table.labels[test]])
+        return dataclasses.replace(table, instances=instances, labels=labels), VALIDATION_ON_TEST
     train = np.flatnonzero((instances["partition"] == "train").to_numpy())
     drawn = draw_by_patient(
         patients[train], table.labels[train], fraction=config.validation_fraction, seed=config.partition_seed + 1
     )
     instances.loc[instances.index[train[drawn]], "partition"] = "val"
-    return dataclasses.replace(table, instances=instances), "drawn from train by patient"
+    return dataclasses.replace(table, instances=instances), DRAWN
 
 
 def _policies(table: SourceTable, config: DatasetConfig) -> np.ndarray:

@@ -9,6 +9,7 @@ from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
 from datasets.labels import canonical, indicator
 from datasets.source_facts import compare
+from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import SourceTable, instance_rows, read_csv
 
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
@@ -43,6 +44,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     Images lie in images_001/images … images_012/images (as published), in images/ or in images-224/. An
     optional sources.csv (`Image Index,source_repo`) beside the labels fills the column `origin`.
     """
+    parse_options(config, SourceOptions)
     entries = read_csv(_first_that_exists(root, _TABLES), columns=_COLUMNS)
     images = entries["Image Index"]
     pathologies = _PAPER if config.labels == "paper" else _CONVENTIONAL

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from datasets.dataset_config import DatasetConfig
-from datasets.errors import DatasetError
 from datasets.phantom_drawing import BITS, Findings, Projection, draw
+from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import SourceTable, instance_rows, read_csv
 
 PATHOLOGIES = ("cardiomegaly", "pleural_effusion", "nodule", "pneumothorax")
@@ -28,10 +28,8 @@ _VERSION = 1
 _COLUMNS = ("path", "case", "patient", "view", "age", "sex", "device", "partition", *PATHOLOGIES)
 
 
-class PhantomOptions(BaseModel):
+class PhantomOptions(SourceOptions):
     """Settings of the source, given under `options`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     patients: int = Field(240, ge=12, le=100_000, description="each has 1 to 4 films, 2.5 on average")
     size: int = Field(384, ge=64, le=4096, description="side of the films in pixels")
@@ -42,7 +40,7 @@ class PhantomOptions(BaseModel):
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Write the films if they are not there yet, then read `labels.csv` as any source reads its table."""
-    options = _options(config)
+    options = parse_options(config, PhantomOptions)
     folder = root / _name(options)
     if not (folder / "labels.csv").is_file():
         generate(folder, options)
@@ -83,18 +81,6 @@ def generate(folder: Path, options: PhantomOptions) -> None:
             writer.writeheader()
             writer.writerows(films)
         aside.replace(folder)
-
-
-def _options(config: DatasetConfig) -> PhantomOptions:
-    try:
-        return PhantomOptions(**config.options)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DatasetError(
-            f"options of the phantom: {problems}",
-            f"data set {config.name}",
-            f"among {', '.join(PhantomOptions.model_fields)}",
-        ) from None
 
 
 def _name(options: PhantomOptions) -> str:

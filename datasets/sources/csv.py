@@ -1,0 +1,118 @@
+"""Any table: a data set without a file of its own, such as a hospital's private collection."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from datasets.labels import canonical
+from datasets.source_options import SourceOptions, parse_options
+from datasets.source_table import UNCERTAIN, SourceTable, instance_rows, read_csv
+
+_PARTITIONS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validate": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "w": "F"}
+
+
+class CsvOptions(SourceOptions):
+    """Which column means what. Columns that are not named are not read."""
+
+    table: str = Field("labels.csv", description="file in the data set's folder")
+    image: str = Field("path", description="column: image file")
+    images: str = Field("", description="folder that the image files are relative to, within the data set's folder")
+    patient: str = Field("patient", description="column: patient")
+    case: str | None = Field(None, description="column: examination; not given: every image is one")
+    view: str | None = None
+    age: str | None = Field(None, description="column: years")
+    sex: str | None = None
+    origin: str | None = Field(None, description="column: sub-source, e.g. site or device")
+    partition: str | None = Field(None, description="column: train, val or test; not given: drawn by patient")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of patients drawn for test if none is given")
+    labels: dict[str, str] | list[str] = Field(
+        default_factory=list, description="columns of the findings, or column: pathology; none: all columns left over"
+    )
+    positive: list[str] | dict[str, list[str]] = Field(
+        ["1", "1.0", "true", "yes"], description="cells that mean present; for all findings or per column"
+    )
+    uncertain: list[str] = Field(["-1", "-1.0"], description="cells that mean uncertain")
+    missing: list[str] = Field(["", "nan", "na", "none"], description="cells that mean not given")
+
+
+def read(root: Path, config: DatasetConfig) -> SourceTable:
+    """Read the table as the options say; every other cell of a finding means absent."""
+    options = parse_options(config, CsvOptions)
+    named = [options.case, options.view, options.age, options.sex, options.origin, options.partition]
+    described = tuple(column for column in (options.image, options.patient, *named) if column is not None)
+    table = read_csv(root / options.table, columns=described)
+    findings = _findings(table, options, described)
+    prefix = f"{options.images.rstrip('/')}/" if options.images else ""
+    instances = instance_rows(
+        len(table),
+        path=prefix + table[options.image],
+        case=_optional(table, options.case, table[options.image]),
+        patient=table[options.patient],
+        view=_optional(table, options.view).replace("", None),
+        age=pd.to_numeric(_optional(table, options.age), errors="coerce"),
+        sex=_optional(table, options.sex).str.lower().map(_SEXES),
+        origin=_optional(table, options.origin).replace("", None),
+        partition=_partition(table, options),
+    )
+    labels = np.stack([_column(table[column], column, options) for column in findings], axis=1)
+    return SourceTable(
+        instances=instances,
+        labels=labels,
+        pathologies=tuple(findings.values()),
+        test_fraction=options.test_fraction,
+    )
+
+
+def _optional(table: pd.DataFrame, column: str | None, otherwise: pd.Series | None = None) -> pd.Series:
+    if column is not None:
+        return table[column]
+    return otherwise if otherwise is not None else pd.Series("", index=table.index)
+
+
+def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ...]) -> dict[str, str]:
+    """Return column → canonical name."""
+    wanted = options.labels or [column for column in table.columns if column not in described]
+    findings = wanted if isinstance(wanted, dict) else {column: canonical(column) for column in wanted}
+    absent = [column for column in findings if column not in table.columns]
+    if absent or not findings:
+        raise DatasetError(
+            f"no column {', '.join(map(repr, absent))}" if absent else "no column holds a finding",
+            f"{options.table}, key `labels`",
+            f"columns among {', '.join(table.columns)}",
+        )
+    twice = sorted({name for name in findings.values() if list(findings.values()).count(name) > 1})
+    if twice:
+        raise DatasetError(f"several columns mean {', '.join(twice)}", f"{options.table}, key `labels`", "one each")
+    return dict(findings)
+
+
+def _column(cells: pd.Series, column: str, options: CsvOptions) -> np.ndarray:
+    positive = options.positive if isinstance(options.positive, list) else options.positive.get(column, ["1", "1.0"])
+    text = cells.str.strip().str.lower()
+    labels = np.zeros(len(cells), np.float32)
+    labels[text.isin([value.lower() for value in positive])] = 1
+    labels[text.isin([value.lower() for value in options.uncertain])] = UNCERTAIN
+    labels[text.isin([value.lower() for value in options.missing])] = np.nan
+    return labels
+
+
+def _partition(table: pd.DataFrame, options: CsvOptions) -> pd.Series:
+    if options.partition is None:
+        return pd.Series("", index=table.index)
+    partition = table[options.partition].str.strip().str.lower().map(_PARTITIONS)
+    if partition.isna().any():
+        raise DatasetError(
+            f"{int(partition.isna().sum())} rows have an unknown partition",
+            f"{options.table}, column {options.partition!r}",
+            f"one of {', '.join(_PARTITIONS)}",
+        )
+    return partition
