@@ -1,0 +1,94 @@
+"""What one network says of every case, and the truth: enough for any comparison later, without the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+IDENTITY = ("case", "patient", "partition", "view", "sex", "age_band", "origin")
+AGE_BANDS = (0, 18, 40, 60, 80)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseScores:
+    """Scores and labels per case; no raw identifier is in here.
+
+    Attributes:
+        table: one row per case, sorted by `case`: case and patient (keyed hashes), partition, view, sex, age_band,
+            origin (strings or missing), then `score_<pathology>` and `label_<pathology>` (float64, NaN not given).
+        pathologies: in order.
+    """
+
+    table: pd.DataFrame
+    pathologies: tuple[str, ...]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Return the scores, float64 (cases, pathologies)."""
+        return self.table[[f"score_{name}" for name in self.pathologies]].to_numpy(np.float64)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the labels, float64 (cases, pathologies), NaN not given."""
+        return self.table[[f"label_{name}" for name in self.pathologies]].to_numpy(np.float64)
+
+    def units(self, unit: str) -> np.ndarray:
+        """Return (cases,) the index of each case's patient (or of the case itself), in the order of the hashes."""
+        _, index = np.unique(self.table[unit].to_numpy(str), return_inverse=True)
+        return index
+
+    def where(self, kept: np.ndarray) -> "CaseScores":
+        """Return the cases for which `kept` (bool) is true."""
+        return CaseScores(self.table[kept].reset_index(drop=True), self.pathologies)
+
+    def save(self, path: Path) -> None:
+        """Write as parquet, aside and renamed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.writing")
+        self.table.to_parquet(aside, index=False)
+        aside.replace(path)
+
+
+def load(path: Path) -> CaseScores:
+    """Read what `CaseScores.save` wrote.
+
+    Raises:
+        ValueError: the file lacks columns.
+    """
+    table = pd.read_parquet(path)
+    missing = [name for name in IDENTITY if name not in table]
+    pathologies = tuple(name.removeprefix("score_") for name in table.columns if name.startswith("score_"))
+    missing += [f"label_{name}" for name in pathologies if f"label_{name}" not in table]
+    if missing or not pathologies:
+        raise ValueError(f"{path.name} is no table of case scores; it lacks {', '.join(missing) or 'score_ columns'}")
+    return CaseScores(table, pathologies)
+
+
+def collect(
+    identity: pd.DataFrame, scores: np.ndarray, labels: np.ndarray, *, pathologies: Sequence[str]
+) -> CaseScores:
+    """Put a table together.
+
+    Args:
+        identity: one row per case with the columns `IDENTITY`.
+        scores: (cases, pathologies).
+        labels: (cases, pathologies), NaN not given.
+        pathologies: names of the columns.
+    """
+    table = identity[list(IDENTITY)].reset_index(drop=True)
+    columns = {f"score_{name}": scores[:, index].astype(np.float64) for index, name in enumerate(pathologies)}
+    columns |= {f"label_{name}": labels[:, index].astype(np.float64) for index, name in enumerate(pathologies)}
+    whole = pd.concat([table, pd.DataFrame(columns)], axis=1).sort_values("case", kind="stable")
+    return CaseScores(whole.reset_index(drop=True), tuple(pathologies))
+
+
+def age_band(years: float) -> str | None:
+    """Return the band of an age: 0-17, 18-39, 40-59, 60-79, 80+; None unknown."""
+    if np.isnan(years):
+        return None
+    index = int(np.searchsorted(AGE_BANDS, years, side="right")) - 1
+    if index < 0:
+        return None
+    return f"{AGE_BANDS[index]}-{AGE_BANDS[index + 1] - 1}" if index + 1 < len(AGE_BANDS) else f"{AGE_BANDS[index]}+"

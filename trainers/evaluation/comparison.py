@@ -1,0 +1,172 @@
+"""Is one network better than another on the same cases: paired differences, their intervals and p-values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from trainers.evaluation import ranking, redraws
+from trainers.evaluation.case_scores import CaseScores
+from trainers.evaluation.intervals import Estimate, bca, jackknife_counts, percentile
+from trainers.evaluation.multiplicity import Correction, adjust
+from trainers.evaluation.redraws import Bootstrap
+from trainers.evaluation.summary import MACRO, RANKING, macro, rankings
+
+Alternative = Literal["two-sided", "greater", "less"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """First minus second, on one pathology or macro.
+
+    Attributes:
+        difference: with its interval.
+        p_value: of the named alternative, from the redraws; None if undefined.
+        adjusted: for the family of pathologies; macro is a test of its own.
+    """
+
+    pathology: str
+    difference: Estimate
+    p_value: float | None
+    adjusted: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two networks on the same cases."""
+
+    metric: str
+    alternative: Alternative
+    correction: Correction
+    bootstrap: Bootstrap
+    differences: tuple[Difference, ...]
+
+    @property
+    def macro(self) -> Difference:
+        """Return the difference of the macro means."""
+        return self.differences[-1]
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per pathology and macro."""
+        return pd.DataFrame(
+            {
+                "pathology": found.pathology,
+                "difference": found.difference.value,
+                "low": found.difference.low,
+                "high": found.difference.high,
+                "p_value": found.p_value,
+                "adjusted": found.adjusted,
+            }
+            for found in self.differences
+        )
+
+
+def compare(
+    first: CaseScores,
+    second: CaseScores,
+    *,
+    metric: str = "auroc",
+    bootstrap: Bootstrap | None = None,
+    alternative: Alternative = "two-sided",
+    correction: Correction = "benjamini_hochberg",
+) -> Comparison:
+    """Compare two networks on the same cases, with the same redraws for both.
+
+    The p-value inverts the percentile interval: twice (or once) the share of redraws on the far side of no
+    difference, counting the observed sample as one redraw so that it is never 0 (Davison and Hinkley 1997, §4.2.3).
+
+    Args:
+        first: e.g. the challenger.
+        second: e.g. the champion; the same cases and labels.
+        metric: auroc or average_precision.
+        bootstrap: default: 1,000 redraws of patients.
+        alternative: "greater" asks whether the first is better.
+        correction: over the pathologies.
+
+    Raises:
+        ValueError: not the same cases, patients or labels.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    check_paired(first, second)
+    names = first.pathologies
+    units = first.units(bootstrap.unit)
+    drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
+    pair = (rankings(first, units), rankings(second, units))
+    listed = [name for name, found in zip(names, pair[0], strict=True) if found is not None]
+    observed = _differences(pair, np.ones((len(drawn), 1), np.uint16), metric, names, listed)[0]
+    redrawn = _differences(pair, drawn, metric, names, listed)
+    estimates = [
+        percentile(None if np.isnan(value) else float(value), redrawn[:, index], level=bootstrap.level)
+        for index, value in enumerate(observed)
+    ]
+    if bootstrap.interval == "bca":
+        left_out = _differences(pair, jackknife_counts(len(drawn)), metric, names, listed)
+        estimates = [
+            bca(estimate.value, redrawn[:, index], left_out[:, index], level=bootstrap.level)
+            for index, estimate in enumerate(estimates)
+        ]
+    p_values = [
+        None if estimate.value is None else p_value(redrawn[:, index], alternative)
+        for index, estimate in enumerate(estimates)
+    ]
+    adjusted = [*adjust(p_values[:-1], correction), p_values[-1]]
+    return Comparison(
+        metric,
+        alternative,
+        correction,
+        bootstrap,
+        tuple(map(Difference, (*names, MACRO), estimates, p_values, adjusted)),
+    )
+
+
+def p_value(differences: np.ndarray, alternative: Alternative) -> float | None:
+    """Return the bootstrap p-value of redrawn differences; NaN redraws are left out."""
+    defined = differences[~np.isnan(differences)]
+    if len(defined) == 0:
+        return None
+    not_greater = (np.sum(defined <= 0) + 1) / (len(defined) + 1)
+    not_less = (np.sum(defined >= 0) + 1) / (len(defined) + 1)
+    if alternative == "greater":
+        return float(not_greater)
+    if alternative == "less":
+        return float(not_less)
+    return float(min(1.0, 2 * min(not_greater, not_less)))
+
+
+def check_paired(first: CaseScores, second: CaseScores) -> None:
+    """Refuse to pair scores of different cases or labels.
+
+    Raises:
+        ValueError: says what differs and by how much.
+    """
+    if first.pathologies != second.pathologies:
+        raise ValueError(
+            f"different pathologies: {', '.join(first.pathologies)} against {', '.join(second.pathologies)}"
+        )
+    cases = set(first.table["case"]), set(second.table["case"])
+    if cases[0] != cases[1] or len(first.table) != len(second.table):
+        raise ValueError(
+            f"not the same cases: {len(cases[0] - cases[1])} only in the first, {len(cases[1] - cases[0])} only in the "
+            "second (hashes agree only within one key folder)"
+        )
+    if not np.array_equal(first.labels, second.labels, equal_nan=True):
+        differing = int((np.nan_to_num(first.labels, nan=-1) != np.nan_to_num(second.labels, nan=-1)).sum())
+        raise ValueError(f"the same cases carry {differing} different labels; the data changed between the two")
+
+
+def _differences(
+    pair: tuple[Sequence[ranking.Ranking | None], Sequence[ranking.Ranking | None]],
+    counts: np.ndarray,
+    metric: str,
+    names: Sequence[str],
+    listed: Sequence[str],
+) -> np.ndarray:
+    """Return first − second, (redraws, pathologies + 1), macro last."""
+    if metric not in RANKING:
+        raise ValueError(f"unknown metric {metric!r}; comparable: {', '.join(RANKING)}")
+    first, second = (ranking.redrawn(side, counts, metric=metric) for side in pair)
+    with_macro = [np.column_stack([side, macro(side, names, listed)]) for side in (first, second)]
+    difference: np.ndarray = with_macro[0] - with_macro[1]
+    return difference

@@ -1,0 +1,74 @@
+"""What can be had without looking at the image: a logistic regression on view, sex and age.
+
+A network that is not clearly better than this has learned who is ill from how the film was taken.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from datasets.manifest import Manifest, Partition
+from trainers.evaluation.auroc import auroc
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataBaseline:
+    """AUROC of the metadata alone.
+
+    Attributes:
+        auroc: by pathology, None where a class is absent.
+        macro: mean over the pathologies that have a value; None if none has.
+        columns: what it was given.
+        scores: float64 (rows, pathologies), NaN where it could not be fitted.
+        rows: of the manifest, of the partition that was scored.
+    """
+
+    auroc: dict[str, float | None]
+    macro: float | None
+    columns: tuple[str, ...]
+    scores: np.ndarray
+    rows: np.ndarray
+
+
+def metadata_baseline(
+    manifest: Manifest, *, partition: Partition = "test", with_origin: bool = False
+) -> MetadataBaseline:
+    """Fit on train, score another partition, per image.
+
+    Args:
+        manifest: with view, sex and age; unknown values are a category (age: the mean and a flag).
+        partition: which rows to score.
+        with_origin: also give it the sub-source, to see how much a source alone tells.
+    """
+    train, scored = manifest.rows("train"), manifest.rows(partition)
+    categories = ["view", "sex", *(["origin"] if with_origin else [])]
+    features = _features(manifest.instances, categories, train)
+    scores = np.full((len(scored), len(manifest.pathologies)), np.nan)
+    for index in range(len(manifest.pathologies)):
+        labels = manifest.labels[train, index]
+        known = np.isin(labels, (0, 1))
+        if len(np.unique(labels[known])) == 2:
+            fitted = LogisticRegression(max_iter=1000).fit(features[train[known]], labels[known])
+            scores[:, index] = fitted.predict_proba(features[scored])[:, 1]
+    labels = manifest.labels[scored]
+    found = {
+        name: None if np.isnan(scores[:, index]).any() else auroc(labels[:, index], scores[:, index])
+        for index, name in enumerate(manifest.pathologies)
+    }
+    defined = [value for value in found.values() if value is not None]
+    return MetadataBaseline(found, float(np.mean(defined)) if defined else None, (*categories, "age"), scores, scored)
+
+
+def _features(instances: pd.DataFrame, categories: list[str], train: np.ndarray) -> np.ndarray:
+    """Return one-hot categories and standardized age for all rows, fitted on train."""
+    texts = instances[categories].astype(object).where(instances[categories].notna(), "unknown").astype(str)
+    encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit(texts.iloc[train])
+    age = instances["age"].to_numpy(np.float64)
+    unknown = np.isnan(age)
+    mean = np.nanmean(age[train]) if (~unknown[train]).any() else 0.0
+    filled = np.where(unknown, mean, age)[:, None]
+    scaled = StandardScaler().fit(filled[train]).transform(filled)
+    return np.hstack([encoder.transform(texts), scaled, unknown[:, None].astype(np.float64)])

@@ -1,0 +1,125 @@
+"""Decisions at a threshold that was chosen on validation, never on the cases that are evaluated."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from sklearn.metrics import roc_curve
+
+from trainers.evaluation.auroc import given
+from trainers.evaluation.case_scores import CaseScores
+from trainers.evaluation.intervals import Estimate, percentile
+from trainers.evaluation.redraws import Bootstrap
+
+Rule = Literal["youden", "sensitivity"]
+METRICS = ("sensitivity", "specificity", "accuracy", "balanced_accuracy", "precision", "f1")
+
+
+def choose(
+    validation: CaseScores, *, rule: Rule = "youden", sensitivity: float | None = None
+) -> dict[str, float | None]:
+    """Choose a threshold per pathology; a case is called positive when its score is at or above it.
+
+    Args:
+        validation: case scores of the validation partition.
+        rule: "youden" maximizes sensitivity + specificity − 1 (Youden, Cancer 3:32, 1950; of several the highest
+            threshold); "sensitivity" takes the highest threshold that reaches the target.
+        sensitivity: the target, between 0 and 1, for that rule.
+
+    Returns:
+        By pathology; None where validation lacks a class.
+
+    Raises:
+        ValueError: the target is missing or out of bounds.
+    """
+    if rule == "sensitivity" and (sensitivity is None or not 0 < sensitivity <= 1):
+        raise ValueError(f"rule 'sensitivity' needs a target in (0, 1], not {sensitivity}")
+    labels, scores = validation.labels, validation.scores
+    return {
+        name: threshold(labels[:, index], scores[:, index], rule=rule, sensitivity=sensitivity)
+        for index, name in enumerate(validation.pathologies)
+    }
+
+
+def threshold(
+    labels: np.ndarray, scores: np.ndarray, *, rule: Rule = "youden", sensitivity: float | None = None
+) -> float | None:
+    """Choose one pathology's threshold; see `choose`."""
+    positive, values = given(labels, scores)
+    if positive.all() or not positive.any():
+        return None
+    false_rate, true_rate, cuts = roc_curve(positive, values, drop_intermediate=False)
+    if rule == "youden":
+        # Rates are ratios of counts: rounding must not decide between equal ones.
+        best = int(np.argmax(np.round((true_rate - false_rate)[1:], 12))) + 1
+    else:
+        best = int(np.argmax(true_rate >= (sensitivity or 0) - 1e-12))
+        best = max(best, 1)
+    return float(cuts[best])
+
+
+def decisions(
+    true_positives: np.ndarray, false_positives: np.ndarray, *, positives: np.ndarray, negatives: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the metrics of a confusion table, elementwise, NaN where a denominator is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity = true_positives / positives
+        specificity = 1 - false_positives / negatives
+        precision = true_positives / (true_positives + false_positives)
+        return {
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "accuracy": (true_positives + negatives - false_positives) / (positives + negatives),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "precision": precision,
+            "f1": 2 * true_positives / (true_positives + false_positives + positives),
+        }
+
+
+def estimates(
+    scores: CaseScores,
+    units: np.ndarray,
+    drawn: np.ndarray,
+    *,
+    bootstrap: Bootstrap,
+    at: Mapping[str, float | None],
+) -> dict[str, dict[str, Estimate]]:
+    """Return the decision metrics at given thresholds, with percentile intervals.
+
+    Args:
+        scores: the cases.
+        units: (cases,) index of each case's unit.
+        drawn: (units, redraws) counts.
+        bootstrap: level of the intervals.
+        at: threshold by pathology; None leaves that pathology's metrics undefined.
+    """
+    found: dict[str, dict[str, Estimate]] = {metric: {} for metric in METRICS}
+    for index, name in enumerate(scores.pathologies):
+        cut = at.get(name)
+        if cut is None:
+            for metric in METRICS:
+                found[metric][name] = Estimate(None)
+            continue
+        table = _table(scores.labels[:, index], scores.scores[:, index], cut)
+        point = {key: value[0] for key, value in _measure(table.sum(axis=0)[None, :]).items()}
+        redrawn = _measure(unit_sums(table, units, len(drawn)).T @ drawn.astype(np.float64), columns=True)
+        for metric in METRICS:
+            value = None if np.isnan(point[metric]) else float(point[metric])
+            found[metric][name] = percentile(value, redrawn[metric], level=bootstrap.level)
+    return found
+
+
+def unit_sums(table: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
+    """Return the column sums of a table (cases, k) within each unit, float64 (count, k)."""
+    return np.stack([np.bincount(units, weights=column, minlength=count) for column in table.T], axis=1)
+
+
+def _table(labels: np.ndarray, scores: np.ndarray, cut: float) -> np.ndarray:
+    """Return per case (called & positive, called & negative, positive, negative) as 0 or 1; 0 where not given."""
+    called, positive, negative = scores >= cut, labels == 1, labels == 0
+    return np.stack([called & positive, called & negative, positive, negative], axis=1).astype(np.float64)
+
+
+def _measure(sums: np.ndarray, *, columns: bool = False) -> dict[str, np.ndarray]:
+    true_positives, false_positives, positives, negatives = sums if columns else sums.T
+    return decisions(true_positives, false_positives, positives=positives, negatives=negatives)
