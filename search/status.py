@@ -8,7 +8,7 @@ from rich.table import Table
 
 from search import grid, ledger
 from search.errors import StudyError
-from search.study import identified
+from search.identity import identified
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState

@@ -1,16 +1,15 @@
 """Runs one study from its file to its report; read `run_study` first."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.dataset_config import DatasetConfig
 from search import data_roots, estimate, grid, ray_backend, report, selection, worker
 from search.desk import Desk, now_ms
 from search.errors import StudyError
 from search.grid import Grid, Trial
+from search.identity import identified, key_of
 from search.ledger import Ledger
 from search.progress import Progress
 from search.ray_backend import Slot
@@ -49,9 +48,10 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
         with ray_backend.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
             run = StudyRun(study, machine, folder, roots, slot_of(study, resources), desk)
             run.prepare_data(wanted)
-            entries = run.enter_trials(wanted)
-            run.search(entries)
-            run.evaluate_winners(entries)
+            trials = run.enter_trials(wanted)
+            run.search(trials)
+            run.evaluate_winners(trials)
+            run.measure_baselines(wanted)
             if desk.changed or not folder.report.is_dir():
                 report.write(study, wanted, desk.state, folder)
         return desk.state
@@ -157,6 +157,14 @@ class StudyRun:
                 {"kind": "evaluated", "trial": winner.trial, "cell": winner.cell, "time_ms": now_ms(), **found}
             )
 
+    def measure_baselines(self, wanted: Grid) -> None:
+        """Measure what the metadata of each data set tell without an image, if the study asks for it."""
+        datasets = {key_of(d): d for d in wanted.datasets} if self.study.evaluation.metadata_baseline else {}
+        missing = {key: d for key, d in datasets.items() if key not in self.desk.state.baselines}
+        orders = [worker.BaselineOrder(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
+        for index, found in ray_backend.each(worker.measure_baseline, orders, Slot(1, 0)):
+            self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
+
     def _failed(self, trial: str) -> bool:
         return self.desk.state.trials[trial].state is TrialState.FAILED
 
@@ -164,6 +172,7 @@ class StudyRun:
         return Operation(
             data_root=self.roots[key_of(trial.config.dataset)],
             cache=self.folder.cache,
+            key_folder=self.folder.storage,
             trial_folder=self.folder.trial(identity),
             weights=self.machine.weights,
             threads=self.slot.cpus,
@@ -187,23 +196,8 @@ class StudyRun:
             operation=self._operation(trial, winner.trial),
             checkpoint=winner.checkpoint,
             folder=self.folder.winner(winner.trial),
-            settings=self.study.evaluation.model_dump(mode="json"),
+            settings=self.study.evaluation,
         )
-
-
-def key_of(dataset: DatasetConfig) -> str:
-    """Name a data configuration: 16 hex digits of sha256 over its JSON."""
-    return hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
-
-
-def identified(wanted: Grid, state: StudyState) -> dict[str, Trial]:
-    """Return the grid's trials by identity, for data whose fingerprint the ledger knows."""
-    known = {key: event["fingerprint"] for key, event in state.datasets.items()}
-    return {
-        trial.config.identity(known[key]): trial
-        for trial in wanted.trials
-        if (key := key_of(trial.config.dataset)) in known
-    }
 
 
 def input_size(trial: Trial) -> int:

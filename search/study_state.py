@@ -12,7 +12,8 @@ Kinds of event (key `kind`), in the order they come:
 | decision | trial, epoch, action (prune, keep, spare), reason |
 | ended | trial, state, reason, time_ms, result |
 | reopened | trial, reason |
-| evaluated | trial, cell, time_ms, metrics, files, baseline |
+| evaluated | trial, cell, time_ms, metrics, rows, by_origin, thresholds |
+| baseline | key (of the data), rows |
 | closed | status, time_ms |
 """
 
@@ -68,6 +69,9 @@ class StudyState:
     datasets: dict[str, Event] = field(default_factory=dict)
     trials: dict[str, TrialProgress] = field(default_factory=dict)
     evaluated: dict[str, Event] = field(default_factory=dict)
+    """By cell."""
+    baselines: dict[str, Event] = field(default_factory=dict)
+    """By key of the data."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "StudyState":
@@ -95,6 +99,8 @@ class StudyState:
             self.trials.setdefault(event["trial"], TrialProgress(**fields))
         elif kind == "evaluated":
             self.evaluated[event["cell"]] = event
+        elif kind == "baseline":
+            self.baselines[event["key"]] = event
         elif kind != "closed":
             self._apply_to_trial(self.trials[event["trial"]], event)
 

@@ -101,7 +101,8 @@ class TrackingReceiver:
         if result.get("checkpoint"):
             tags["radsweep.checkpoint"] = str(self._folder.trial(trial) / result["checkpoint"])
             tags["radsweep.checkpoint_sha256"] = result["checkpoint_sha256"]
-        tags |= {f"radsweep.{name}": value for name, value in flat(result.get("record") or {}).items()}
+        record = {name: value for name, value in (result.get("record") or {}).items() if name != "recipe"}
+        tags |= {f"radsweep.record.{name}": value for name, value in flat(record).items()}
         self._tracker.tag(trial, tags)
         self._tracker.finish(trial, STATUS[event["state"]], event["time_ms"])
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from datasets.dataset_config import DatasetConfig
+from search.study_config import Evaluation
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
 
 
@@ -52,7 +53,16 @@ class EvaluationOrder(BaseModel):
     operation: Operation
     checkpoint: str
     folder: Path
-    settings: dict[str, Any]
+    settings: Evaluation
+
+
+class BaselineOrder(BaseModel):
+    """A data set whose metadata alone are to be measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetConfig
+    data_root: Path
 
 
 def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
@@ -116,13 +126,25 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
 
 
 def evaluate(order: EvaluationOrder) -> dict[str, Any]:
-    """Measure a winner on the test partition; scores go to its folder, the summary is returned."""
+    """Measure a winner on the test partition; scores go to its folder, the figures are returned."""
+    from trainers.evaluation.redraws import Bootstrap
     from trainers.evaluation.winner import evaluate_winner
 
+    settings = order.settings
     return evaluate_winner(
         order.config,
         operation=order.operation,
-        checkpoint=order.checkpoint,
+        checkpoint_folder=order.operation.trial_folder / order.checkpoint,
         folder=order.folder,
-        settings=order.settings,
+        bootstrap=Bootstrap(
+            redraws=settings.redraws, unit=settings.unit, level=settings.confidence, seed=settings.seed
+        ),
     )
+
+
+def measure_baseline(order: BaselineOrder) -> dict[str, Any]:
+    """Say what view, sex and age alone reach on the test partition, as rows like those of a winner."""
+    from datasets import sources
+    from trainers.evaluation.metadata import baseline_rows
+
+    return {"rows": baseline_rows(sources.load(order.dataset, order.data_root))}

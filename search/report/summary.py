@@ -1,14 +1,13 @@
 """What a report says, as plain values: every table and figure is drawn from this."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 from search import provenance, selection
 from search.grid import Grid
-from search.study import identified
+from search.identity import identified
 from search.study_config import StudyConfig
 from search.study_state import StudyState, TrialProgress
-from trainers.trial import TrialState
 
 
 def summarize(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, Any]:
@@ -82,14 +81,5 @@ def _data(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _baselines(state: StudyState) -> list[dict[str, Any]]:
-    """The metadata-only baseline once per data set; it is the same for every cell of it."""
-    by_dataset: dict[str, list[Any]] = defaultdict(list)
-    for event in state.evaluated.values():
-        if event.get("baseline"):
-            by_dataset[state.trials[event["trial"]].axes["dataset"]] = event["baseline"]
-    return [{"dataset": name, "rows": rows} for name, rows in by_dataset.items()]
-
-
-def finished(state: StudyState) -> int:
-    """Count trials that trained to their end."""
-    return sum(trial.state is TrialState.COMPLETE for trial in state.trials.values())
+    """The metadata-only baseline of each data configuration."""
+    return [{"dataset": state.datasets[key]["dataset"], "rows": event["rows"]} for key, event in state.baselines.items()]

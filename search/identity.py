@@ -1,0 +1,22 @@
+"""Which trial is which: a hash of the canonical configuration and the data's fingerprint."""
+
+import hashlib
+
+from datasets.dataset_config import DatasetConfig
+from search.grid import Grid, Trial
+from search.study_state import StudyState
+
+
+def key_of(dataset: DatasetConfig) -> str:
+    """Name a data configuration: 16 hex digits of sha256 over its JSON."""
+    return hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
+
+
+def identified(wanted: Grid, state: StudyState) -> dict[str, Trial]:
+    """Return the grid's trials by identity, for data whose fingerprint the ledger knows."""
+    known = {key: event["fingerprint"] for key, event in state.datasets.items()}
+    return {
+        trial.config.identity(known[key]): trial
+        for trial in wanted.trials
+        if (key := key_of(trial.config.dataset)) in known
+    }
