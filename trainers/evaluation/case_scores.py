@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -51,8 +52,8 @@ class CaseScores:
         aside.replace(path)
 
 
-def load(path: Path) -> CaseScores:
-    """Read what `CaseScores.save` wrote.
+def load(path: Path | BinaryIO) -> CaseScores:
+    """Read what `CaseScores.save` wrote, from a file or from bytes.
 
     Raises:
         ValueError: the file lacks columns.
@@ -62,7 +63,8 @@ def load(path: Path) -> CaseScores:
     pathologies = tuple(name.removeprefix("score_") for name in table.columns if name.startswith("score_"))
     missing += [f"label_{name}" for name in pathologies if f"label_{name}" not in table]
     if missing or not pathologies:
-        raise ValueError(f"{path.name} is no table of case scores; it lacks {', '.join(missing) or 'score_ columns'}")
+        name = path.name if isinstance(path, Path) else "the content"
+        raise ValueError(f"{name} is no table of case scores; it lacks {', '.join(missing) or 'score_ columns'}")
     return CaseScores(table, pathologies)
 
 

@@ -4,6 +4,7 @@ A network that is not clearly better than this has learned who is ill from how t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,26 @@ def metadata_baseline(
     }
     defined = [value for value in found.values() if value is not None]
     return MetadataBaseline(found, float(np.mean(defined)) if defined else None, (*categories, "age"), scores, scored)
+
+
+def baseline_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the baseline's test figures in the form of a winner's: metric, target, value, counts, no interval."""
+    baseline = metadata_baseline(manifest)
+    labels = manifest.labels[baseline.rows]
+    rows = [
+        {
+            "metric": "auroc",
+            "target": name,
+            "value": baseline.auroc[name],
+            "low": None,
+            "high": None,
+            "positives": int((labels[:, index] == 1).sum()),
+            "negatives": int((labels[:, index] == 0).sum()),
+        }
+        for index, name in enumerate(manifest.pathologies)
+    ]
+    nothing = {"low": None, "high": None, "positives": None, "negatives": None}
+    return [*rows, {"metric": "auroc", "target": "macro", "value": baseline.macro, **nothing}]
 
 
 def _features(instances: pd.DataFrame, categories: list[str], train: np.ndarray) -> np.ndarray:
