@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from datasets import sources
+from datasets import preprocessing, sources
 from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
 from search.study_config import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, StudyConfig
-from trainers import initializations
+from trainers import adaptations, initializations, tasks
 from trainers.trial import TrialConfig
 
 
@@ -150,14 +150,24 @@ def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
     options = {key: value for key, value in own.items() if key not in DATASET_FIELDS and key != "source"}
     source = own.get("source", name)
     if source not in sources.names():
-        raise StudyError(f"study {study.name}: data set {name!r} has no source {source!r}; sources: {_listing(sources)}")
+        raise StudyError(f"study {study.name}: data set {name!r} has no source {source!r}; sources: {', '.join(sources.names())}")
     return DatasetConfig(name=name, source=source, options=options, **(common | fields | axes))
 
 
-def _listing(room: Any) -> str:
-    return ", ".join(room.names())
-
-
 def _refusal(config: TrialConfig) -> str | None:
-    resolved = initializations.resolve(config.initialization, config.backbone, config.resolution)
-    return resolved.reason if isinstance(resolved, initializations.Refusal) else None
+    """Say why a combination of things that all exist cannot be trained, or None.
+
+    Raises:
+        StudyError: something that does not exist at all.
+    """
+    try:
+        preprocessing.resolve(config.dataset.preprocessing)
+        tasks.load(config.task)
+        adaptation = adaptations.load(config.adaptation)
+        network = initializations.resolve(config.initialization, config.backbone, config.resolution)
+    except ValueError as problem:  # both rooms raise it for a name that no file bears, and list those that exist
+        raise StudyError(str(problem)) from None
+    if isinstance(network, initializations.Refusal):
+        return network.reason
+    refused = adaptation.refusal(network.family)
+    return f"{config.adaptation} × {config.backbone}: {refused.reason}" if refused else None

@@ -43,6 +43,11 @@ def delivered(study: StudyConfig, folder: StudyFolder) -> Iterator[Delivery]:
             )
 
 
+def tracking_uri(study: StudyConfig, folder: StudyFolder) -> str:
+    """Return the MLflow store that a study names, or the embedded one."""
+    return study.tracking.uri or folder.tracking_uri
+
+
 def connect_tracker(study: StudyConfig, folder: StudyFolder) -> Tracker:
     """Open the study's tracker: the one it names, or the embedded store."""
     experiment = study.tracking.experiment or study.name

@@ -68,7 +68,7 @@ def by_origin(found: dict[str, Any]) -> pd.DataFrame:
         {"cell": short_name(found, cell), "within source": row["origin"], "cases": row["cases"], primary(found): interval(row)}
         for cell in found["cells"]
         for row in cell["by_origin"]
-        if row["target"] == MACRO
+        if row["target"] == MACRO and row["metric"] == primary(found)
     ]
     return pd.DataFrame(rows)
 

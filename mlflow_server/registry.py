@@ -1,0 +1,105 @@
+"""The model registry: versions, the alias `champion`, and the evidence on every version."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.errors import PromotionError
+
+CHAMPION = "champion"
+TAG_CHARACTERS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+
+
+class Registry:
+    """Reads and writes one tracking server's registry.
+
+    Args:
+        uri: MLflow tracking URI.
+    """
+
+    def __init__(self, uri: str):
+        self._client = MlflowClient(tracking_uri=uri)
+
+    def champion(self, name: str) -> Version | None:
+        """Return the version that bears the alias, or None."""
+        try:
+            found = self._client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as problem:
+            if problem.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+        return Version(name, str(found.version), str(found.run_id), dict(found.tags))
+
+    def register(self, name: str, *, source: str, run_id: str, tags: Mapping[str, Any]) -> Version:
+        """Add a version, unless the run has one already."""
+        self._create_registered_model(name)
+        for found in self._client.search_model_versions(f"name='{name}'"):
+            if found.run_id == run_id:
+                return Version(name, str(found.version), run_id, dict(found.tags))
+        kept = {key: str(value)[:TAG_CHARACTERS] for key, value in tags.items()}
+        created = self._client.create_model_version(name, source=source, run_id=run_id, tags=kept)
+        return Version(name, str(created.version), run_id, kept)
+
+    def version_of(self, name: str, run_id: str) -> Version | None:
+        """Return the version that was made from a run, or None."""
+        try:
+            found = self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+        except MlflowException:
+            return None
+        return Version(name, str(found[0].version), run_id, dict(found[0].tags)) if found else None
+
+    def crown(self, version: Version, *, instead_of: Version | None) -> None:
+        """Give a version the alias `champion`.
+
+        Raises:
+            PromotionError: the champion is no longer the one that the decision was about.
+        """
+        present = self.champion(version.name)
+        if (present.version if present else None) != (instead_of.version if instead_of else None):
+            raise PromotionError(
+                f"{version.name}: the champion changed to version {present.version if present else 'none'} while this "
+                "promotion was judged; run promote again"
+            )
+        self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+
+    def tag(self, version: Version, tags: Mapping[str, Any]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(version.name, version.version, key, str(value)[:TAG_CHARACTERS])
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """Return the content of a run's artifact.
+
+        Raises:
+            PromotionError: the run has no such artifact.
+        """
+        with tempfile.TemporaryDirectory(prefix="radsweep-") as folder:
+            try:
+                local = self._client.download_artifacts(run_id, path, folder)
+            except (MlflowException, OSError) as problem:
+                raise PromotionError(
+                    f"run {run_id}: no artifact {path} ({str(problem).splitlines()[0]}); it is written by `search run`"
+                ) from problem
+            return Path(local).read_bytes()
+
+    def _create_registered_model(self, name: str) -> None:
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as problem:
+            if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise

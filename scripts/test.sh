@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs into .venv, then lint, types, import contracts and tests. Words after it go to pytest:
+#   bash scripts/test.sh -m 'not slow'
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh requirements-dev.lock
+export PATH="$PWD/.venv/bin:$PATH"
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+ruff check .
+ruff format --check .
+mypy
+lint-imports
+python -m pytest --cov=datasets --cov=trainers --cov=mlflow_server --cov=search --cov-report=term:skip-covered "$@"

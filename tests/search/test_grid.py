@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from search import grid
+from search.errors import StudyError
+from search.plan import plan
+from search.study_config import StudyConfig, load_study
+
+STUDIES = Path(__file__).parents[2] / "search" / "studies"
+
+
+def study(**changes):
+    axes = {
+        "dataset": "phantom",
+        "initialization": ["random", "imagenet"],
+        "backbone": "tf_efficientnet_lite0",
+        "resolution": [64, 128],
+    }
+    return StudyConfig.model_validate(
+        {"name": "tiny", "axes": axes | changes.pop("axes", {}), "search": {"learning_rate": [1e-4, 1e-3]}} | changes
+    )
+
+
+def test_cells_are_the_product_and_trials_the_searched_values_and_seeds():
+    found = grid.expand(study(seeds=[0, 1]))
+    assert len(found.cells) == 4
+    assert len(found.trials) == 4 * 2 * 2
+    assert found.cells[0].name == "phantom/random/tf_efficientnet_lite0/64"
+    assert found.trials[1].seed == 1
+    assert found.trials[2].config.recipe.learning_rate == 1e-3
+
+
+def test_excluded_combinations_are_left_out():
+    found = grid.expand(study(exclude=[{"resolution": 128, "initialization": ["random"]}]))
+    assert [cell.name for cell in found.cells] == [
+        "phantom/random/tf_efficientnet_lite0/64",
+        "phantom/imagenet/tf_efficientnet_lite0/64",
+        "phantom/imagenet/tf_efficientnet_lite0/128",
+    ]
+    assert found.excluded == 1
+
+
+def test_the_resolution_study_has_85_cells_and_explains_its_holes():
+    planned = plan(load_study(STUDIES / "dinov3_resolution.yaml"))
+    assert (planned["cells"], planned["trials"], planned["excluded"]) == (85, 255, 24)
+    assert len(planned["refused"]) == 7 * 2 + 3
+    assert {r["cell"]["initialization"] for r in planned["refused"]} == {"dinov2"}
+    assert {r["cell"]["backbone"] for r in planned["refused"]} == {"convnext_base"}
+    assert all("no such weights exist" in r["reason"] for r in planned["refused"])
+    assert planned["estimated"]["gpu_hours"]["low"] < planned["estimated"]["gpu_hours"]["high"]
+
+
+@pytest.mark.parametrize("shipped", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_study_can_be_planned(shipped):
+    planned = plan(load_study(shipped))
+    assert planned["cells"] > 0
+    assert planned["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axes": {"backbone": "vit_bsae"}}, "vit_base"),
+        ({"axes": {"initialization": "dinov4"}}, "dinov3"),
+        ({"axes": {"dataset": "chexprt"}}, "has no source 'chexprt'; sources: "),
+        ({"task": "segmentatoin"}, "multilabel"),
+        ({"axes": {"initialization": "dinov2", "backbone": "convnext_base", "resolution": 224}}, "no cell is left"),
+        ({"recipe": {"name": "papr"}}, "unknown recipe 'papr'; recipes: modern, paper"),
+        ({"recipe": {"epoch": 3}}, "recipe.epoch: Extra inputs are not permitted"),
+        ({"axes": {"adaptation": "finetuen"}}, "finetune"),
+        ({"data": {"preprocessing": "sepia"}}, "standard"),
+        ({"pruning": {"pruner": "medain"}}, "no pruner 'medain'; pruners: cell_race"),
+        ({"pruning": {"pruner": "median", "settings": {"warmup": 3}}}, "it takes: n_startup_trials"),
+        ({"pruning": {"pruner": "wilcoxon"}}, "epochs of a training are not instances"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(changes, message):
+    with pytest.raises(StudyError) as told:
+        plan(study(**changes))
+    assert message in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("pruning", "message"),
+    [
+        ({"within": "study"}, "compares trials of different cells"),
+        ({"pruner": "median"}, "nothing will be pruned"),
+    ],
+)
+def test_what_is_probably_not_meant_is_warned_of(pruning, message):
+    assert message in plan(study(pruning=pruning))["warnings"][0]
+
+
+def test_identity_is_the_canonical_configuration_and_the_data():
+    one, two = grid.expand(study()).trials[0].config, grid.expand(study(name="other")).trials[0].config
+    assert one.identity("f") == two.identity("f")
+    assert one.identity("f") != one.identity("g")
+    assert len({trial.config.identity("f") for trial in grid.expand(study()).trials}) == 8
+
+
+def test_any_setting_may_be_an_axis():
+    found = grid.expand(study(axes={"label_noise": [0.0, 0.2], "recipe": ["paper", {"name": "modern", "epochs": 3}]}))
+    assert len(found.cells) == 16
+    assert {trial.config.dataset.label_noise for trial in found.trials} == {0.0, 0.2}
+    assert {(t.config.recipe.name, t.config.recipe.epochs) for t in found.trials} == {("paper", 30), ("modern", 3)}

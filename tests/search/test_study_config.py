@@ -1,0 +1,87 @@
+import pytest
+
+from search.errors import StudyError
+from search.study_config import load_study
+
+GOOD = """
+name: tiny
+axes:
+  dataset: phantom
+  initialization: [random, imagenet]
+  backbone: tf_efficientnet_lite0
+  resolution: [64, 128]
+search: {learning_rate: [1e-4, 3e-4]}
+recipe: {epochs: 2}
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_read_with_its_types(tmp_path):
+    study = load_study(write(tmp_path, GOOD))
+    assert study.search == {"learning_rate": [1e-4, 3e-4]}  # PyYAML reads 1e-4 as text
+    assert study.axes["resolution"] == [64, 128]
+    assert study.axes["dataset"] == ["phantom"]
+    assert study.pruning.within == "cell"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("resolution", "resolutoin"), "study.yaml:3: axes: unknown setting resolutoin; settings: adaptation,"),
+        (("[64, 128]", "[64, tall]"), "resolution: Input should be a valid integer, unable to parse string as an integer, found 'tall'"),
+        (("[64, 128]", "[64, 64]"), "resolution: a value is listed twice"),
+        (("[64, 128]", "[8]"), "resolution: Input should be greater than or equal to 16, found 8"),
+        (("1e-4, 3e-4", "fast"), "learning_rate: Input should be a valid number, unable to parse string as a number, found 'fast'"),
+        (("1e-4, 3e-4", "-1"), "learning_rate: Input should be greater than 0, found -1"),
+        (("name: tiny", "name: Tiny Study"), "study.yaml:2: name: String should match pattern"),
+        (("name: tiny\n", ""), "name: Field required"),
+        (("recipe:", "recipee:"), "study.yaml:9: recipee: unknown key; keys here: axes, data, evaluation,"),
+        (("recipe: {epochs: 2}", "pruning: {prunner: median}"), "study.yaml:9: pruning.prunner: unknown key; keys here: pruner,"),
+        (("recipe: {epochs: 2}", "seeds: [1, 1]"), "study.yaml:9: seeds: a seed is listed twice"),
+        (("  dataset: phantom\n", ""), "axes: `dataset` is missing"),
+        (("recipe: {epochs: 2}", "exclude: [{resolution: 96}]"), "exclude[0]: resolution has no value 96; values: [64, 128]"),
+        (("recipe: {epochs: 2}", "exclude: [{labels: paper}]"), "exclude[0]: `labels` is not an axis"),
+        (("recipe: {epochs: 2}", "data: {phantoms: {}}"), "data: `phantoms` is neither a setting"),
+        (("{learning_rate:", "{resolution: [32], learning_rate:"), "`resolution` is both an axis and searched"),
+        (("recipe: {epochs: 2}", "pruning: {within: [colour]}"), "pruning.within: `colour` is not an axis"),
+        (
+            ("recipe: {epochs: 2}", "tracking: {uri: 'https://me:secret@host'}"),
+            "tracking.uri: a password does not belong in a study file",
+        ),
+    ],
+)
+def test_a_problem_is_told_with_its_place(tmp_path, change, message):
+    with pytest.raises(StudyError) as told:
+        load_study(write(tmp_path, GOOD.replace(*change)))
+    assert message in str(told.value)
+    assert "secret" not in str(told.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    text = GOOD.replace("name: tiny", "name: X Y").replace("epochs: 2", "epochs: 2}\npruning: {spare_share: 3")
+    with pytest.raises(StudyError, match="2 problem"):
+        load_study(write(tmp_path, text + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", "line 2: `name`, first on line 1"),
+        ("- a\n", "a study file is a mapping"),
+        ("name: [unclosed\n", "not valid YAML"),
+        ("name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_what_is_no_study_file_is_refused(tmp_path, text, message):
+    with pytest.raises(StudyError, match=message):
+        load_study(write(tmp_path, text))
+
+
+def test_an_absent_file_names_the_shipped_ones(tmp_path):
+    with pytest.raises(StudyError, match=r"no such study file. Shipped ones: search/studies"):
+        load_study(tmp_path / "none.yaml")
