@@ -53,7 +53,6 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
     check_disjoint(table.instances[apart], where=f"data set {config.name}")
     check_not_empty(table.instances, where=f"data set {config.name}")
     labels = _policies(table, config)
-    _check_two_classes(labels[(table.instances["partition"] == "train").to_numpy()], table.pathologies, config)
     manifest = Manifest(
         source=config.source,
         root=root,
@@ -106,6 +105,7 @@ def _partitioned(table: SourceTable, config: DatasetConfig) -> tuple[SourceTable
 def _policies(table: SourceTable, config: DatasetConfig) -> np.ndarray:
     labels = resolve_uncertain(table.labels, table.pathologies, config.uncertain)
     train = (table.instances["partition"] == "train").to_numpy()
+    _check_two_classes(labels[train], table.pathologies, config)
     labels = np.where(train[:, None], labels, harden(labels))
     return flip(
         labels,

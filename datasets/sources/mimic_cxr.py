@@ -47,7 +47,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     place = rows["study_id"].map(dict(zip(found["study_id"], range(len(found)), strict=True)))
     instances = _instances(rows)
     completeness, differences = compare(FACTS, instances, np.zeros((len(rows), 0), np.float32), ())
-    kept = place.notna().to_numpy()
+    kept = place.notna().to_numpy(copy=True)
     if options.views == "frontal":
         kept &= rows["ViewPosition"].isin(["AP", "PA"]).to_numpy()
     paper = config.labels == "paper"

@@ -1,0 +1,176 @@
+"""What is particular to one source or another."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from datasets.external import external_test
+from datasets.sources import load, names, read
+from tests.datasets import miniatures
+
+
+def _config(source: str, options: dict[str, object] | None = None, **settings) -> DatasetConfig:
+    settings = {"uncertain": "zeros", "validation_fraction": 0.3, **settings}
+    return DatasetConfig(name=source, source=source, options=options or {}, **settings)
+
+
+def test_an_unknown_source_lists_those_that_exist(tmp_path: Path):
+    with pytest.raises(DatasetError, match="unknown source 'chexprt'") as caught:
+        load(_config("chexprt"), tmp_path)
+    assert all(name in str(caught.value) for name in names())
+
+
+def test_nih_reads_plain_images_and_the_origin(tmp_path: Path):
+    miniatures.nih_chest_xray14(tmp_path)
+    (tmp_path / "images").mkdir()
+    for folder in tmp_path.glob("images_0*"):
+        for image in (folder / "images").iterdir():
+            image.rename(tmp_path / "images" / image.name)
+    (tmp_path / "sources.csv").write_text("Image Index,source_repo\n00000001_000.png,somewhere\n")
+    manifest = load(_config("nih_chest_xray14"), tmp_path)
+    assert (tmp_path / manifest.instances["path"].iloc[0]).is_file()
+    assert list(manifest.instances["origin"].dropna()) == ["somewhere"]
+
+
+def test_nih_refuses_images_in_no_list(tmp_path: Path):
+    miniatures.nih_chest_xray14(tmp_path)
+    (tmp_path / "test_list.txt").write_text("")
+    with pytest.raises(DatasetError, match="72 images are in neither split list"):
+        load(_config("nih_chest_xray14"), tmp_path)
+
+
+def test_nih_patients_in_both_lists_are_refused_and_counted(tmp_path: Path):
+    miniatures.nih_chest_xray14(tmp_path)
+    train, test = ((tmp_path / name).read_text().split() for name in ("train_val_list.txt", "test_list.txt"))
+    (tmp_path / "train_val_list.txt").write_text("\n".join(train[1:]))
+    (tmp_path / "test_list.txt").write_text("\n".join([*test, train[0]]))
+    with pytest.raises(DatasetError, match="1 patients are in more than one partition"):
+        load(_config("nih_chest_xray14"), tmp_path)
+
+
+def test_chexpert_row_filter_views_and_blanks(tmp_path: Path):
+    miniatures.chexpert(tmp_path)
+    everything = read(_config("chexpert", {"views": "all", "blank": "ignore", "row_filter": False}), tmp_path)
+    frontal = read(_config("chexpert", {"row_filter": False}), tmp_path)
+    filtered = read(_config("chexpert", labels="paper"), tmp_path)
+    assert len(everything.instances) == 2 * len(frontal.instances) == 2 * (miniatures.PATIENTS + 12)
+    assert np.isnan(everything.labels).mean() == pytest.approx(0.25, abs=0.04)
+    assert not np.isnan(frontal.labels).any()
+    assert set(filtered.instances["partition"]) == {""}  # drawn, as in paper 1
+    uncertain = [name for name in filtered.pathologies if name in ("cardiomegaly", "lung_opacity", "lung_lesion")]
+    columns = [filtered.pathologies.index(name) for name in uncertain]
+    assert not (filtered.labels[:, columns] == -1).any()
+    assert 0 < len(filtered.instances) < miniatures.PATIENTS
+
+
+def test_chexpert_paths_follow_the_folder_at_hand_not_the_archive(tmp_path: Path):
+    miniatures.chexpert(tmp_path)
+    root = tmp_path / "CheXpert-v1.0-small"
+    renamed = root.rename(tmp_path / "my copy")
+    manifest = load(_config("chexpert"), renamed)
+    assert (renamed / manifest.instances["path"].iloc[0]).is_file()
+
+
+def test_mimic_keeps_official_partitions_and_leaves_unlabelled_studies_out(tmp_path: Path):
+    miniatures.mimic_cxr(tmp_path)
+    manifest = load(_config("mimic_cxr"), tmp_path)
+    assert len(manifest) == miniatures.PATIENTS - 1  # frontal only, one study without labels
+    assert manifest.validation == "published"
+    assert len(manifest.rows("val")) == miniatures.PATIENTS // 5
+    assert load(_config("mimic_cxr", labels="paper"), tmp_path).validation.startswith("drawn")
+
+
+def test_padchest_reads_terms_and_ages(tmp_path: Path):
+    miniatures.padchest(tmp_path)
+    table = read(_config("padchest"), tmp_path)
+    assert len(table.instances) == 3 * miniatures.PATIENTS * 3 // 4 - 1  # laterals and the row `nan` are out
+    assert table.instances["age"].iloc[0] == 84  # 2014 - 1930
+    assert table.labels[0, table.pathologies.index("cardiomegaly")] == 1
+
+
+@pytest.mark.parametrize(("vote", "positives"), [("majority", "truth"), ("any", "all"), ("soft", "share")])
+def test_vindr_readers_vote(tmp_path: Path, vote: str, positives: str):
+    miniatures.vindr_cxr(tmp_path)
+    table = read(_config("vindr_cxr", {"vote": vote}, labels="paper"), tmp_path)
+    train = table.labels[(table.instances["partition"] == "train").to_numpy()]
+    expected = {"truth": {0.0, 1.0}, "all": {1.0}, "share": {1 / 3, 2 / 3}}[positives]
+    assert {round(float(value), 4) for value in np.unique(train)} == {round(value, 4) for value in expected}
+    manifest = load(_config("vindr_cxr", {"vote": "soft"}, labels="paper"), tmp_path)
+    for partition in ("val", "test"):
+        assert set(np.unique(manifest.labels[manifest.rows(partition)])) <= {0.0, 1.0}
+
+
+def test_validation_on_test_is_offered_under_a_name_that_says_so(tmp_path: Path):
+    miniatures.vindr_pcxr(tmp_path)
+    manifest = load(_config("vindr_pcxr", {"validation_on_test": True}), tmp_path)
+    val, test = (manifest.instances["path"].iloc[manifest.rows(part)] for part in ("val", "test"))
+    assert set(val) == set(test)
+    assert "optimistic" in manifest.validation
+
+
+def test_pcxr_merges_bronchitis_and_bronchiolitis_for_the_paper(tmp_path: Path):
+    miniatures.vindr_pcxr(tmp_path)
+    paper, own = (read(_config("vindr_pcxr", labels=labels), tmp_path) for labels in ("paper", "conventional"))
+    both = own.labels[:, [own.pathologies.index(name) for name in ("bronchitis", "bronchiolitis")]].max(axis=1)
+    np.testing.assert_array_equal(paper.labels[:, 2], both)
+
+
+def test_rsna_counts_an_image_with_two_boxes_once(tmp_path: Path):
+    miniatures.rsna_pneumonia(tmp_path)
+    table = read(_config("rsna_pneumonia"), tmp_path)
+    assert len(table.instances) == miniatures.PATIENTS
+    assert table.labels.sum() == len(range(0, miniatures.PATIENTS, 3))
+
+
+def test_csv_severities_and_missing_cells(tmp_path: Path):
+    options = miniatures.csv_table(tmp_path)
+    table = read(_config("csv", options), tmp_path)
+    assert table.pathologies == ("cardiomegaly", "congestion")
+    assert table.labels[:, 0].mean() == pytest.approx(2 / 5)  # severities 3 and 4 of 0–4
+    assert np.isnan(table.labels[:, 1]).any()
+    assert set(table.instances["partition"]) == {"train", "val", "test"}
+
+
+def test_csv_names_columns_that_are_not_there(tmp_path: Path):
+    options = miniatures.csv_table(tmp_path) | {"labels": ["Cardiomegly"]}
+    with pytest.raises(DatasetError, match=r"no column 'Cardiomegly'.*Cardiomegaly"):
+        read(_config("csv", options), tmp_path)
+
+
+def test_a_pathology_with_one_class_is_named_with_its_counts(tmp_path: Path):
+    miniatures.rsna_pneumonia(tmp_path)
+    table = tmp_path / "stage_2_train_labels.csv"
+    table.write_text("\n".join(line.removesuffix(",1") + ",0" if line.endswith(",1") else line
+                               for line in table.read_text().split()))  # fmt: skip
+    with pytest.raises(DatasetError, match=r"only one class in train for pneumonia \(0 positive, \d+ negative\)"):
+        load(_config("rsna_pneumonia"), tmp_path)
+
+
+def test_external_evaluation_is_on_shared_pathologies_of_the_other_test_partition(tmp_path: Path):
+    miniatures.nih_chest_xray14(tmp_path / "nih")
+    other = load(_config("nih_chest_xray14", labels="paper"), tmp_path / "nih")
+    trained = ("fracture", "pneumonia", "lung_opacity", "cardiomegaly")
+    external = external_test(other, trained_on="mimic_cxr", pathologies=trained)
+    assert external.pathologies == ("pneumonia", "cardiomegaly")
+    assert external.outputs.tolist() == [1, 3]
+    assert set(external.manifest.instances["partition"]) == {"test"}
+    column = other.labels[other.rows("test"), other.pathologies.index("cardiomegaly")]
+    np.testing.assert_array_equal(external.manifest.labels[:, 1], column)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "pathologies", "message"),
+    [
+        ("nih_chest_xray14", ("pneumonia",), "is not external to"),
+        ("rsna_pneumonia", ("pneumonia",), "is not external to"),
+        ("chexpert", ("fracture",), "share no pathology"),
+    ],
+)
+def test_an_external_evaluation_that_means_nothing_is_refused(tmp_path: Path, trained_on, pathologies, message):
+    miniatures.nih_chest_xray14(tmp_path)
+    other = load(_config("nih_chest_xray14"), tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        external_test(other, trained_on=trained_on, pathologies=pathologies)
