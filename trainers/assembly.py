@@ -92,8 +92,14 @@ def describe(config: TrialConfig, network: Network, pathologies: Sequence[str], 
     }
 
 
-def load_network(checkpoint_folder: Path) -> tuple[Network, TrialConfig, tuple[str, ...]]:
+def load_network(
+    checkpoint_folder: Path, *, weights: Path | None = None
+) -> tuple[Network, TrialConfig, tuple[str, ...]]:
     """Rebuild a trained network from a checkpoint alone, in evaluation mode on the CPU.
+
+    Args:
+        checkpoint_folder: with `network.safetensors` and `trial.json`.
+        weights: pretrained weights for adaptations whose checkpoint holds the head alone; None asks the hub.
 
     Returns:
         The network ((B, 1, R, R) uint8 or [0, 1] to outputs), its trial and its pathologies.
@@ -103,9 +109,11 @@ def load_network(checkpoint_folder: Path) -> tuple[Network, TrialConfig, tuple[s
     """
     trial = checkpoint.read_trial(checkpoint_folder)
     config = TrialConfig.model_validate(trial["trial"])
-    network = build_network(config, trial["pathologies"], weights=None, load=False)
+    head_alone = adaptations.load(config.adaptation).on_features
+    network = build_network(config, trial["pathologies"], weights=weights, load=head_alone)
     set_normalisation(network, trial)
-    load_state(network, checkpoint.read_tensors(checkpoint_folder, "network"), name=checkpoint_folder.name)
+    state = checkpoint.read_tensors(checkpoint_folder, "network")
+    load_state(network.head if head_alone else network, state, name=checkpoint_folder.name)
     return network.eval(), config, tuple(trial["pathologies"])
 
 

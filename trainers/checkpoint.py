@@ -130,13 +130,15 @@ def folder_bytes(folder: Path) -> int:
     return sum(sizes.values())
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer | None, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
     """Flatten an optimizer's state to `<parameter name>//<key>` tensors.
 
     Args:
         optimizer: whose parameters all have a name.
         names: by id of the parameter.
     """
+    if optimizer is None:
+        return {}
     return {
         f"{names[id(parameter)]}//{key}": value
         for parameter, state in optimizer.state.items()
@@ -146,9 +148,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Tensors, parameters: Mapping[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer | None, tensors: Tensors, parameters: Mapping[str, torch.nn.Parameter]
 ) -> None:
     """Put back what `optimizer_tensors` flattened; group settings follow from the recipe and the step."""
+    if optimizer is None:
+        return
     for flat, value in tensors.items():
         name, key = flat.split("//")
         parameter = parameters[name]

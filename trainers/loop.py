@@ -24,6 +24,7 @@ class Training:
 
     Attributes:
         network: inputs to outputs, on `device`.
+        optimizer: None where nothing is trained (nearest neighbours): a step then does nothing.
         steps_per_epoch: optimizer steps.
         seed: of the trial.
         micro_batch: how many images go through at once; learns from out-of-memory errors.
@@ -32,7 +33,7 @@ class Training:
     """
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     task: Task
     loss: Loss
     recipe: Recipe
@@ -58,10 +59,17 @@ class Training:
         rate = self.recipe.learning_rate * optim.rate_factor(
             epoch * self.steps_per_epoch + index, steps_per_epoch=self.steps_per_epoch, recipe=self.recipe
         )
+        if self.optimizer is None:
+            return 0.0
         optim.set_rate(self.optimizer, rate)
         self.network.train()
+        weight = self.ranks.total(self.loss.weight(labels).to(self.device, torch.float64)).clamp(min=1)
         with seeding.draws_at(self.seed, "step", epoch, index, self.ranks.rank, device=self.device):
-            loss = self.micro_batch.run(self.network, lambda size: self._gradients(images, labels, size), len(images))
+            total = self.micro_batch.run(
+                self.network, lambda size: self._gradients(images, labels, weight, size=size), len(images)
+            )
+        self.ranks.add_gradients(self.network)
+        loss = float(self.ranks.total(total) / weight)
         if not math.isfinite(loss):
             raise TrialError("non_finite", f"the loss is {loss} at epoch {epoch + 1}, step {index + 1}")
         self._clip(epoch, index)
@@ -69,10 +77,13 @@ class Training:
         self._update_average()
         return loss
 
-    def _gradients(self, images: Tensor, labels: Tensor, size: int) -> float:
-        """Leave the whole batch's gradient in the parameters, `size` images at a time, and return its mean loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        weight = self.ranks.total(self.loss.weight(labels).to(self.device, torch.float64)).clamp(min=1)
+    def _gradients(self, images: Tensor, labels: Tensor, weight: Tensor, *, size: int) -> Tensor:
+        """Leave the gradient of these images' loss / `weight` in the parameters, `size` at a time; return the sum.
+
+        No message between processes is sent in here: one of them may have to repeat it with less memory.
+        """
+        for parameter in self.network.parameters():
+            parameter.grad = None
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for first in range(0, len(images), size):
             part, targets = self.task.collate(
@@ -83,8 +94,7 @@ class Training:
             loss = self.loss.total(outputs.float() if outputs.dtype.itemsize < 4 else outputs, targets)
             (loss / weight.to(loss.dtype)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self.ranks.add_gradients(self.network)
-        return float(self.ranks.total(total) / weight)
+        return total
 
     def _clip(self, epoch: int, index: int) -> None:
         if self.recipe.gradient_clip is None:
@@ -112,7 +122,10 @@ class Training:
         return nullcontext()
 
     def predict(self, batches: Iterable[Batch]) -> tuple[np.ndarray, float]:
-        """Return scores (n, P) and the mean loss over batches, with the averaged weights if there are any."""
+        """Return scores (n, P) and the mean loss over batches, with the averaged weights if there are any.
+
+        Several processes take turns batch by batch; all of them get the whole result.
+        """
         with self._evaluated():
             return predict(self.network, batches, self)
 
@@ -124,18 +137,20 @@ class Training:
 def predict(network: nn.Module, batches: Iterable[Batch], training: Training) -> tuple[np.ndarray, float]:
     """Return the task's scores, float32 (n, P) in the batches' order, and the mean loss over given labels."""
     network.eval()
-    scores: list[np.ndarray] = []
+    scores: list[list[np.ndarray]] = []
     total = torch.zeros((), device=training.device, dtype=torch.float64)
     weight = torch.zeros_like(total)
-    for images, labels, _ in batches:
+    for images, labels, _ in training.ranks.turns(batches):
+        scores.append([])
         for part, targets in _parts(images, labels, training):
             with training.autocast():
                 outputs = network(part)
             outputs = outputs.float() if outputs.dtype.itemsize < 4 else outputs
             total += training.loss.total(outputs, targets)
             weight += training.loss.weight(targets)
-            scores.append(training.task.scores(outputs).cpu().numpy())
-    return np.concatenate(scores), float(total / weight.clamp(min=1))
+            scores[-1].append(training.task.scores(outputs).cpu().numpy())
+    whole = training.ranks.interleave([np.concatenate(batch) for batch in scores])
+    return np.concatenate(whole), float(training.ranks.total(total) / training.ranks.total(weight).clamp(min=1))
 
 
 def _parts(images: Tensor, labels: Tensor, training: Training) -> Iterator[tuple[Tensor, Tensor]]:

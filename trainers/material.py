@@ -1,8 +1,8 @@
 """What a trial reads: batches of its train partition from any place on, and whole partitions in order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -160,6 +160,7 @@ class TensorMaterial:
         inputs: (n, …) row-aligned with `instances`.
         batch_size: of training; evaluation uses eight times as many rows at once.
         seed: of the order of the rows.
+        described: how the inputs were computed, for the checkpoint.
     """
 
     inputs: Tensor
@@ -169,6 +170,7 @@ class TensorMaterial:
     fingerprint: str
     batch_size: int
     seed: int
+    described: dict[str, Any] = field(default_factory=dict)
 
     def steps(self) -> int:
         """Return the optimizer steps of one epoch; the last batch may be smaller."""

@@ -29,14 +29,14 @@ class MicroBatch:
     halvings: int = 0
     checkpointing: bool = field(default=False)
 
-    def run(self, network: nn.Module, gradients: Callable[[int], float], images: int) -> float:
+    def run(self, network: nn.Module, gradients: Callable[[int], Tensor], images: int) -> Tensor:
         """Compute a batch's gradients, with smaller micro-batches if memory runs out.
 
         Every attempt starts from the same generator state and batch-norm statistics, so a failed one leaves no trace.
 
         Args:
             network: whose batch-norm statistics are put back after a failed attempt.
-            gradients: computes all gradients with the given micro-batch size, returns the loss.
+            gradients: computes all gradients with the given micro-batch size, returns the summed loss.
             images: in the batch.
 
         Raises:
@@ -46,7 +46,7 @@ class MicroBatch:
         generator = torch.get_rng_state()
         while True:
             try:
-                return gradients(min(self.size or images, images))
+                return gradients(max(1, min(self.size or images, images)))
             except torch.OutOfMemoryError as error:
                 self._shrink(network, images, error)
             # Outside the except block: the error's traceback holds the failed attempt's tensors.

@@ -16,7 +16,7 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     Vectors (biases, norms, layer scales) are not decayed. With `layer_decay` the learning rate falls by that factor
     from layer to layer towards the input; the head keeps the full rate.
     """
-    if recipe.layer_decay is None:
+    if recipe.layer_decay is None or not hasattr(network, "encoder"):
         return _split(network.parameters(), recipe.weight_decay)
     from trainers.timm_networks import layer_groups
 
@@ -35,9 +35,11 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     return [group for group in groups if group["params"]] + _split(outside, recipe.weight_decay)
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over the trainable parameters of a network."""
+def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:
+    """Return the recipe's optimizer over the trainable parameters of a network, None if it has none."""
     groups = parameter_groups(network, recipe)
+    if not groups:
+        return None
     if recipe.optimizer == "adam":  # L2 in the gradient, as the paper's torch.optim.Adam
         return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
     if recipe.optimizer == "adamw":

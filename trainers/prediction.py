@@ -1,14 +1,13 @@
 """Scores of a trained network on any partition of any data set."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from trainers import assembly, tasks
-from trainers.material import Batch, ImageMaterial, Material, open_images
-from trainers.network import Network
+from trainers import adaptations, assembly, checkpoint, tasks
+from trainers.material import Material, open_images
 from trainers.trial import Operation, TrialConfig, TrialError
 
 
@@ -24,10 +23,10 @@ def score_partition(
         TrialError: kind "data" if there is nothing to score.
     """
     place = assembly.take_place(operation)
-    network, trained, pathologies = assembly.load_network(checkpoint_folder)
+    trained = TrialConfig.model_validate(checkpoint.read_trial(checkpoint_folder)["trial"])
     # The images as the network was trained on them, whatever the data set.
     config = config.model_copy(update={"resolution": trained.resolution, "recipe": trained.recipe})
-    material = open_images(config, operation, pinned=place.cuda)
+    material, network, pathologies = _opened(config, operation, checkpoint_folder, place)
     rows = material.rows(partition)
     shared = tuple(name for name in pathologies if name in material.pathologies)
     if len(rows) == 0 or not shared:
@@ -37,22 +36,34 @@ def score_partition(
     return material, scores[:, [pathologies.index(name) for name in shared]], rows, shared
 
 
+def _opened(
+    config: TrialConfig, operation: Operation, checkpoint_folder: Path, place: assembly.Place
+) -> tuple[Material, nn.Module, tuple[str, ...]]:
+    """Return what the network reads, the network, and its pathologies: a probe's head reads the feature store."""
+    pathologies = tuple(checkpoint.read_trial(checkpoint_folder)["pathologies"])
+    if not adaptations.load(config.adaptation).on_features:
+        network, _, _ = assembly.load_network(checkpoint_folder, weights=operation.weights)
+        return open_images(config, operation, pinned=place.cuda), network, pathologies
+    from trainers import features
+
+    material = features.open_features(config, operation, place=place)
+    head = features.bare_head(config, int(material.described["width"]), pathologies)
+    assembly.load_state(head, checkpoint.read_tensors(checkpoint_folder, "network"), name=checkpoint_folder.name)
+    return material, head, pathologies
+
+
 @torch.no_grad()
 def score(
-    network: Network, material: ImageMaterial, partition: str, *, config: TrialConfig, place: assembly.Place
+    network: nn.Module, material: Material, partition: str, *, config: TrialConfig, place: assembly.Place
 ) -> np.ndarray:
     """Return the task's scores, float64 (rows, pathologies of the network), of a partition in order."""
     task = tasks.load(config.task)
     placed = place.put(network).eval()
     bf16 = place.cuda and config.recipe.precision == "bf16"
     scores = []
-    for images, labels, _ in _batches(material, partition):
+    for images, labels, _ in material.partition(partition):
         inputs, _ = task.collate(images, labels, device=place.device)
         with torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=bf16):
             outputs = placed(inputs)
         scores.append(task.scores(outputs).cpu().numpy())
     return np.concatenate(scores).astype(np.float64)
-
-
-def _batches(material: ImageMaterial, partition: str) -> Iterator[Batch]:
-    yield from material.partition(partition)

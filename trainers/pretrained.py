@@ -1,5 +1,6 @@
 """Where pretrained weights come from: a Python package, a local file or folder, or the hub. Exactly, or an error."""
 
+import contextlib
 import json
 import threading
 from importlib.util import find_spec
@@ -135,6 +136,8 @@ def _from_hub(plan: NetworkPlan) -> Path:
     if not hub_answers():
         raise TrialError("weights", f"{plan.tag}: not in the hub's cache and no hub answers. {_how_to_provide(plan)}")
     try:
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(repository, "config.json")  # beside the weights: may say mean and std
         return Path(hf_hub_download(repository, "model.safetensors"))
     except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
         gate = " The publisher's copy is gated: accept its licence, then log in." if plan.gated else ""

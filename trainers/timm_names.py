@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _ARCHITECTURE = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-_TAG = re.compile(r"""^\s*['"](\w+)\.(\w+)['"]\s*:\s*_\w*cfg""", re.MULTILINE)
+_TAG = re.compile(r"""^\s*['"](\w+)\.(\w+)['"]\s*:\s*(?:_\w*cfg|\w+\(|\{)""", re.MULTILINE)
 
 
 @cache

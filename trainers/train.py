@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from datasets.errors import DatasetError
-from trainers import adaptations, assembly, checkpoint, optim, tasks
+from trainers import adaptations, assembly, checkpoint, optim, parallel, tasks
 from trainers.checkpoint import Progress
 from trainers.loop import Training
-from trainers.material import Material, open_images
+from trainers.material import Material, TensorMaterial, open_images
 from trainers.micro_batch import MicroBatch, has_batch_norm
+from trainers.parallel import Ranks
 from trainers.trial import EpochMetrics, Operation, TaskDeclaration, TrialConfig, TrialError, TrialResult, TrialState
 
 Report = Callable[[EpochMetrics], None]
@@ -45,25 +47,42 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
         if _nothing_left(progress, until_epoch):
             _tell(progress, report)
             return _result(progress)
-    attempt = _begin(config, operation)
-    return attempt.run(report, until_epoch)
-
-
-def _begin(config: TrialConfig, operation: Operation) -> "Attempt":
     place = assembly.take_place(operation)
+    with parallel.together(config, operation, until_epoch) as ranks:
+        attempt = prepare_attempt(config, operation, open_material(config, operation, place), place=place, ranks=ranks)
+        return attempt.run(report, until_epoch)
+
+
+def join_trial(config: TrialConfig, operation: Operation, until_epoch: int | None, *, ranks: Ranks) -> None:
+    """Work on a trial as another process than the one that reports; called by `python -m trainers join-trial`."""
+    place = assembly.take_place(operation)
+    attempt = prepare_attempt(config, operation, open_material(config, operation, place), place=place, ranks=ranks)
+    attempt.run(lambda _: None, until_epoch)
+
+
+def open_material(config: TrialConfig, operation: Operation, place: assembly.Place) -> Material:
+    """Open what the trial reads: images, or the stored features of its frozen encoder.
+
+    Raises:
+        TrialError: kind "data", with the message of the data room.
+    """
     try:
         if adaptations.load(config.adaptation).on_features:
             from trainers.features import open_features
 
-            return prepare_attempt(config, operation, open_features(config, operation), place=place)
-        material = open_images(config, operation, pinned=place.cuda)
+            return open_features(config, operation, place=place)
+        return open_images(config, operation, pinned=place.cuda)
     except DatasetError as error:
         raise TrialError("data", str(error)) from error
-    return prepare_attempt(config, operation, material, place=place)
 
 
 def prepare_attempt(
-    config: TrialConfig, operation: Operation, material: Material, *, place: assembly.Place
+    config: TrialConfig,
+    operation: Operation,
+    material: Material,
+    *,
+    place: assembly.Place,
+    ranks: Ranks | None = None,
 ) -> "Attempt":
     """Build the network and put back what an earlier attempt left.
 
@@ -74,10 +93,9 @@ def prepare_attempt(
         if len(material.rows(partition)) == 0:
             raise TrialError("data", f"the {partition} partition of {config.dataset.name} has no readable image")
     task = tasks.load(config.task)
-    network = assembly.build_network(config, material.pathologies, weights=operation.weights)
-    trial = assembly.describe(config, network, material.pathologies, material.fingerprint)
-    trained = network.head if adaptations.load(config.adaptation).on_features else network
-    trained = place.put(trained)
+    network, trial = _network(config, operation, material)
+    ranks = ranks or Ranks()
+    trained = parallel.synchronized(place.put(network), ranks, place.device)
     training = Training(
         network=trained,
         optimizer=optim.build_optimizer(trained, config.recipe),
@@ -88,10 +106,21 @@ def prepare_attempt(
         steps_per_epoch=material.steps(),
         seed=config.seed,
         micro_batch=MicroBatch(operation.micro_batch),
+        ranks=ranks,
     )
     attempt = Attempt(config, operation, training, material, task.declare(material.pathologies), trial, Progress())
     attempt.resume()
     return attempt
+
+
+def _network(config: TrialConfig, operation: Operation, material: Material) -> tuple[nn.Module, dict[str, Any]]:
+    """Return what is trained, and its description: the whole network, or a head on stored features."""
+    if isinstance(material, TensorMaterial):
+        from trainers import features
+
+        return features.build_head(config, material), features.describe(config, material)
+    network = assembly.build_network(config, material.pathologies, weights=operation.weights)
+    return network, assembly.describe(config, network, material.pathologies, material.fingerprint)
 
 
 @dataclass(slots=True)
@@ -139,12 +168,13 @@ class Attempt:
         """Train what is left of the current epoch, measure it, and note it in the progress."""
         progress, epoch = self.progress, self.progress.epoch
         self._train_steps(epoch)
-        train_loss = progress.loss_sum / progress.loss_steps
+        learned = self.training.optimizer is not None
+        train_loss = {"train/loss": progress.loss_sum / progress.loss_steps} if learned else {}
         metrics, undefined = self._validate()
         event = EpochMetrics(
             epoch=epoch + 1,
             timestamp_ms=time.time_ns() // 1_000_000,
-            metrics={"train/loss": train_loss, **metrics},
+            metrics={**train_loss, **metrics},
             undefined=undefined,
         )
         progress.history.append(event)
@@ -155,11 +185,13 @@ class Attempt:
         progress, started = self.progress, time.monotonic()
         written = started
         batches = self.material.train(epoch, start=progress.step)
-        for images, labels, _ in batches:
+        for whole_images, whole_labels, _ in batches:
+            share = self.training.ranks.share(len(whole_images))
+            images, labels = whole_images[share], whole_labels[share]
             loss = self.training.step(images, labels, epoch=epoch, index=progress.step)
             progress.loss_sum, progress.loss_steps = progress.loss_sum + loss, progress.loss_steps + 1
             progress.step += 1
-            self._count(seconds=time.monotonic() - started, images=len(images))
+            self._count(seconds=time.monotonic() - started, images=len(whole_images))
             started = time.monotonic()
             if self._due(started - written) and progress.step < self.training.steps_per_epoch:
                 self._save()
@@ -195,14 +227,20 @@ class Attempt:
         progress, folder = self.progress, self.operation.trial_folder
         value = event.metrics.get(self.declared.primary_metric)
         if value is not None and self._better(value):
-            network = self.training.average or self.training.network.state_dict()
-            best = checkpoint.save_best(folder, epoch=event.epoch, network=network, trial=self.trial)
             progress.best_epoch, progress.best_value = event.epoch, value
-            progress.best_sha256 = checkpoint.sha256(best / checkpoint.NETWORK)
+            progress.best_sha256 = self._save_best(event.epoch)
         progress.state = TrialState.COMPLETE if self._over() else TrialState.PAUSED
         progress.record |= self._record()
         self._save()
-        checkpoint.drop_former_best(folder, keep=progress.best_epoch)
+        if self.training.ranks.rank == 0:
+            checkpoint.drop_former_best(folder, keep=progress.best_epoch)
+
+    def _save_best(self, epoch: int) -> str | None:
+        if self.training.ranks.rank != 0:
+            return None
+        network = self.training.average or self.training.network.state_dict()
+        best = checkpoint.save_best(self.operation.trial_folder, epoch=epoch, network=network, trial=self.trial)
+        return checkpoint.sha256(best / checkpoint.NETWORK)
 
     def _better(self, value: float) -> bool:
         best = self.progress.best_value
@@ -212,15 +250,17 @@ class Attempt:
 
     def _over(self) -> bool:
         recipe, progress = self.config.recipe, self.progress
-        if progress.epoch >= recipe.epochs:
+        if progress.epoch >= recipe.epochs or self.training.optimizer is None:
             return True
         since = progress.epoch - (progress.best_epoch or 0)
         return recipe.patience is not None and since >= recipe.patience
 
-    def _save(self) -> Path:
+    def _save(self) -> None:
+        if self.training.ranks.rank != 0:
+            return
         network = self.training.network
         names = {id(parameter): name for name, parameter in network.named_parameters()}
-        return checkpoint.save_last(
+        checkpoint.save_last(
             self.operation.trial_folder,
             progress=self.progress,
             tensors={

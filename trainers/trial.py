@@ -55,6 +55,7 @@ class Operation(BaseModel):
     threads: int = Field(1, ge=1, description="CPU threads of this trial")
     loader_workers: int = Field(0, ge=0)
     micro_batch: int | None = Field(None, ge=1, description="images per forward pass; None lets it be found")
+    processes: int = Field(1, ge=1, description="processes that share every batch of the trial, one per GPU")
     checkpoint_seconds: float | None = Field(
         600, gt=0, description="also write a checkpoint within an epoch after this long; None: only at its end"
     )

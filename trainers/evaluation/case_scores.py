@@ -17,7 +17,8 @@ class CaseScores:
     """Scores and labels per case; no raw identifier is in here.
 
     Attributes:
-        table: one row per case, sorted by `case`: case and patient (keyed hashes), partition, view, sex, age_band,
+        table: one row per case, in the manifest's order (redraws depend on it, and must not on the key of the
+            hashes): case and patient (keyed hashes), partition, view, sex, age_band,
             origin (strings or missing), then `score_<pathology>` and `label_<pathology>` (float64, NaN not given).
         pathologies: in order.
     """
@@ -36,9 +37,14 @@ class CaseScores:
         return self.table[[f"label_{name}" for name in self.pathologies]].to_numpy(np.float64)
 
     def units(self, unit: str) -> np.ndarray:
-        """Return (cases,) the index of each case's patient (or of the case itself), in the order of the hashes."""
-        _, index = np.unique(self.table[unit].to_numpy(str), return_inverse=True)
+        """Return (cases,) the index of each case's patient (or of the case itself), in order of first occurrence."""
+        index: np.ndarray = pd.factorize(self.table[unit])[0]
         return index
+
+    def aligned(self, other: "CaseScores") -> "CaseScores":
+        """Return the same scores with the cases in the order of `other`, which has the same cases."""
+        order = self.table.set_index("case").index.get_indexer(other.table["case"])
+        return CaseScores(self.table.iloc[order].reset_index(drop=True), self.pathologies)
 
     def where(self, kept: np.ndarray) -> "CaseScores":
         """Return the cases for which `kept` (bool) is true."""
@@ -82,8 +88,7 @@ def collect(
     table = identity[list(IDENTITY)].reset_index(drop=True)
     columns = {f"score_{name}": scores[:, index].astype(np.float64) for index, name in enumerate(pathologies)}
     columns |= {f"label_{name}": labels[:, index].astype(np.float64) for index, name in enumerate(pathologies)}
-    whole = pd.concat([table, pd.DataFrame(columns)], axis=1).sort_values("case", kind="stable")
-    return CaseScores(whole.reset_index(drop=True), tuple(pathologies))
+    return CaseScores(pd.concat([table, pd.DataFrame(columns)], axis=1), tuple(pathologies))
 
 
 def age_band(years: float) -> str | None:

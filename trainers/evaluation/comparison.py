@@ -90,6 +90,7 @@ def compare(
     """
     bootstrap = bootstrap or Bootstrap()
     check_paired(first, second)
+    second = second.aligned(first)
     names = first.pathologies
     units = first.units(bootstrap.unit)
     drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
@@ -151,6 +152,7 @@ def check_paired(first: CaseScores, second: CaseScores) -> None:
             f"not the same cases: {len(cases[0] - cases[1])} only in the first, {len(cases[1] - cases[0])} only in the "
             "second (hashes agree only within one key folder)"
         )
+    second = second.aligned(first)
     if not np.array_equal(first.labels, second.labels, equal_nan=True):
         differing = int((np.nan_to_num(first.labels, nan=-1) != np.nan_to_num(second.labels, nan=-1)).sum())
         raise ValueError(f"the same cases carry {differing} different labels; the data changed between the two")

@@ -59,7 +59,7 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return an evaluation's table as plain values, None where undefined."""
     table = evaluation.table().rename(columns={"pathology": "target"}).astype(object)
     plain = table.where(table.notna(), None)[["metric", "target", "value", "low", "high", "positives", "negatives"]]
-    return [dict(row) for row in plain.to_dict(orient="records")]
+    return [{str(key): value for key, value in row.items()} for row in plain.to_dict(orient="records")]
 
 
 def _by_origin(test: CaseScores, bootstrap: Bootstrap) -> list[dict[str, Any]]:

@@ -1,0 +1,147 @@
+"""Every backbone and initialization builds, at every resolution, with the published number of parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainers import adaptations, assembly, backbones, initializations, timm_names
+from trainers.network import Network
+from trainers.network_plan import NetworkPlan, Refusal
+from trainers.timm_networks import meta_network, parameter_count
+
+RESOLUTIONS = (224, 512, 1024)
+PLANS = [
+    pytest.param(plan, id=f"{plan.initialization}-{plan.backbone}-{plan.resolution}")
+    for initialization in initializations.names()
+    for backbone in backbones.names()
+    for resolution in RESOLUTIONS
+    if isinstance(plan := initializations.resolve(initialization, backbone, resolution), NetworkPlan)
+]
+# Millions, without a classifier: timm's model cards and the papers (DINOv3 arXiv 2508.10104 table 3, DINOv2 arXiv
+# 2304.07193, ConvNeXt arXiv 2201.03545 with its classifier taken away).
+PUBLISHED = {
+    ("dinov3", "vit_small"): 21.6,
+    ("dinov3", "vit_base"): 85.65,
+    ("dinov3", "vit_large"): 303.1,
+    ("dinov3", "vit_7b"): 6716,
+    ("dinov3", "convnext_tiny"): 27.8,
+    ("dinov3", "convnext_small"): 49.5,
+    ("dinov3", "convnext_base"): 87.6,
+    ("dinov3", "convnext_large"): 196.2,
+    ("dinov2", "vit_small"): 22.06,
+    ("dinov2", "vit_base"): 86.58,
+    ("dinov2", "vit_large"): 304.4,
+    ("imagenet", "vit_base"): 85.8,
+    ("imagenet", "convnext_base"): 87.6,
+    ("imagenet", "tf_efficientnet_lite0"): 3.37,
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_builds_on_the_meta_device_and_gives_one_feature_vector(plan: NetworkPlan) -> None:
+    encoder = meta_network(plan)
+    shape = backbones.find(plan.backbone)
+    assert encoder.width == shape.features
+    for pooling in {"family", plan.paper_pooling}:
+        with torch.no_grad(), torch.device("meta"):
+            network = Network(encoder, nn.Linear(encoder.width, 3), plan=plan, normalise=True, pooling=pooling)
+            outputs = network(torch.zeros(2, 1, plan.resolution, plan.resolution))
+        assert outputs.shape == (2, 3)
+
+
+@pytest.mark.parametrize(("initialization", "backbone"), PUBLISHED)
+def test_has_the_published_number_of_parameters(initialization: str, backbone: str) -> None:
+    # DINOv2's position embeddings are counted at its native 518 px.
+    plan = initializations.resolve(initialization, backbone, 518 if initialization == "dinov2" else 224)
+    assert isinstance(plan, NetworkPlan)
+    assert parameter_count(meta_network(plan)) / 1e6 == pytest.approx(PUBLISHED[initialization, backbone], rel=2e-3)
+
+
+@pytest.mark.parametrize("adaptation", adaptations.names())
+@pytest.mark.parametrize(
+    "plan",
+    [p for p in PLANS if p.values[0].resolution == 224 and p.values[0].backbone in ("vit_base", "convnext_base")],
+)
+def test_every_adaptation_trains_its_part_of_every_study_network(plan: NetworkPlan, adaptation: str) -> None:
+    way = adaptations.load(adaptation)
+    assert way.refusal(plan.family) is None
+    with torch.device("meta"):
+        encoder = meta_network(plan)
+        head = way.head(nn.Linear(encoder.width, 5), width=encoder.width, outputs=5)
+        network = Network(encoder, head, plan=plan, normalise=True, pooling="family")
+        way.adapt(network)
+    whole = parameter_count(network)
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    if adaptation == "finetune":
+        assert trained == whole
+    elif adaptation == "lora":
+        in_head = parameter_count(network.head)
+        # ViT-B: 12 blocks × (query, value) × 16 × (768 + 768). ConvNeXt-B: 3, 3, 27 and 3 blocks of width
+        # C = 128, 256, 512 and 1024; two layers each × 16 × (C + 4 C).
+        vit = 12 * 2 * 16 * (768 + 768)
+        convnext = sum(blocks * 2 * 16 * 5 * width for blocks, width in ((3, 128), (3, 256), (27, 512), (3, 1024)))
+        assert trained - in_head == (vit if plan.family == "vit" else convnext)
+    else:
+        assert trained == parameter_count(network.head)
+
+
+def test_lora_refuses_families_without_agreed_layers() -> None:
+    refusal = adaptations.load("lora").refusal("cnn")
+    assert isinstance(refusal, Refusal)
+    assert "finetune" in refusal.reason
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext2", "test_vit4"])
+def test_lora_starts_as_the_pretrained_network(name: str) -> None:
+    plan = initializations.resolve("random", name, 64)
+    assert isinstance(plan, NetworkPlan)
+    encoder = backbones.build(plan)
+    network = Network(encoder, nn.Linear(encoder.width, 2), plan=plan, normalise=True, pooling="family").eval()
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = network(images)
+    adaptations.load("lora").adapt(network)
+    assert torch.allclose(network.eval()(images), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["all_tokens", "patch_tokens", "class_token"])
+def test_poolings_by_name(pooling: str) -> None:
+    plan = initializations.resolve("random", "vit_tiny", 32)
+    assert isinstance(plan, NetworkPlan)
+    encoder = backbones.build(plan).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens = encoder.body.forward_features(images)  # class token, then four patches
+    expected = {"all_tokens": tokens.mean(1), "patch_tokens": tokens[:, 1:].mean(1), "class_token": tokens[:, 0]}
+    assert torch.equal(encoder(images, pooling=pooling), expected[pooling])
+    assert torch.equal(encoder(images), expected["class_token"])  # ViT's own
+
+
+def test_the_paper_pools_dino_tokens_and_leaves_others_to_their_family() -> None:
+    for initialization, backbone, expected in (
+        ("dinov3", "vit_base", "all_tokens"),
+        ("dinov2", "vit_base", "all_tokens"),
+        ("imagenet", "vit_base", "family"),
+        ("dinov3", "convnext_base", "family"),
+    ):
+        plan = initializations.resolve(initialization, backbone, 224)
+        assert isinstance(plan, NetworkPlan)
+        assert assembly.pooling_of(plan, "paper") == expected
+
+
+def test_one_grey_channel_is_three_equal_ones() -> None:
+    plan = initializations.resolve("random", "test_convnext2", 64)
+    assert isinstance(plan, NetworkPlan)
+    encoder = backbones.build(plan)
+    network = Network(encoder, nn.Identity(), plan=plan, normalise=True, pooling="family")
+    grey = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor(encoder.mean).view(3, 1, 1), torch.tensor(encoder.std).view(3, 1, 1)
+    assert torch.equal(network.prepare(grey), (grey.float().expand(-1, 3, -1, -1) / 255 - mean) / std)
+
+
+def test_the_catalogue_read_from_source_is_what_timm_lists() -> None:
+    import timm
+
+    catalogue = timm_names.catalogue()
+    assert set(timm.list_models()) - set(catalogue) == set()
+    listed = set(timm.list_pretrained())
+    ours = {f"{name}.{tag}" for name, tags in catalogue.items() for tag in tags}
+    assert len(listed - ours) <= 0.02 * len(listed), sorted(listed - ours)[:20]

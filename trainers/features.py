@@ -1,0 +1,136 @@
+"""The feature store: a frozen encoder's features, computed once and shared by every trial that asks for the same.
+
+`<cache>/features/<key>/` holds `features.f32` (rows × width), `described.json` and, last of all, `complete.json`. The
+key is a hash of the pixels, the preprocessing, the true input size, the encoder's weights and the pooling. Of several
+trials that need the same features, one computes and the others wait for it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+
+from datasets import preprocessing
+from trainers import adaptations, assembly, offload, seeding, tasks
+from trainers.checkpoint import MARKER
+from trainers.material import ImageMaterial, TensorMaterial, open_images
+from trainers.trial import Operation, TrialConfig, TrialError
+
+FEATURES = "features.f32"
+DESCRIBED = "described.json"
+
+
+def open_features(config: TrialConfig, operation: Operation, *, place: assembly.Place) -> TensorMaterial:
+    """Return a trial's features and labels, computing the features if no trial did before.
+
+    Args:
+        config: of the trial; its recipe, seed (unless the encoder is random) and adaptation do not matter.
+        operation: where the images and the store are.
+        place: where to compute.
+    """
+    images = open_images(config, operation)
+    folder = operation.cache / "features" / feature_key(config, images)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / MARKER).is_file():
+            compute(config, operation, images, place=place, folder=folder)
+    return TensorMaterial(
+        inputs=torch.from_numpy(read(folder)),
+        labels=images.labels,
+        pathologies=images.pathologies,
+        instances=_readable_only(images),
+        fingerprint=images.fingerprint,
+        batch_size=config.recipe.batch_size,
+        seed=config.seed,
+        described=json.loads((folder / DESCRIBED).read_text()),
+    )
+
+
+def feature_key(config: TrialConfig, images: ImageMaterial) -> str:
+    """Return 24 hex digits over all that decides about features."""
+    plan = assembly.plan_network(config)
+    decides = {
+        "pixels": images.manifest.pixels,
+        "preprocessing": preprocessing.resolve(config.dataset.preprocessing).description(),
+        "architecture": plan.architecture,
+        "weights": plan.tag,
+        "seed": config.seed if plan.tag is None else None,
+        "input": [plan.resolution, plan.input_size],
+        "pooling": assembly.pooling_of(plan, config.recipe.pooling),
+        "precision": config.recipe.precision,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def compute(
+    config: TrialConfig, operation: Operation, images: ImageMaterial, *, place: assembly.Place, folder: Path
+) -> None:
+    """Run the encoder over every readable image, not augmented, and write the store.
+
+    A large encoder runs in bfloat16, its blocks spread over the GPUs or brought in one after the other; see `offload`.
+    """
+    network = assembly.build_network(config, images.pathologies, weights=operation.weights).eval()
+    forward = offload.placed(network, place.device, bf16=config.recipe.precision == "bf16")
+    rows = np.flatnonzero(images.cache.readable)
+    width = network.encoder.width
+    aside = folder / f".{FEATURES}"
+    store = np.memmap(aside, np.float32, mode="w+", shape=(len(images.cache.readable), width))
+    _fill(store, images, rows, forward=forward)
+    store.flush()
+    aside.replace(folder / FEATURES)
+    described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
+    (folder / DESCRIBED).write_text(json.dumps(described, indent=1, sort_keys=True))
+    (folder / MARKER).touch()
+
+
+def read(folder: Path) -> np.ndarray:
+    """Return a finished store's features, float32 (rows, width)."""
+    width = int(json.loads((folder / DESCRIBED).read_text())["width"])
+    return np.fromfile(folder / FEATURES, np.float32).reshape(-1, width)
+
+
+def build_head(config: TrialConfig, material: TensorMaterial) -> nn.Module:
+    """Return the head a trial trains on stored features, drawn from its seed; the encoder is not built."""
+    with seeding.draws_at(config.seed, "network"):
+        head = bare_head(config, int(material.described["width"]), material.pathologies)
+    if (fit := getattr(head, "fit", None)) is not None:
+        rows = material.rows("train")
+        fit(material.inputs[rows], torch.from_numpy(material.labels[rows]))
+    return head
+
+
+def bare_head(config: TrialConfig, width: int, pathologies: Sequence[str]) -> nn.Module:
+    """Return the head of a trial, its weights drawn from torch's generator as it stands."""
+    own = tasks.load(config.task).head(width, pathologies, dropout=config.recipe.dropout)
+    return adaptations.load(config.adaptation).head(own, width=width, outputs=len(pathologies))
+
+
+def describe(config: TrialConfig, material: TensorMaterial) -> dict[str, Any]:
+    """Return what is written beside a head's weights: the encoder as described in the store, this trial as it is."""
+    return {**material.described, "trial": config.model_dump(mode="json"), "fingerprint": material.fingerprint}
+
+
+@torch.no_grad()
+def _fill(
+    store: np.ndarray, images: ImageMaterial, rows: np.ndarray, *, forward: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    for first in range(0, len(rows), offload.IMAGES):
+        chosen = rows[first : first + offload.IMAGES]
+        pixels = torch.from_numpy(images.cache.pixels[chosen])[:, None]
+        features = forward(pixels).float().cpu().numpy()
+        if not np.isfinite(features).all():
+            raise TrialError("non_finite", f"the encoder's features of images {first + 1} and on are not finite")
+        store[chosen] = features
+
+
+def _readable_only(images: ImageMaterial) -> Any:
+    """Return the table with unreadable rows in no partition, so that none of them is drawn."""
+    table = images.instances.copy()
+    table.loc[~images.cache.readable, "partition"] = "unreadable"
+    return table
