@@ -171,7 +171,7 @@ def _parse(content: bytes, limits: Limits) -> pydicom.Dataset:
 
 def _check_inflated(content: bytes, limits: Limits) -> None:
     """Refuse a deflated file (PS3.5 A.5) that grows beyond the limit, inflating no more than that."""
-    if DeflatedExplicitVRLittleEndian.encode() + b"\0" not in content[:2048]:
+    if DeflatedExplicitVRLittleEndian.encode() not in content[:2048]:
         return
     start = 144 + int.from_bytes(content[140:144], "little")
     try:
