@@ -144,4 +144,6 @@ def test_the_catalogue_read_from_source_is_what_timm_lists() -> None:
     assert set(timm.list_models()) - set(catalogue) == set()
     listed = set(timm.list_pretrained())
     ours = {f"{name}.{tag}" for name, tags in catalogue.items() for tag in tags}
-    assert len(listed - ours) <= 0.02 * len(listed), sorted(listed - ours)[:20]
+    missed = listed - ours
+    assert len(missed) <= 0.03 * len(listed)
+    assert not [name for name in missed if "in1k" in name or "in21k" in name or "lvd" in name]
