@@ -61,9 +61,7 @@ def log_model(package: Package, *, run_id: str, uri: str) -> str:
         The model's URI, `models:/m-…`, that the registry takes.
     """
     mlflow.set_tracking_uri(uri)
-    written = Model.log(
-        artifact_path=None, name="network", flavor=mlflow.pytorch, run_id=run_id, **_contents(package)
-    )
+    written = Model.log(artifact_path=None, name="network", flavor=mlflow.pytorch, run_id=run_id, **_contents(package))
     return str(written.model_uri)
 
 

@@ -82,6 +82,8 @@ def judge(challenger: CaseScores, champion: CaseScores | None, policy: Policy) -
         else f"challenger minus champion {found.value:+.4f}, interval {low:+.4f} to {found.high:+.4f} "
         f"({policy.bootstrap.redraws} paired redraws of {policy.bootstrap.unit}s)"
     )
-    condition = f"{policy.rule}: the lower bound of the paired difference in macro {policy.metric} is above {policy.bound:+g}"
+    condition = (
+        f"{policy.rule}: the lower bound of the paired difference in macro {policy.metric} is above {policy.bound:+g}"
+    )
     rows = tuple(dict(row) for row in comparison.table().to_dict(orient="records"))
     return PromotionDecision(holds, (Reason(condition, holds, evidence),), rows)

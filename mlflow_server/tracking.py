@@ -127,7 +127,6 @@ class Tracker:
         """Copy a folder to the run's artifacts."""
         self._client.log_artifacts(self._runs[identity], str(folder), artifact_path)
 
-
     def _log_dataset(self, run: RunDescription) -> None:
         # The digest is cut to MLflow's 36 characters; the tag on the run keeps the whole fingerprint.
         dataset = Dataset(
@@ -168,7 +167,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            raise TrackingError(f"experiment {name!r} is deleted in MLflow; restore it or name another in tracking.experiment")
+            raise TrackingError(
+                f"experiment {name!r} is deleted in MLflow; restore it or name another in tracking.experiment"
+            )
         return str(found.experiment_id)
     location = (artifacts / name).resolve().as_uri() if artifacts is not None else None
     try:

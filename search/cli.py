@@ -13,9 +13,12 @@ from rich.console import Console
 
 from search.errors import StudyError
 
-Study = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file; shipped ones are in search/studies.")]
+Study = Annotated[
+    Path, typer.Argument(metavar="STUDY.yaml", help="The study file; shipped ones are in search/studies.")
+]
 Storage = Annotated[
-    Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies; on a cluster, a path that all nodes share.")
+    Path,
+    typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies; on a cluster, a path that all nodes share."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 STORAGE = Path("storage")
@@ -65,7 +68,9 @@ def run(
     data_root: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies; may be repeated.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Head of a running Ray cluster; default: this machine.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of this machine to use.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try trials again that failed in an earlier run.")] = False,
@@ -162,7 +167,9 @@ def _is_told_plainly(problem: Exception) -> bool:
 
 
 def _stop(message: str, code: int) -> None:
-    Console(stderr=True).print(f"error: {message}" if code == 2 else message, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"error: {message}" if code == 2 else message, markup=False, highlight=False, soft_wrap=True
+    )
     sys.exit(code)
 
 

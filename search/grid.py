@@ -104,7 +104,9 @@ def expand(study: StudyConfig) -> Grid:
         trials.extend(members)
     if not cells:
         reasons = "; ".join(sorted({refusal.reason for refusal in refused}))
-        raise StudyError(f"study {study.name}: no cell is left ({excluded} excluded, {len(refused)} refused: {reasons})")
+        raise StudyError(
+            f"study {study.name}: no cell is left ({excluded} excluded, {len(refused)} refused: {reasons})"
+        )
     return Grid(tuple(cells), tuple(trials), tuple(refused), excluded)
 
 
@@ -150,7 +152,9 @@ def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
     options = {key: value for key, value in own.items() if key not in DATASET_FIELDS and key != "source"}
     source = own.get("source", name)
     if source not in sources.names():
-        raise StudyError(f"study {study.name}: data set {name!r} has no source {source!r}; sources: {', '.join(sources.names())}")
+        raise StudyError(
+            f"study {study.name}: data set {name!r} has no source {source!r}; sources: {', '.join(sources.names())}"
+        )
     return DatasetConfig(name=name, source=source, options=options, **(common | fields | axes))
 
 

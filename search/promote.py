@@ -49,7 +49,9 @@ def promote(study: StudyConfig, storage: Path) -> dict[str, Any]:
     if champion is not None and champion.run_id == run_id:
         return _outcome(study, winner, name, champion.version, champion.version) | {
             "promoted": True,
-            "reasons": [{"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}],
+            "reasons": [
+                {"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}
+            ],
         }
     decision = promotion.judge(
         _test_scores((folder.winner(winner.trial) / "scores.parquet").read_bytes()),
@@ -66,7 +68,9 @@ def promote(study: StudyConfig, storage: Path) -> dict[str, Any]:
             version = registry.register(name, source=source, run_id=run_id, tags=evidence)
         registry.tag(version, {"radsweep.promotion": json.dumps(decision.as_json()["reasons"])})
         registry.crown(version, instead_of=champion)
-    outcome = _outcome(study, winner, name, version.version if version else None, champion.version if champion else None)
+    outcome = _outcome(
+        study, winner, name, version.version if version else None, champion.version if champion else None
+    )
     outcome |= decision.as_json()
     _remember(folder, outcome)
     return outcome
@@ -105,7 +109,9 @@ def show(outcome: dict[str, Any], console: Console) -> None:
         console.print(f"registered model {outcome['registered_model']}, version {outcome['version']}, alias champion")
 
 
-def _outcome(study: StudyConfig, winner: selection.Winner, name: str, version: str | None, before: str | None) -> dict[str, Any]:
+def _outcome(
+    study: StudyConfig, winner: selection.Winner, name: str, version: str | None, before: str | None
+) -> dict[str, Any]:
     return {
         "study": study.name,
         "registered_model": name,

@@ -76,7 +76,9 @@ class ComparisonGroup:
             self._study.tell(asked, state=OptunaState.FAIL)
 
 
-def create_group(pruning: Pruning, *, epochs: int, direction: str, space: Mapping[str, Sequence[Any]]) -> ComparisonGroup:
+def create_group(
+    pruning: Pruning, *, epochs: int, direction: str, space: Mapping[str, Sequence[Any]]
+) -> ComparisonGroup:
     """Build the group's Optuna study with the pruner a study names."""
     return ComparisonGroup(pruners.create(pruning.pruner, pruning.settings, epochs=epochs), direction, space)
 

@@ -7,6 +7,7 @@ Tune's own snapshots are not used: the ledger and the trials' checkpoints are wh
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from trainers.trial import EpochMetrics, TrialResult
 
 ROOT = Path(__file__).resolve().parents[1]
 RETRIES_OF_A_LOST_PROCESS = 3
+SECONDS_BETWEEN_COUNTS = 5.0
 NOT_CODE = [".git", ".venv", "storage", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "docs", "tests"]
 
 
@@ -70,7 +72,9 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         )
     except (ConnectionError, RuntimeError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
-        raise StudyError(f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`") from None
+        raise StudyError(
+            f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`"
+        ) from None
     try:
         yield ray.cluster_resources()
     finally:
@@ -116,7 +120,7 @@ def train_all(
     after_event: Callable[[], None],
 ) -> None:
     """Carry out a schedule until it is finished."""
-    desk = _Desk(schedule, order, after_event)
+    desk = _Desk(schedule, order, after_event, slot)
     with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(_train, lambda _: slot.as_ray()),
@@ -148,19 +152,45 @@ def _result(reference: Any) -> Any:
         raise failure.cause if isinstance(failure.cause, Exception) else failure from None
 
 
+class _Slots:
+    """How many trials fit on the cluster now; nodes come and go."""
+
+    def __init__(self, slot: Slot):
+        self._slot = slot
+        self._counted = 0
+        self._at = float("-inf")
+
+    def count(self) -> int:
+        if time.monotonic() - self._at > SECONDS_BETWEEN_COUNTS:
+            asked = self._slot.as_ray()
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            fits = [min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes]
+            self._counted, self._at = sum(fits), time.monotonic()
+        return self._counted
+
+
 class _Desk:
     """What Tune's searcher and scheduler share: which Tune trial carries out which assignment."""
 
-    def __init__(self, schedule: Schedule, order: Callable[[Assignment], WorkOrder], after_event: Callable[[], None]):
+    def __init__(
+        self,
+        schedule: Schedule,
+        order: Callable[[Assignment], WorkOrder],
+        after_event: Callable[[], None],
+        slot: Slot,
+    ):
         self.schedule = schedule
         self._order = order
         self._after_event = after_event
+        self._slots = _Slots(slot)
         self._assigned: dict[str, str] = {}
         self._ends: dict[str, dict[str, str]] = {}
 
     def suggest(self, tune_trial: str) -> Any:
         if self.schedule.finished:
             return Searcher.FINISHED
+        if len(self._assigned) >= self._slots.count():
+            return None  # Tune would queue it: an assignment made late knows more
         assignment = self.schedule.next()
         if assignment is None:
             return None

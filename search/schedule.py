@@ -230,7 +230,9 @@ class Schedule:
         return [decision, self._end_event(trial, TrialState.PRUNED, reason, None)] if action == "prune" else [decision]
 
     def _others_live(self, trial: str, condemned: set[str]) -> bool:
-        others = [other for other in self._cells[self._entries[trial].cell] if other != trial and other not in condemned]
+        others = [
+            other for other in self._cells[self._entries[trial].cell] if other != trial and other not in condemned
+        ]
         return any(self._progress(other).state in (None, TrialState.COMPLETE) for other in others)
 
     def _close(self, trial: str, state: TrialState, reason: str, result: TrialResult | None) -> None:
@@ -263,7 +265,13 @@ class Schedule:
             return
         declaration = self._state.declaration
         sign = 1.0 if declaration.direction == "maximize" else -1.0
-        best = max(pruned, key=lambda trial: max((sign * v for v in self._progress(trial).curve(declaration.primary_metric).values()), default=float("-inf")))
+        best = max(
+            pruned,
+            key=lambda trial: max(
+                (sign * v for v in self._progress(trial).curve(declaration.primary_metric).values()),
+                default=float("-inf"),
+            ),
+        )
         self._record({"kind": "reopened", "trial": best, "reason": "every other trial of its cell failed"})
         entry = self._entries[best]
         self._replay(self._groups[entry.group].optuna, entry)

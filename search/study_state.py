@@ -56,9 +56,7 @@ class TrialProgress:
 
     def curve(self, metric: str) -> dict[int, float]:
         """The metric by epoch, where it is defined."""
-        return {
-            epoch: told.metrics[metric] for epoch, told in sorted(self.epochs.items()) if metric in told.metrics
-        }
+        return {epoch: told.metrics[metric] for epoch, told in sorted(self.epochs.items()) if metric in told.metrics}
 
 
 @dataclass(slots=True)

@@ -89,7 +89,9 @@ class TrackingReceiver:
             self._tracker.tag(trial, {"radsweep.undefined_metrics": ", ".join(undefined)[:4000]})
 
     def _tag_decision(self, trial: str, events: Sequence[Event]) -> None:
-        self._tracker.tag(trial, {f"radsweep.decision.epoch_{e['epoch']}": f"{e['action']}: {e['reason']}" for e in events})
+        self._tracker.tag(
+            trial, {f"radsweep.decision.epoch_{e['epoch']}": f"{e['action']}: {e['reason']}" for e in events}
+        )
 
     def _finish_trial(self, trial: str, events: Sequence[Event]) -> None:
         event = events[-1]

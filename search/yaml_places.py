@@ -29,7 +29,9 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     except yaml.YAMLError as problem:
         raise StudyError(f"{path}: not valid YAML: {problem}") from problem
     if not isinstance(content, dict):
-        raise StudyError(f"{path}: a study file is a mapping that starts with `name: …`, found {type(content).__name__}")
+        raise StudyError(
+            f"{path}: a study file is a mapping that starts with `name: …`, found {type(content).__name__}"
+        )
     lines: dict[Place, int] = {}
     doubles: list[str] = []
     _walk(root, (), lines, doubles)

@@ -82,4 +82,6 @@ def _data(event: dict[str, Any]) -> dict[str, Any]:
 
 def _baselines(state: StudyState) -> list[dict[str, Any]]:
     """The metadata-only baseline of each data configuration."""
-    return [{"dataset": state.datasets[key]["dataset"], "rows": event["rows"]} for key, event in state.baselines.items()]
+    return [
+        {"dataset": state.datasets[key]["dataset"], "rows": event["rows"]} for key, event in state.baselines.items()
+    ]

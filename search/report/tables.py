@@ -65,7 +65,12 @@ def per_target(found: dict[str, Any]) -> pd.DataFrame:
 def by_origin(found: dict[str, Any]) -> pd.DataFrame:
     """One row per cell and sub-source of the test images, macro only; empty where there is one source."""
     rows = [
-        {"cell": short_name(found, cell), "within source": row["origin"], "cases": row["cases"], primary(found): interval(row)}
+        {
+            "cell": short_name(found, cell),
+            "within source": row["origin"],
+            "cases": row["cases"],
+            primary(found): interval(row),
+        }
         for cell in found["cells"]
         for row in cell["by_origin"]
         if row["target"] == MACRO and row["metric"] == primary(found)

@@ -66,7 +66,9 @@ class Search:
         self.curves = curves
         self.fails = dict(fails or {})
         self.entries = [
-            Entry(trial, (cells or {}).get(trial, "cell"), (cells or {}).get(trial, "cell"), {"x": float(i + 1)}, len(c))
+            Entry(
+                trial, (cells or {}).get(trial, "cell"), (cells or {}).get(trial, "cell"), {"x": float(i + 1)}, len(c)
+            )
             for i, (trial, c) in enumerate(curves.items())
         ]
         self.events: list[Event] = list(events if events is not None else opening(self.entries))
@@ -85,7 +87,9 @@ class Search:
             self.events.append(event)
             self.state.apply(event)
 
-    def run(self, *, slots: int = 1, order: Callable[[list[Any]], Any] | None = None, stop_after: int | None = None) -> None:
+    def run(
+        self, *, slots: int = 1, order: Callable[[list[Any]], Any] | None = None, stop_after: int | None = None
+    ) -> None:
         """Carry the schedule out; `order` picks which busy slot moves next, `stop_after` kills it after so many epochs."""
         busy: list[list[Any]] = []
         steps = 0

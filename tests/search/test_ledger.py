@@ -103,14 +103,20 @@ def test_reading_goes_on_where_it_stopped(path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
 
 
 @settings(max_examples=100, deadline=None)
-@given(events=st.lists(st.dictionaries(st.text().filter(lambda key: key != "crc"), json_values, min_size=1), max_size=5))
+@given(
+    events=st.lists(st.dictionaries(st.text().filter(lambda key: key != "crc"), json_values, min_size=1), max_size=5)
+)
 def test_any_json_comes_back_as_it_was(events, tmp_path_factory):
     path = tmp_path_factory.mktemp("ledger") / "l.jsonl"
     with Ledger(path) as opened:

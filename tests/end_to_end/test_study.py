@@ -1,0 +1,227 @@
+"""What a user sees of a study, from plan to promotion, and after a killed driver."""
+
+import json
+from collections import Counter
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+pytestmark = pytest.mark.slow
+
+
+def client(command):
+    return MlflowClient(f"sqlite:///{command.storage}/mlflow.db")
+
+
+def runs(command, level="trial"):
+    found = client(command)
+    experiment = found.get_experiment_by_name("tiny")
+    return found.search_runs([experiment.experiment_id], f"tags.`radsweep.level` = '{level}'", max_results=1000)
+
+
+def rows_per_metric(command):
+    found = client(command)
+    counts = Counter()
+    for run in runs(command):
+        for key in run.data.metrics:
+            steps = [metric.step for metric in found.get_metric_history(run.info.run_id, key)]
+            counts[max(Counter(steps).values())] += 1
+    return counts
+
+
+def report(command):
+    found = json.loads(command("report", "--json"))
+    # What a machine measures of itself differs from run to run; nothing else may.
+    for cell in found["cells"]:
+        del cell["record"]
+    del found["provenance"]
+    return found
+
+
+def test_every_cell_has_a_measured_winner(undisturbed):
+    found = report(undisturbed)
+    assert found["counts"]["cells"] == len(found["cells"]) == 2
+    assert found["counts"]["trials"] == 6
+    for cell in found["cells"]:
+        by_target = {row["target"]: row for row in cell["test"] if row["metric"] == "auroc"}
+        assert set(by_target) == {"cardiomegaly", "pleural_effusion", "nodule", "pneumothorax", "macro"}
+        assert all(row["low"] <= row["value"] <= row["high"] for row in by_target.values())
+    assert {row["target"] for row in found["baselines"][0]["rows"]} >= {"macro", "nodule"}
+
+
+def test_the_report_is_written_for_people_too(undisturbed):
+    page = (undisturbed.folder / "report" / "report.html").read_text()
+    assert "<h1>tiny</h1>" in page
+    assert 'src="data:image/png;base64,' in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "random" not in (undisturbed.folder / "report" / "results.csv").read_text().splitlines()[0]
+
+
+def test_mlflow_has_one_run_per_trial_and_one_row_per_step(undisturbed):
+    trials = {e["trial"]: e for e in undisturbed.events() if e["kind"] == "trial"}
+    found = runs(undisturbed)
+    assert Counter(run.data.tags["radsweep.identity"] for run in found) == Counter(trials.keys())
+    assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
+    assert set(rows_per_metric(undisturbed)) == {1}
+    parents = runs(undisturbed, "study")
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in found} == {parents[0].info.run_id}
+    run = found[0]
+    assert run.data.tags["cell.backbone"] in {"test_convnext2", "test_vit3"}
+    assert run.inputs.dataset_inputs[0].dataset.name == "phantom"
+    assert float(run.data.params["learning_rate"]) in {1e-3, 1e-4, 3e-3}
+
+
+def test_metrics_carry_the_events_own_time(undisturbed):
+    told = {(e["trial"], e["epoch"]): e for e in undisturbed.events() if e["kind"] == "epoch"}
+    found = client(undisturbed)
+    for run in runs(undisturbed):
+        for metric in found.get_metric_history(run.info.run_id, "val/auroc/macro"):
+            event = told[run.data.tags["radsweep.identity"], metric.step]
+            assert (metric.timestamp, metric.value) == (event["timestamp_ms"], event["metrics"]["val/auroc/macro"])
+
+
+def test_optuna_tells_the_truth(undisturbed):
+    ends = Counter(e["state"] for e in undisturbed.events() if e["kind"] == "ended")
+    storage = f"sqlite:///{undisturbed.folder}/optuna.db"
+    states = Counter()
+    for summary in optuna.get_all_study_summaries(storage):
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        states.update(trial.state.name for trial in study.trials)
+        assert any(trial.state.name == "COMPLETE" for trial in study.trials)
+    assert states == ends
+
+
+def test_a_second_run_does_nothing(again):
+    before = (again.folder / "ledger.jsonl").read_bytes()
+    checkpoints = {path: path.stat().st_mtime_ns for path in again.folder.glob("trials/**/*") if path.is_file()}
+    again("run")
+    assert (again.folder / "ledger.jsonl").read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
+    assert len(runs(again)) == 6
+
+
+def test_a_changed_grid_runs_only_what_is_missing(again):
+    known = {e["trial"] for e in again.events() if e["kind"] == "trial"}
+    text = again.study.read_text().replace("3e-3]", "3e-3, 5e-4]").replace("[test_convnext2, test_vit3]", "test_vit3")
+    again.study.write_text(text)
+    events = len(again.events())
+    again("run")
+    new = again.events()[events:]
+    assert {e["searched"]["learning_rate"] for e in new if e["kind"] == "trial"} == {5e-4}
+    assert not {e["trial"] for e in new if e["kind"] in {"started", "epoch"}} & known
+    assert report(again)["counts"]["cells"] == 1
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(lambda events: any(e["kind"] == "started" for e in events), id="as the first trial starts"),
+        pytest.param(lambda events: sum(e["kind"] == "epoch" for e in events) >= 5, id="in the middle"),
+        pytest.param(lambda events: any(e["kind"] == "evaluated" for e in events), id="while winners are measured"),
+    ],
+)
+def test_a_killed_driver_changes_nothing_in_the_end(undisturbed, elsewhere, moment):
+    elsewhere.kill_when(moment)
+    before = {(e["trial"], e["epoch"]): e for e in elsewhere.events() if e["kind"] == "epoch"}
+    elsewhere("run")
+    assert report(elsewhere) == report(undisturbed)
+    after = {(e["trial"], e["epoch"]): e for e in elsewhere.events() if e["kind"] == "epoch"}
+    assert {key: after[key] for key in before} == before
+    assert Counter(run.info.status for run in runs(elsewhere)) == Counter(run.info.status for run in runs(undisturbed))
+    assert len(runs(elsewhere)) == 6
+    assert set(rows_per_metric(elsewhere)) == {1}
+
+
+def test_two_drivers_are_refused(elsewhere):
+    import subprocess
+
+    from tests.end_to_end.conftest import ROOT, environment
+
+    first = subprocess.Popen(elsewhere.words("run"), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    while not any(e["kind"] == "trial" for e in elsewhere.events()):
+        assert first.poll() is None
+    told = elsewhere("run", code=2)
+    assert f"another driver is running it: process {first.pid} on" in told
+    first.kill()
+    first.wait()
+
+
+def test_the_winner_is_promoted_and_its_scores_come_back(again):
+    decision = json.loads(again("promote", "--json"))
+    assert decision["promoted"]
+    found = client(again)
+    version = found.get_model_version_by_alias("tiny", "champion")
+    mlflow.set_tracking_uri(f"sqlite:///{again.storage}/mlflow.db")
+    loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
+    facts = loaded.metadata.metadata
+    assert facts["pathologies"] == ["cardiomegaly", "pleural_effusion", "nodule", "pneumothorax"]
+    assert version.run_id == facts["run_id"]
+
+    pixels, stored = test_cases(again, decision["trial"], facts)
+    assert np.abs(loaded.predict(pixels) - stored).max() < 1e-5
+
+    assert json.loads(again("promote", "--json"))["reasons"][0]["condition"] == "this model is the champion"
+    assert len(found.search_model_versions("name='tiny'")) == 1
+
+
+def test_cases(command, trial, facts):
+    """Return the pixels of the test cases (one film each) and the scores that the trial stored for them."""
+    from datasets import cache, sources
+    from datasets.dataset_config import DatasetConfig
+    from datasets.privacy import case_key, keyed_hash
+    from trainers.evaluation import case_scores
+
+    config = next(e for e in command.events() if e.get("trial") == trial)["config"]
+    manifest = sources.load(DatasetConfig(**config["dataset"]), command.storage / "generated" / "phantom")
+    images = cache.open_cache(
+        manifest, resolution=facts["resolution"], preprocessing="standard", cache=command.storage / "cache"
+    )
+    scores = case_scores.load(command.folder / "winners" / trial / "scores.parquet")
+    stored = dict(zip(scores.table["case"], scores.scores, strict=True))
+    key = case_key(command.storage)
+    cases = manifest.instances["case"]
+    single = [row for row in manifest.rows("test") if (cases == cases[row]).sum() == 1]
+    assert len(single) > 5
+    return images.pixels[single][:, None], np.array([stored[keyed_hash(key, cases[row])] for row in single])
+
+
+test_cases.__test__ = False
+
+
+def test_an_equal_challenger_is_refused_with_the_figures(again):
+    again("promote")
+    text = again.study.read_text().replace("name: tiny", "name: tiny-again")
+    again.study.write_text(text + "promotion: {registered_model: tiny}\n")
+    again("run")
+    refused = json.loads(again("promote", "--json", code=1))
+    assert not refused["promoted"]
+    assert "challenger minus champion +0.0000, interval +0.0000 to +0.0000" in refused["reasons"][0]["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        (("name: tiny", "nam: tiny"), (), "nam: unknown key"),
+        (("test_convnext2", "test_convnext9"), (), "test_convnext9"),
+        (("resolution: 32", "resolution: 33"), (), "33 px is not a multiple of the patch size"),
+        (
+            ("dataset: phantom", "dataset: nih_chest_xray14"),
+            (),
+            "no folder given. Say --data-root nih_chest_xray14=PATH",
+        ),
+        (("patients: 48", "patients: 3"), (), "options of the phantom: patients"),
+        (("name: tiny", "name: tiny\ntracking: {uri: 'http://127.0.0.1:9'}"), (), "cannot be used"),
+        (("name: tiny", "name: tiny"), ("--address", "127.0.0.1:9"), "no Ray cluster answers"),
+        (("name: tiny", "name: tiny\nresources: {cpus: 999}"), (), "no node of this cluster has that"),
+    ],
+)
+def test_bad_input_ends_with_a_message_and_code_2(elsewhere, change, words, message):
+    elsewhere.study.write_text(elsewhere.study.read_text().replace(*change))
+    told = elsewhere("run", *words, code=2)
+    assert message in told
+    assert "Traceback" not in told
+    assert not any(e["kind"] == "trial" for e in elsewhere.events())
