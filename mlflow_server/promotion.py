@@ -85,5 +85,5 @@ def judge(challenger: CaseScores, champion: CaseScores | None, policy: Policy) -
     condition = (
         f"{policy.rule}: the lower bound of the paired difference in macro {policy.metric} is above {policy.bound:+g}"
     )
-    rows = tuple(dict(row) for row in comparison.table().to_dict(orient="records"))
+    rows = tuple({str(k): v for k, v in row.items()} for row in comparison.table().to_dict(orient="records"))
     return PromotionDecision(holds, (Reason(condition, holds, evidence),), rows)

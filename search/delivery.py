@@ -7,7 +7,6 @@ What is told twice is recorded once (see `mlflow_server/tracking.py`).
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +76,7 @@ class Delivery:
             try:
                 more = self._round()
                 failures, self.problem = 0, None
-            except Exception as problem:  # noqa: BLE001 - whatever the tracker's client raises, the search goes on
+            except Exception as problem:
                 more = True
                 self._receivers = None
                 self.problem = f"{type(problem).__name__}: {problem}".splitlines()[0]
@@ -132,4 +131,4 @@ def epochs_by_trial(events: Iterable[Event]) -> Iterable[tuple[str, str, list[Ev
 def _replace(path: Path, text: str) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(text)
-    os.replace(aside, path)
+    aside.replace(path)

@@ -72,7 +72,7 @@ def giga_macs(backbone: str, resolution: int) -> float:
     if others:
         second = min(others, key=lambda size: abs(math.log(size / resolution)))
         power = math.log(known[second] / known[nearest]) / math.log(second / nearest)
-    return known[nearest] * (resolution / nearest) ** power
+    return float(known[nearest] * (resolution / nearest) ** power)
 
 
 def relative_cost(config: TrialConfig) -> float:

@@ -12,6 +12,7 @@ from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
 from search.study_config import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, StudyConfig
 from trainers import adaptations, initializations, tasks
+from trainers.network_plan import Refusal as Refused
 from trainers.trial import TrialConfig
 
 
@@ -171,7 +172,7 @@ def _refusal(config: TrialConfig) -> str | None:
         network = initializations.resolve(config.initialization, config.backbone, config.resolution)
     except ValueError as problem:  # both rooms raise it for a name that no file bears, and list those that exist
         raise StudyError(str(problem)) from None
-    if isinstance(network, initializations.Refusal):
+    if isinstance(network, Refused):
         return network.reason
     refused = adaptation.refusal(network.family)
     return f"{config.adaptation} × {config.backbone}: {refused.reason}" if refused else None

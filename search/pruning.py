@@ -17,6 +17,8 @@ from search import pruners
 from search.study_config import Pruning
 from trainers.trial import TrialState
 
+Direction = Literal["maximize", "minimize"]
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -31,7 +33,7 @@ class Decision:
 class ComparisonGroup:
     """The trials that are compared with each other, as one Optuna study."""
 
-    def __init__(self, pruner: optuna.pruners.BasePruner, direction: str, space: Mapping[str, Sequence[Any]]):
+    def __init__(self, pruner: optuna.pruners.BasePruner, direction: Direction, space: Mapping[str, Sequence[Any]]):
         self._pruner = pruner
         self._study = optuna.create_study(direction=direction, pruner=pruner)
         self._space = {name: distribution(values) for name, values in space.items()}
@@ -77,7 +79,7 @@ class ComparisonGroup:
 
 
 def create_group(
-    pruning: Pruning, *, epochs: int, direction: str, space: Mapping[str, Sequence[Any]]
+    pruning: Pruning, *, epochs: int, direction: Direction, space: Mapping[str, Sequence[Any]]
 ) -> ComparisonGroup:
     """Build the group's Optuna study with the pruner a study names."""
     return ComparisonGroup(pruners.create(pruning.pruner, pruning.settings, epochs=epochs), direction, space)

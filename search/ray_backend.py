@@ -232,7 +232,7 @@ class _Desk:
             self._after_event()
 
 
-class _AssignmentSearcher(Searcher):
+class _AssignmentSearcher(Searcher):  # type: ignore[misc]
     """Hands the schedule's assignments to Tune."""
 
     def __init__(self, desk: _Desk | None = None):
@@ -256,7 +256,7 @@ class _AssignmentSearcher(Searcher):
         return (_AssignmentSearcher, ())  # Tune pickles it with its snapshot, which is never restored
 
 
-class _PruningScheduler(TrialScheduler):
+class _PruningScheduler(TrialScheduler):  # type: ignore[misc]
     """Asks the schedule after each epoch whether a trial goes on."""
 
     def __init__(self, desk: _Desk | None = None):
@@ -271,7 +271,7 @@ class _PruningScheduler(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = self._desk is None or self._desk.told(trial.trial_id, result)
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if self._desk:

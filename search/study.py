@@ -19,6 +19,7 @@ from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
 from search.study_state import StudyState
 from trainers import initializations
+from trainers.network_plan import Refusal
 from trainers.trial import Operation, TrialState
 
 
@@ -204,7 +205,7 @@ def input_size(trial: Trial) -> int:
     """Return the side in pixels that the trial's network truly takes."""
     config = trial.config
     plan = initializations.resolve(config.initialization, config.backbone, config.resolution)
-    if isinstance(plan, initializations.Refusal):
+    if isinstance(plan, Refusal):
         raise StudyError(plan.reason)
     return plan.input_size
 

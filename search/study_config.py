@@ -181,7 +181,7 @@ def _coerced(name: str, values: list[Any]) -> list[Any]:
     for model in (Recipe, DatasetConfig, TrialConfig):
         field = model.model_fields.get(name)
         if field is not None and name not in {"dataset", "recipe"}:
-            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
+            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
             try:
                 return [adapter.validate_python(value) for value in values]
             except ValidationError as found:

@@ -81,7 +81,7 @@ def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
         result = train(order.config, operation=order.operation, report=report, until_epoch=order.until_epoch)
     except TrialError as failure:
         tell({"failure": str(failure), "failure_kind": failure.kind})
-    except Exception as failure:  # noqa: BLE001 - a bug ends this trial, with its place, not the study
+    except Exception as failure:  # a bug ends this trial, with its place, not the study
         place = traceback.extract_tb(failure.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
         tell({"failure": f"{type(failure).__name__}: {failure} ({where})", "failure_kind": "bug"})

@@ -1,8 +1,8 @@
 """Pruners by name: our own, one file each in this folder, and every pruner that Optuna has.
 
-A pruner of our own exports `PRUNER`, a subclass of `optuna.pruners.BasePruner` built with the number of
-epochs of a full trial and its settings as keywords. It may have a property `rungs`: epochs at which the trials of a group wait for each
-other, so that a decision does not depend on which of them ran first.
+A pruner of our own exports `PRUNER`, a subclass of `optuna.pruners.BasePruner` built with the number of epochs of a
+full trial and its settings as keywords. It may have an attribute `rungs`: epochs at which the trials of a group wait
+for each other, so that a decision does not depend on which of them ran first.
 """
 
 import importlib

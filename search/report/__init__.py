@@ -1,7 +1,6 @@
 """The report of a study: computed from the ledger alone, written to the study folder, readable without a server."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -50,4 +49,4 @@ def read(folder: StudyFolder) -> dict[str, Any]:
 def _replace(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_bytes(content)
-    os.replace(aside, path)
+    aside.replace(path)

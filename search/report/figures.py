@@ -3,11 +3,6 @@
 import io
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("agg")
-
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
 from matplotlib.figure import Figure
 
 from search.report import tables
@@ -27,7 +22,8 @@ def draw(found: dict[str, Any]) -> dict[str, bytes]:
 
 def _curves(found: dict[str, Any]) -> Figure:
     """Learning curves, pruned trials broken and marked where they stopped."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
     cells = list(dict.fromkeys(trial["cell"] for trial in found["trials"]))
     for trial in found["trials"][:TRIALS_DRAWN]:
         epochs = [int(epoch) for epoch in trial["curve"]]
@@ -50,7 +46,8 @@ def _targets(found: dict[str, Any]) -> Figure:
     """Test metric per target and cell, with intervals."""
     targets = [*found["targets"], tables.MACRO]
     cells = found["cells"]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.16 * len(targets) * (len(cells) + 1)), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.16 * len(targets) * (len(cells) + 1)), layout="constrained")
+    axes = figure.add_subplot()
     step = 0.8 / max(1, len(cells))
     for index, cell in enumerate(cells):
         rows = tables.rows_of(found, cell)
@@ -74,5 +71,4 @@ def _targets(found: dict[str, Any]) -> Figure:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()

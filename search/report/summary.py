@@ -25,7 +25,7 @@ def summarize(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, 
         "confidence": study.evaluation.confidence,
         "unit": study.evaluation.unit,
         "redraws": study.evaluation.redraws,
-        "axes": {axis: values for axis, values in study.axes.items()},
+        "axes": dict(study.axes),
         "counts": {"cells": len(wanted.cells), "trials": len(progress), **dict(sorted(states.items()))},
         "epochs": {
             "trained": sum(len(trial.epochs) for trial in progress),

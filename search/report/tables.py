@@ -121,8 +121,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     for data in found["data"]:
         images = data["images"]
         told.append(
-            f"{data['dataset']}: {images['train']} training, {images['val']} validation and {images['test']} test images "
-            f"({data['validation']}); {data['quarantined']} quarantined."
+            f"{data['dataset']}: {images['train']} training, {images['val']} validation and {images['test']} "
+            f"test images ({data['validation']}); {data['quarantined']} quarantined."
         )
     told.append(
         f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "

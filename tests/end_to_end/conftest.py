@@ -44,7 +44,13 @@ class Command:
 
     def __call__(self, command: str, *more: str, code: int = 0) -> str:
         done = subprocess.run(
-            self.words(command, *more), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280
+            self.words(command, *more),
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
         )
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout if code in {0, 1} else done.stdout + done.stderr

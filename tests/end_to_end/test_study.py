@@ -207,7 +207,7 @@ def test_an_equal_challenger_is_refused_with_the_figures(again):
     [
         (("name: tiny", "nam: tiny"), (), "nam: unknown key"),
         (("test_convnext2", "test_convnext9"), (), "test_convnext9"),
-        (("resolution: 32", "resolution: 33"), (), "33 px is not a multiple of the patch size"),
+        (("[test_convnext2, test_vit3]\n  resolution: 32", "vit_small\n  resolution: 33"), (), "33 px is"),
         (
             ("dataset: phantom", "dataset: nih_chest_xray14"),
             (),

@@ -90,7 +90,7 @@ class Search:
     def run(
         self, *, slots: int = 1, order: Callable[[list[Any]], Any] | None = None, stop_after: int | None = None
     ) -> None:
-        """Carry the schedule out; `order` picks which busy slot moves next, `stop_after` kills it after so many epochs."""
+        """Carry the schedule out; `order` picks the slot that moves next; killed after `stop_after` epochs."""
         busy: list[list[Any]] = []
         steps = 0
         while True:
