@@ -38,16 +38,7 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
     Raises:
         DatasetError: with what, where, expected and fix.
     """
-    if config.source == "phantom":
-        _plugin(config.source)(root, config)  # writes what is missing, so that the folder exists below
-    if not root.is_dir():
-        raise DatasetError(
-            f"no folder {root}",
-            f"data set {config.name}",
-            "the data set's folder",
-            "say --data-root or set RADSWEEP_DATA",
-        )
-    table = _plugin(config.source)(root, config)
+    table = read(config, root)
     table, validation = _partitioned(table, config)
     apart = table.instances["partition"] != "val" if table.validation_on_test else slice(None)
     check_disjoint(table.instances[apart], where=f"data set {config.name}")
@@ -69,8 +60,20 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
 
 
 def read(config: DatasetConfig, root: Path) -> SourceTable:
-    """Return a source's rows as published, before partitions are drawn and policies applied."""
-    return _plugin(config.source)(root, config)
+    """Return a source's rows as published, before partitions are drawn and policies applied.
+
+    Raises:
+        DatasetError: as `load`.
+    """
+    plugin = _plugin(config.source)
+    if not root.is_dir() and config.source != "phantom":  # the phantom writes what is missing
+        raise DatasetError(
+            f"no folder {root}",
+            f"data set {config.name}",
+            "the data set in its official layout",
+            "say --data-root or set RADSWEEP_DATA",
+        )
+    return plugin(root, config)
 
 
 def _plugin(source: str) -> Callable[[Path, DatasetConfig], SourceTable]:

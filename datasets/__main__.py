@@ -1,0 +1,173 @@
+"""`python -m datasets verify|prepare|gc`: look at a data set, decode it once, tidy up."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Source = Annotated[str, typer.Argument(help="module in datasets/sources, e.g. nih_chest_xray14")]
+Root = Annotated[Path, typer.Option(help="the data set's folder in its official layout")]
+Labels = Annotated[str, typer.Option(help="label list: paper or conventional")]
+Option = Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE of the source, repeatable")]
+Workers = Annotated[int, typer.Option(min=1, help="decoding processes")]
+Cache = Annotated[Path, typer.Option(help="folder of all caches")]
+
+
+@app.command()
+def verify(
+    source: Source,
+    *,
+    root: Root,
+    labels: Labels = "conventional",
+    option: Option = None,
+    workers: Workers = 1,
+    images: Annotated[bool, typer.Option(help="decode every file, too")] = True,
+    cache: Annotated[Path | None, typer.Option(help="hold the files against this cache's content hashes")] = None,
+    files: Annotated[Path | None, typer.Option(help="write unreadable and changed files to this local list")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Print a data card: counts, prevalence, unreadable files, duplicates, and what differs from what was published."""
+    from datasets.sources import load
+    from datasets.verify import changed, data_card, prepared, unreadable
+
+    config = _config(source, labels, option)
+    card = data_card(config, root, images=images, workers=workers, progress=_progress("read", as_json))
+    manifest = load(config, root)
+    altered: list[str] = []
+    if cache is not None:
+        for resolution, preprocessing in prepared(manifest, cache)[:1]:
+            altered = changed(manifest, cache, resolution=resolution, preprocessing=preprocessing)
+        card["changed_since_prepared"] = len(altered)
+    if files is not None:
+        listed = [f"{path}\t{reason}" for path, reason in unreadable(manifest, workers=workers)]
+        files.write_text("".join(f"{line}\n" for line in [*listed, *(f"{path}\tchanged" for path in altered)]))
+    typer.echo(json.dumps(card, indent=1) if as_json else _readable(card))
+    if card["completeness"] == "differs" or altered:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    source: Source,
+    *,
+    root: Root,
+    cache: Cache,
+    resolution: Annotated[list[int], typer.Option(min=16, help="side in pixels, repeatable")],
+    preprocessing: Annotated[str, typer.Option(help="a name in datasets/preprocessing.py")] = "standard",
+    labels: Labels = "conventional",
+    option: Option = None,
+    workers: Workers = 1,
+) -> None:
+    """Decode every image once to each resolution; started again it goes on."""
+    from datasets.cache import estimate_bytes
+    from datasets.cache import prepare as prepare_cache
+    from datasets.sources import load
+
+    manifest = load(_config(source, labels, option), root)
+    total = sum(estimate_bytes(len(manifest), side) for side in resolution)
+    typer.echo(f"{len(manifest)} images at {', '.join(map(str, resolution))} px: {total / 1e9:.2f} GB")
+    for side in resolution:
+        done = prepare_cache(
+            manifest,
+            resolution=side,
+            preprocessing=preprocessing,
+            cache=cache,
+            workers=workers,
+            progress=_progress(f"{side} px", quiet=False),
+        )
+        typer.echo(f"{side} px: {done.images - len(done.quarantined)} readable, {len(done.quarantined)} quarantined, "
+                   f"{done.seconds:.1f} s, {done.folder}")  # fmt: skip
+
+
+@app.command()
+def gc(
+    cache: Cache,
+    keep: Annotated[list[str] | None, typer.Option(help="name of a cache that a study uses, repeatable")] = None,
+    idle_days: Annotated[float, typer.Option(min=0, help="keep what was used within so many days")] = 30.0,
+    remove: Annotated[bool, typer.Option("--remove", help="remove it; otherwise only shown")] = False,
+) -> None:
+    """Show the caches, and remove those that nothing uses."""
+    from datasets.cleaning import entries, remove_unused
+
+    unused = {e.name for e in remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=True)}
+    for entry in entries(cache):
+        state = "unused" if entry.name in unused else "kept"
+        whole = "complete" if entry.complete else "unfinished"
+        typer.echo(
+            f"{entry.bytes / 1e6:10.1f} MB  {entry.idle_days:6.1f} days idle  {whole:10}  {state:6}  {entry.name}"
+        )
+    if remove:
+        gone = remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=False)
+        typer.echo(f"removed {len(gone)} caches, {sum(e.bytes for e in gone) / 1e6:.1f} MB")
+
+
+def main() -> None:
+    """Run the command line; what is wrong with the data ends with exit code 2 and one line."""
+    try:
+        app()
+    except DatasetError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _config(source: str, labels: str, option: list[str] | None) -> DatasetConfig:
+    options: dict[str, Any] = {}
+    for pair in option or []:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise DatasetError(f"--option {pair!r} has no '='", expected="KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    if labels not in ("paper", "conventional"):
+        raise DatasetError(f"unknown label list {labels!r}", "--labels", "paper or conventional")
+    return DatasetConfig(name=source, source=source, labels=labels, options=options)
+
+
+def _progress(what: str, quiet: bool) -> Any:
+    if quiet:
+        return None
+    started = time.monotonic()
+
+    def tell(done: int, whole: int) -> None:
+        left = (time.monotonic() - started) / max(done, 1) * (whole - done)
+        typer.echo(f"  {what}: {done}/{whole}, {left:.0f} s left", err=True)
+
+    return tell
+
+
+def _readable(card: dict[str, Any]) -> str:
+    lines = [
+        f"{card['source']} ({card['labels']} labels): {card['completeness']}",
+        f"{card['images']} images, {card['cases']} cases, {card['patients']} patients "
+        f"({card['films_per_patient']['mean']} films each, {card['films_per_patient']['most']} at most)",
+        *(f"  {name}: {p['images']} images of {p['patients']} patients" for name, p in card["partitions"].items()),
+        f"  validation: {card['validation']}",
+        f"{'pathology':28}" + "".join(f"{name + ' + / - (missing)':>28}" for name in card["partitions"]),
+    ]
+    for name, parts in card["pathologies"].items():
+        cells = (f"{p['positive']} / {p['negative']} ({p['missing']:.1%})" for p in parts.values())
+        lines.append(f"{name:28}" + "".join(f"{cell:>28}" for cell in cells))
+    for key in ("views", "sexes", "ages", "files"):
+        if key in card:
+            lines.append(f"{key}: " + ", ".join(f"{k} {v}" for k, v in card[key].items()))
+    if "changed_since_prepared" in card:
+        lines.append(f"changed since prepared: {card['changed_since_prepared']}")
+    if card["completeness"] == "subset":
+        lines.append(f"a subset: none of the {len(card['differences'])} counts that differ is above the published one")
+    else:
+        lines += [f"differs: {d['fact']} {d['found']}, published {d['published']}" for d in card["differences"]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A data card: what a folder holds, and in what it differs from what was published."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datasets.cache import cache_key, content_hashes
+from datasets.dataset_config import DatasetConfig
+from datasets.decoding import Task, decode_all
+from datasets.manifest import PARTITIONS, Manifest
+from datasets.preprocessing import names, resolve
+from datasets.sources import load, read
+
+_AGES = (0, 1, 18, 40, 60, 80, 150)
+_PROBE = 32  # pixels: enough to decode a file, cheap to make
+
+
+def data_card(
+    config: DatasetConfig,
+    root: Path,
+    *,
+    images: bool = True,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Read labels and, if wanted, every image; describe them without naming a patient.
+
+    Args:
+        config: of the data set.
+        root: its folder.
+        images: decode every file to find those that cannot be read, and hash them to find duplicates.
+        workers: processes.
+        progress: told (files done, files in all).
+
+    Raises:
+        DatasetError: the labels cannot be used at all.
+    """
+    table, manifest = read(config, root), load(config, root)
+    films = manifest.instances["patient"].value_counts()
+    card: dict[str, Any] = {
+        "source": manifest.source,
+        "labels": config.labels,
+        "completeness": table.completeness,
+        "differences": [{"fact": d.fact, "published": d.published, "found": d.found} for d in table.differences],
+        "fingerprint": manifest.fingerprint,
+        "images": len(manifest),
+        "patients": int(manifest.instances["patient"].nunique()),
+        "cases": int(manifest.instances["case"].nunique()),
+        "films_per_patient": {"mean": round(float(films.mean()), 2), "most": int(films.max())},
+        "validation": manifest.validation,
+        "partitions": {name: _partition(manifest, name) for name in PARTITIONS},
+        "pathologies": {name: _pathology(manifest, column) for column, name in enumerate(manifest.pathologies)},
+        "views": _counts(manifest.instances["view"]),
+        "sexes": _counts(manifest.instances["sex"]),
+        "ages": _ages(manifest.instances["age"]),
+    }
+    if images:
+        card["files"] = _files(manifest, workers=workers, progress=progress)
+    return card
+
+
+def unreadable(manifest: Manifest, *, workers: int = 1) -> list[tuple[str, str]]:
+    """Return (path, reason) of every image that cannot be decoded. Names files: for the data's keeper only."""
+    paths = manifest.instances["path"]
+    return sorted((str(paths.iloc[d.row]), d.reason) for d in _decoded(manifest, workers) if d.reason is not None)
+
+
+def changed(manifest: Manifest, cache: Path, *, resolution: int, preprocessing: str) -> list[str]:
+    """Return the paths whose content is no longer what the cache was built from: silently flipped bits, or new files.
+
+    Args:
+        manifest: whose files are read and hashed.
+        cache: folder of all caches.
+        resolution: of a prepared cache.
+        preprocessing: of a prepared cache.
+    """
+    known = content_hashes(cache / cache_key(manifest, resolve(preprocessing), resolution))
+    paths = list(manifest.instances["path"])
+    with ThreadPoolExecutor(4) as pool:  # hashing and reading both work outside the interpreter's lock
+        found = list(pool.map(lambda path: _sha256(manifest.root / path), paths))
+    return [path for path, old, new in zip(paths, known, found, strict=True) if old.any() and old.tobytes() != new]
+
+
+def prepared(manifest: Manifest, cache: Path) -> list[tuple[int, str]]:
+    """Return (resolution, preprocessing) of the caches of this manifest that are complete."""
+    keys = {path.parent.name for path in cache.glob("*/complete.json")}
+    resolutions = sorted({int(key.rsplit("-", 2)[1]) for key in keys if key.count("-") >= 2})
+    return [(r, name) for r in resolutions for name in names() if cache_key(manifest, resolve(name), r) in keys]
+
+
+def _partition(manifest: Manifest, name: str) -> dict[str, Any]:
+    rows = manifest.rows(name)  # type: ignore[arg-type]
+    return {"images": len(rows), "patients": int(manifest.instances["patient"].iloc[rows].nunique())}
+
+
+def _pathology(manifest: Manifest, column: int) -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    for name in PARTITIONS:
+        labels = manifest.labels[manifest.rows(name), column]
+        given = ~np.isnan(labels)
+        described[name] = {
+            "positive": int((labels > 0.5).sum()),
+            "negative": int((labels < 0.5).sum()),
+            "prevalence": round(float(labels[given].mean()), 4) if given.any() else None,
+            "missing": round(float(1 - given.mean()), 4),
+        }
+    return described
+
+
+def _counts(column: pd.Series) -> dict[str, int]:
+    return {str(value): int(count) for value, count in column.fillna("unknown").value_counts().items()}
+
+
+def _ages(ages: pd.Series) -> dict[str, int]:
+    names = [f"{low}-{high - 1}" for low, high in pairwise(_AGES)]
+    bands = pd.cut(ages, list(_AGES), right=False, labels=names).value_counts(sort=False)
+    return {**{str(band): int(n) for band, n in bands.items() if n}, "unknown": int(ages.isna().sum())}
+
+
+def _decoded(manifest: Manifest, workers: int) -> Any:
+    paths = manifest.instances["path"].to_numpy()
+    tasks = (Task(row, manifest.root / path, "standard", (_PROBE,)) for row, path in enumerate(paths))
+    return decode_all(tasks, workers=workers)
+
+
+def _files(manifest: Manifest, *, workers: int, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    reasons: Counter[str] = Counter()
+    contents: dict[str, list[int]] = {}
+    for count, result in enumerate(_decoded(manifest, workers), start=1):
+        if result.reason is not None:
+            reasons[result.reason] += 1
+        else:
+            contents.setdefault(str(result.sha256), []).append(result.row)
+        if progress and count % 100 == 0:
+            progress(count, len(manifest))
+    twice = [rows for rows in contents.values() if len(rows) > 1]
+    partition = manifest.instances["partition"].to_numpy()
+    return {
+        "readable": sum(map(len, contents.values())),
+        "unreadable": sum(reasons.values()),
+        "reasons": dict(reasons.most_common()),
+        "duplicates": sum(len(rows) - 1 for rows in twice),
+        "duplicates_across_partitions": sum(len(set(partition[rows])) > 1 for rows in twice),
+    }
+
+
+def _sha256(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""

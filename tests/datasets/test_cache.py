@@ -1,0 +1,165 @@
+"""One decoding per image and resolution, whoever asks, however often they are interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.cache import MARKER, content_hashes, open_cache, prepare
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from datasets.images import read
+from datasets.manifest import Manifest
+from datasets.preprocessing import resolve
+from datasets.sources import load
+from tests.datasets import miniatures
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    miniatures.nih_chest_xray14(tmp_path / "root")
+    config = DatasetConfig(name="nih", source="nih_chest_xray14", quarantine_limit=0.02)
+    return load(config, tmp_path / "root")
+
+
+def _prepare(manifest: Manifest, folder: Path, *, resolution: int = 16, preprocessing: str = "standard", **options):
+    return prepare(manifest, resolution=resolution, preprocessing=preprocessing, cache=folder, **options)
+
+
+def test_rows_are_the_files_prepared(manifest: Manifest, tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    preparation = _prepare(manifest, tmp_path / "c", workers=2, progress=lambda done, whole: told.append((done, whole)))
+    cache = open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    for row in (0, 17, len(manifest) - 1):
+        radiograph = read(manifest.root / manifest.instances["path"].iloc[row])
+        np.testing.assert_array_equal(cache.pixels[row], resolve("standard").square(radiograph, 16))
+    assert told[-1] == (len(manifest), len(manifest))
+    assert preparation.images == len(manifest)
+    assert not cache.pixels.flags.writeable
+    assert len({bytes(row) for row in content_hashes(cache.folder)}) == len(manifest)
+
+
+def test_a_second_call_decodes_nothing(manifest: Manifest, tmp_path: Path):
+    first = _prepare(manifest, tmp_path / "c")
+    for path in manifest.instances["path"]:
+        (manifest.root / path).write_bytes(b"")  # read once more, it would be refused
+    second = _prepare(manifest, tmp_path / "c")
+    assert second.folder == first.folder
+    assert second.quarantined == ()
+    assert second.seconds < first.seconds
+
+
+def test_labels_and_partitions_share_a_cache_other_pixels_do_not(manifest: Manifest, tmp_path: Path):
+    config = DatasetConfig(name="nih", source="nih_chest_xray14", labels="paper", partition_seed=3, label_noise=0.3)
+    other = load(config, manifest.root)
+    folders = {
+        _prepare(manifest, tmp_path / "c").folder,
+        _prepare(other, tmp_path / "c").folder,
+    }
+    assert len(folders) == 1
+    folders.add(_prepare(manifest, tmp_path / "c", resolution=24).folder)
+    folders.add(_prepare(manifest, tmp_path / "c", preprocessing="paper").folder)
+    assert len(folders) == 3
+
+
+def test_not_prepared_is_said(manifest: Manifest, tmp_path: Path):
+    with pytest.raises(DatasetError, match="not prepared at 16 px with 'standard'"):
+        open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path)
+
+
+def test_a_few_unreadable_images_are_quarantined_many_are_refused(manifest: Manifest, tmp_path: Path):
+    paths = [manifest.root / path for path in manifest.instances["path"]]
+    paths[3].write_bytes(b"not an image")
+    preparation = _prepare(manifest, tmp_path / "few")
+    cache = open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "few")
+    assert [reason for _, reason in preparation.quarantined] == ["neither PNG, JPEG nor DICOM"]
+    assert np.flatnonzero(~cache.readable).tolist() == [3]
+    assert paths[3].name in (preparation.folder / "quarantine.csv").read_text()  # local, for whoever repairs it
+    for path in paths[:60]:
+        path.write_bytes(b"not an image")
+    with pytest.raises(
+        DatasetError, match=r"60 of 360 images are unreadable \(16.7%\), first [0-9a-f]{16}: neither"
+    ) as e:
+        _prepare(manifest, tmp_path / "many")
+    assert paths[0].name not in str(e.value)
+    assert "raise quarantine_limit" in str(e.value)
+
+
+_BUILD = """
+import sys, time
+from pathlib import Path
+from datasets.cache import prepare
+from datasets.dataset_config import DatasetConfig
+from datasets.sources import load
+manifest = load(DatasetConfig(name="nih", source="nih_chest_xray14"), Path(sys.argv[1]))
+import datasets.cache
+datasets.cache._FLUSH_EVERY_SECONDS = 0.01
+def tell(done, whole):
+    print(done, flush=True)
+    time.sleep(0.02)
+preparation = prepare(manifest, resolution=16, preprocessing="standard", cache=Path(sys.argv[2]), progress=tell)
+print("seconds", preparation.seconds, flush=True)
+"""
+
+
+def _start(manifest: Manifest, folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", _BUILD, str(manifest.root), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_a_killed_build_goes_on_where_it_was(manifest: Manifest, tmp_path: Path):
+    process = _start(manifest, tmp_path / "c")
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < 40:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = next((tmp_path / "c").glob("nih*"))
+    state = np.fromfile(folder / "state.u8", np.uint8)
+    assert 40 <= (state == 1).sum() < len(manifest)
+    assert not (folder / MARKER).exists()
+    done = np.flatnonzero(state == 1)
+    for row in done:
+        (manifest.root / manifest.instances["path"].iloc[row]).write_bytes(b"")  # not to be read again
+    _prepare(manifest, tmp_path / "c")
+    cache = open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    assert cache.readable.all()
+    assert cache.pixels.reshape(len(manifest), -1).std(axis=1).min() > 0
+
+
+def test_two_processes_build_one_cache(manifest: Manifest, tmp_path: Path):
+    processes = [_start(manifest, tmp_path / "c") for _ in range(2)]
+    lines = [process.communicate(timeout=120)[0].split("\n") for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert sorted(len(line) > 5 for line in lines) == [False, True]  # one built, the other waited
+    assert len(list((tmp_path / "c").glob("nih*"))) == 1
+
+
+def test_the_marker_comes_last(manifest: Manifest, tmp_path: Path):
+    preparation = _prepare(manifest, tmp_path / "c")
+    marker = preparation.folder / MARKER
+    assert json.loads(marker.read_text())["images"] == len(manifest)
+    others = [p.stat().st_mtime_ns for p in preparation.folder.iterdir() if p.name not in (MARKER, "lock")]
+    assert marker.stat().st_mtime_ns >= max(others)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_start(manifest: Manifest, tmp_path: Path, monkeypatch):
+    small = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: type("S", (), {"f_bavail": 1, "f_frsize": small.f_frsize}))
+    with pytest.raises(DatasetError, match=r"the cache needs 0.1 GB and 0.0 GB are free"):
+        _prepare(manifest, tmp_path / "c", resolution=512)
+
+
+def test_opening_costs_next_to_nothing(manifest: Manifest, tmp_path: Path):
+    _prepare(manifest, tmp_path / "c")
+    started = time.perf_counter()
+    open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    assert time.perf_counter() - started < 0.5

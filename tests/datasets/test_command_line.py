@@ -1,0 +1,109 @@
+"""`python -m datasets verify|prepare|gc` as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.datasets import miniatures
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "datasets", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    miniatures.nih_chest_xray14(tmp_path / "root")
+    return tmp_path / "root"
+
+
+def test_verify_prints_a_data_card(root: Path):
+    card = json.loads(_run("verify", "nih_chest_xray14", "--root", root, "--json").stdout)
+    assert card["images"] == 360
+    assert card["patients"] == 180
+    assert card["completeness"] == "subset"
+    assert card["films_per_patient"] == {"mean": 2.0, "most": 2}
+    assert sum(part["images"] for part in card["partitions"].values()) == 360
+    nodule = card["pathologies"]["nodule"]["train"]
+    assert nodule["positive"] + nodule["negative"] == card["partitions"]["train"]["images"]
+    assert card["files"] == {
+        "readable": 360, "unreadable": 0, "reasons": {}, "duplicates": 0, "duplicates_across_partitions": 0,
+    }  # fmt: skip
+    assert "a subset" in _run("verify", "nih_chest_xray14", "--root", root, "--no-images").stdout
+
+
+def test_verify_counts_what_is_broken_or_doubled_and_names_it_in_the_local_list_only(root: Path, tmp_path: Path):
+    images = sorted((root / "images_001" / "images").iterdir())
+    _run("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16)
+    images[0].write_bytes(b"broken")
+    images[1].write_bytes(images[2].read_bytes())
+    done = _run(
+        "verify", "nih_chest_xray14", "--root", root, "--json", "--files", tmp_path / "list.tsv"
+    )  # fmt: skip
+    card = json.loads(done.stdout)
+    assert card["files"]["unreadable"] == 1
+    assert card["files"]["reasons"] == {"neither PNG, JPEG nor DICOM": 1}
+    assert card["files"]["duplicates"] == 1
+    assert images[0].name in (tmp_path / "list.tsv").read_text()
+    assert images[0].name not in done.stdout + done.stderr
+
+
+def test_verify_finds_a_silently_flipped_bit(root: Path, tmp_path: Path):
+    """Same size, still decodable: only the content hash of the cache knows."""
+    _run("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16)
+    path = sorted((root / "images_002" / "images").iterdir())[3]
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # in the checksum of the end chunk, which no decoder looks at
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = _run(
+        "verify", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--no-images", "--json", code=1
+    )
+    assert json.loads(done.stdout)["changed_since_prepared"] == 1
+
+
+def test_prepare_says_bytes_first_and_goes_on_for_nothing_the_second_time(root: Path, tmp_path: Path):
+    arguments = ("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16)
+    first = _run(*arguments, "--resolution", 32, "--workers", 2).stdout.split("\n")
+    assert first[0] == "360 images at 16, 32 px: 0.00 GB"
+    assert "16 px: 360 readable, 0 quarantined" in first[1]
+    assert "32 px: 360 readable, 0 quarantined, 0.0 s" in _run(*arguments, "--resolution", 32).stdout
+
+
+def test_gc_shows_first_and_removes_only_when_told(root: Path, tmp_path: Path):
+    _run(
+        "prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16, "--resolution", 32
+    )
+    folders = sorted(path for path in (tmp_path / "c").iterdir() if path.is_dir())
+    shown = _run("gc", "--cache", tmp_path / "c").stdout
+    assert shown.count("kept") == 2
+    assert _run("gc", "--cache", tmp_path / "c", "--idle-days", 0).stdout.count("unused") == 2
+    assert all(folder.is_dir() for folder in folders)
+    told = _run("gc", "--cache", tmp_path / "c", "--idle-days", 0, "--keep", folders[0].name, "--remove").stdout
+    assert "removed 1 caches" in told
+    assert [folder.is_dir() for folder in folders] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", "nihh", "--root", "x"), "unknown source 'nihh'"),
+        (("verify", "nih_chest_xray14", "--root", "nowhere"), "no folder nowhere"),
+        (("verify", "chexpert", "--root", ".", "--option", "vews=all"), "vews: Extra inputs"),
+        (("verify", "chexpert", "--root", ".", "--labels", "papers"), "unknown label list 'papers'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str):
+    done = _run(*arguments, code=2)
+    assert message in done.stderr
+    assert len(done.stderr.strip().split("\n")) == 1
