@@ -7,6 +7,7 @@ is large so that the copying is shared by many images.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,24 +100,55 @@ def apply(network: nn.Module, blocks: Sequence[nn.Module], placement: Placement,
             module._apply(lambda tensor: tensor.to(first), recurse=False)  # type: ignore[no-untyped-call]
     for block, home, workplace in zip(blocks, placement.homes, placement.workplaces, strict=True):
         block.to(home)
-        block.register_forward_pre_hook(_arrive(workplace, visits=home != workplace), with_kwargs=True)
-        block.register_forward_hook(_depart(home, first, visits=home != workplace))
+        visit = Visit(block, workplace) if home != workplace else None
+        block.register_forward_pre_hook(_arrive(workplace, visit), with_kwargs=True)
+        block.register_forward_hook(_depart(first, visit))
 
 
-def _arrive(workplace: torch.device, *, visits: bool) -> Callable[..., object]:
-    def hook(block: nn.Module, positional: tuple[object, ...], keywords: dict[str, object]) -> object:
-        if visits:
-            block.to(workplace)
+class Visit:
+    """A block's stay on another device: its tensors at home are kept, so that going back copies nothing.
+
+    Args:
+        block: frozen.
+        workplace: where it computes.
+    """
+
+    def __init__(self, block: nn.Module, workplace: torch.device):
+        self.block, self.workplace = block, workplace
+        self.at_home: list[tuple[dict[str, Any], str, Tensor]] = [
+            (held, name, tensor)
+            for module in block.modules()
+            for held in (cast(dict[str, Any], module._parameters), cast(dict[str, Any], module._buffers))
+            for name, tensor in held.items()
+            if tensor is not None
+        ]
+
+    def begin(self) -> None:
+        """Copy the block's tensors to the workplace."""
+        for held, name, tensor in self.at_home:
+            copy = tensor.detach().to(self.workplace, non_blocking=True)
+            held[name] = nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
+
+    def end(self) -> None:
+        """Put the tensors that stayed at home back."""
+        for held, name, tensor in self.at_home:
+            held[name] = tensor
+
+
+def _arrive(workplace: torch.device, visit: Visit | None) -> Callable[..., object]:
+    def hook(_: nn.Module, positional: tuple[object, ...], keywords: dict[str, object]) -> object:
+        if visit is not None:
+            visit.begin()
         moved = tuple(_carried(value, workplace) for value in positional)
         return moved, {name: _carried(value, workplace) for name, value in keywords.items()}
 
     return hook
 
 
-def _depart(home: torch.device, first: torch.device, *, visits: bool) -> Callable[..., object]:
-    def hook(block: nn.Module, _: object, output: Tensor) -> Tensor:
-        if visits:
-            block.to(home)
+def _depart(first: torch.device, visit: Visit | None) -> Callable[..., object]:
+    def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        if visit is not None:
+            visit.end()
         # What comes after the last block lives on the first device; a next block fetches its input itself.
         return output.to(first)
 

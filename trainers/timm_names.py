@@ -1,9 +1,9 @@
 """Which architectures and pretrained tags timm has, without importing it.
 
 Importing timm costs seconds and torch; `plan` only needs to know whether a name exists. timm registers every
-architecture with a decorated function and lists its tags as dictionary keys, so its source text says both
-(checked against `timm.list_models` and `timm.list_pretrained` by a test). Tags that timm makes in loops are missed: some
-vision towers of language models, none of them of ImageNet or DINO.
+architecture with a decorated function and lists its tags as dictionary keys, so its source text says both (checked
+against `timm.list_models` and `timm.list_pretrained` by a test). Tags that timm makes in loops are missed: some vision
+towers of language models, none of them of ImageNet or DINO.
 """
 
 import re

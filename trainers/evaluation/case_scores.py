@@ -43,7 +43,7 @@ class CaseScores:
 
     def aligned(self, other: "CaseScores") -> "CaseScores":
         """Return the same scores with the cases in the order of `other`, which has the same cases."""
-        order = self.table.set_index("case").index.get_indexer(other.table["case"])
+        order = self.table.set_index("case").index.get_indexer(pd.Index(other.table["case"]))
         return CaseScores(self.table.iloc[order].reset_index(drop=True), self.pathologies)
 
     def where(self, kept: np.ndarray) -> "CaseScores":

@@ -1,0 +1,106 @@
+"""Accumulation in float64, with out-of-memory errors injected."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trainers import tasks
+from trainers.loop import Training
+from trainers.micro_batch import MicroBatch, has_batch_norm
+from trainers.recipes import Recipe
+from trainers.trial import TrialError
+
+
+class Limited(nn.Module):
+    """A network on a device where only so many images fit; less is needed when activations are recomputed."""
+
+    def __init__(self, fits: int, inner: nn.Module):
+        super().__init__()
+        self.fits, self.inner, self.attempts = fits, inner, 0
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.fits += enable
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.attempts += 1
+        if len(images) > self.fits:
+            raise torch.OutOfMemoryError("injected")
+        return self.inner(images.flatten(1))
+
+
+def training(network: nn.Module, size: int | None = None) -> Training:
+    recipe = Recipe(optimizer="sgd", learning_rate=0.1, gradient_clip=None, warmup_epochs=0, schedule="constant")
+    task = tasks.load("multilabel")
+    return Training(
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        task=task,
+        loss=task.loss(np.zeros((1, 3)), recipe),
+        recipe=recipe,
+        device=torch.device("cpu"),
+        steps_per_epoch=1,
+        seed=0,
+        micro_batch=MicroBatch(size),
+    )
+
+
+def network(fits: int, *, dropout: float = 0.0, norm: bool = False) -> Limited:
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 8), nn.BatchNorm1d(8) if norm else nn.GELU(), nn.Dropout(dropout), nn.Linear(8, 3)]
+    return Limited(fits, nn.Sequential(*layers)).double()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 2, (13, 3), generator=generator).double()
+    labels[torch.rand(13, 3, generator=generator) < 0.4] = torch.nan  # unevenly missing: parts weigh differently
+    return torch.rand(13, 1, 4, 4, generator=generator, dtype=torch.float64), labels
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 13, 20])
+def test_micro_batches_give_the_large_batchs_loss_and_gradient(size: int) -> None:
+    images, labels = batch()
+    whole, parts = network(99), network(99)
+    losses = [training(whole).step(images, labels, epoch=0, index=0)]
+    losses.append(training(parts, size).step(images, labels, epoch=0, index=0))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-13)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-14)
+        assert one.grad is not None and other.grad is not None
+        assert torch.allclose(one.grad, other.grad, rtol=0, atol=1e-14)
+
+
+def test_out_of_memory_halves_until_it_fits_and_remembers() -> None:
+    images, labels = batch()
+    limited, free = network(4), network(99)
+    small = training(limited)
+    loss = small.step(images, labels, epoch=0, index=0)
+    assert small.micro_batch.size == 4  # 13 → 7 → 4
+    assert small.micro_batch.halvings == 2
+    assert loss == pytest.approx(training(free).step(images, labels, epoch=0, index=0), abs=1e-13)
+    for one, other in zip(limited.parameters(), free.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-14)
+    attempts = limited.attempts
+    small.step(images, labels, epoch=0, index=1)
+    assert limited.attempts == attempts + 4  # ⌈13 / 4⌉, no failed attempt
+
+
+def test_then_activations_are_recomputed_then_it_is_an_error() -> None:
+    images, labels = batch()
+    tight = training(network(0))
+    tight.step(images, labels, epoch=0, index=0)
+    assert (tight.micro_batch.size, tight.micro_batch.checkpointing) == (1, True)
+    with pytest.raises(TrialError, match="not even one image fits"):
+        training(network(-1)).step(images, labels, epoch=0, index=0)
+
+
+def test_a_failed_attempt_leaves_no_trace_in_dropout_or_batch_norm() -> None:
+    images, labels = batch()
+    failed, straight = network(7, dropout=0.5, norm=True), network(99, dropout=0.5, norm=True)
+    assert has_batch_norm(failed)
+    losses = [training(failed).step(images, labels, epoch=0, index=0)]
+    losses.append(training(straight, 7).step(images, labels, epoch=0, index=0))
+    assert losses[0] == losses[1]
+    for one, other in zip(failed.state_dict().values(), straight.state_dict().values(), strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,166 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from trainers import assembly, checkpoint
+from trainers.evaluation.run import evaluate
+from trainers.recipes import Recipe
+from trainers.seeding import derive, draws_at
+from trainers.train import train
+from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError, TrialState
+
+Trials = Callable[..., TrialConfig]
+Operations = Callable[..., Operation]
+
+
+def test_a_trial_trains_is_scored_and_rebuilt_from_its_checkpoint(trial: Trials, operation: Operations) -> None:
+    config, where, told = trial(), operation(), []
+    result = train(config, operation=where, report=told.append)
+    assert result.state is TrialState.COMPLETE
+    assert [event.epoch for event in told] == [1, 2]
+    assert {"train/loss", "val/loss", "val/auroc/macro"} <= set(told[0].metrics)
+    assert {name for name in told[0].undefined} & set(told[0].metrics) == set()
+    assert result.best_value == max(event.metrics["val/auroc/macro"] for event in told)
+    best = where.trial_folder / str(result.checkpoint)
+    assert checkpoint.sha256(best / checkpoint.NETWORK) == result.checkpoint_sha256
+    for key in ("input_size", "images_per_second", "train_seconds", "forward_flops_per_image", "peak_memory_bytes"):
+        assert result.record[key], key
+    scores = evaluate(config, operation=where, checkpoint_folder=best, partition="val")
+    metrics = {f"val/{k}": v for k, v in _task_metrics(scores).items()}
+    assert metrics["val/auroc/macro"] == pytest.approx(result.best_value)
+    assert not set(scores.table.columns) & {"path", "age"}
+    network, _, pathologies = assembly.load_network(best)
+    assert network(torch.zeros(1, 1, 64, 64, dtype=torch.uint8)).shape == (1, len(pathologies))
+
+
+def _task_metrics(scores) -> dict[str, float | None]:
+    from trainers import tasks
+
+    return dict(tasks.load("multilabel").metrics(scores.scores, scores.labels, scores.pathologies))
+
+
+def test_pausing_and_going_on_tells_the_same_events_again(trial: Trials, operation: Operations) -> None:
+    config, first, second, third = trial(), [], [], []
+    paused = train(config, operation=operation(), report=first.append, until_epoch=1)
+    assert (paused.state, paused.epochs) == (TrialState.PAUSED, 1)
+    ended = train(config, operation=operation(), report=second.append)
+    assert ended.state is TrialState.COMPLETE
+    assert second[0] == first[0]  # the same timestamp too
+    again = train(config, operation=operation(), report=third.append)
+    assert third == second and again == ended
+    whole: list[EpochMetrics] = []
+    train(config, operation=operation("whole"), report=whole.append)
+    assert [event.metrics for event in whole] == [event.metrics for event in second]
+
+
+def test_another_configuration_does_not_take_over_a_folder(trial: Trials, operation: Operations) -> None:
+    train(trial(), operation=operation(), report=lambda _: None, until_epoch=1)
+    with pytest.raises(TrialError, match="another configuration"):
+        train(trial(seed=1), operation=operation(), report=lambda _: None)
+
+
+def test_a_non_finite_loss_names_epoch_and_step(trial: Trials, operation: Operations) -> None:
+    config = trial(recipe={"learning_rate": 1e30, "optimizer": "sgd", "gradient_clip": None, "warmup_epochs": 0})
+    with pytest.raises(TrialError, match=r"at epoch 1, step \d+|after epoch 1") as raised:
+        train(config, operation=operation(), report=lambda _: None)
+    assert raised.value.kind == "non_finite"
+
+
+def test_early_stopping(trial: Trials, operation: Operations) -> None:
+    # With a learning rate that changes nothing, the first epoch stays the best.
+    config = trial(recipe={"epochs": 9, "patience": 2, "learning_rate": 1e-30, "weight_decay": 0.0})
+    result = train(config, operation=operation(), report=lambda _: None)
+    assert (result.epochs, result.best_epoch, result.state) == (3, 1, TrialState.COMPLETE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "vit_bse"}, "did you mean vit_base"),
+        ({"initialization": "dinov2", "backbone": "convnext_base"}, "no such weights exist"),
+        ({"adaptation": "lora", "backbone": "tf_efficientnet_lite0"}, "lora is defined for ViT and ConvNeXt"),
+        ({"adaptation": "ful"}, "existing: finetune"),
+    ],
+)
+def test_impossible_trials_say_why(trial: Trials, operation: Operations, settings: dict, message: str) -> None:
+    with pytest.raises(TrialError, match=message) as raised:
+        train(trial(**settings), operation=operation(), report=lambda _: None)
+    assert raised.value.kind == "configuration"
+
+
+@pytest.mark.parametrize("adaptation", ["probe", "probe_mlp", "knn"])
+def test_probes_share_features_and_are_scored_from_the_store(
+    trial: Trials, operation: Operations, adaptation: str
+) -> None:
+    config = trial(adaptation=adaptation, recipe={"learning_rate": 1e-2})
+    result = train(config, operation=operation(), report=lambda _: None)
+    stores = list((operation().cache / "features").glob("*/features.f32"))
+    assert stores
+    written = {store: store.stat().st_mtime_ns for store in stores}
+    train(config.model_copy(update={"adaptation": "probe"}), operation=operation("other"), report=lambda _: None)
+    assert {store: store.stat().st_mtime_ns for store in stores} == written
+    best = operation().trial_folder / str(result.checkpoint)
+    scores = evaluate(config, operation=operation(), checkpoint_folder=best, partition="val")
+    assert _task_metrics(scores)["auroc/macro"] == pytest.approx(result.best_value)
+
+
+@pytest.mark.parametrize("backbone", ["test_convnext2", "test_vit"])
+def test_lora_leaves_the_encoder_as_it_was(trial: Trials, operation: Operations, backbone: str) -> None:
+    config = trial(adaptation="lora", backbone=backbone, recipe={"epochs": 1, "learning_rate": 1e-2})
+    train(config, operation=operation(), report=lambda _: None)
+    last = checkpoint.find_last(operation().trial_folder)
+    assert last is not None
+    trained = checkpoint.read_tensors(last, "network")
+    fresh = assembly.build_network(config, ["a", "b", "c", "d"], weights=None).state_dict()
+    changed = {name for name, value in fresh.items() if not torch.equal(value, trained[name])}
+    assert changed
+    assert all("lora_" in name or name.startswith("head.") for name in changed)
+
+
+def test_moving_average_is_what_is_kept(trial: Trials, operation: Operations) -> None:
+    result = train(trial(recipe={"ema": 0.5}), operation=operation(), report=lambda _: None)
+    last = checkpoint.find_last(operation().trial_folder)
+    assert last is not None
+    best = checkpoint.read_tensors(operation().trial_folder / str(result.checkpoint), "network")
+    if result.best_epoch == 2:
+        average = checkpoint.read_tensors(last, "average")
+        assert all(torch.equal(best[name], average[name]) for name in best)
+    assert any(not torch.equal(best[name], value) for name, value in checkpoint.read_tensors(last, "network").items())
+
+
+def test_learning_rate_follows_warm_up_and_cosine() -> None:
+    from trainers.optim import rate_factor
+
+    recipe = Recipe(epochs=4, warmup_epochs=1)
+    factors = [rate_factor(step, steps_per_epoch=10, recipe=recipe) for step in range(40)]
+    assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert factors[10] == 1.0
+    assert factors[25] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 30)))
+    assert factors[-1] < 0.01
+    paper = Recipe(name="paper")
+    assert {rate_factor(step, steps_per_epoch=10, recipe=paper) for step in range(300)} == {1.0}
+
+
+def test_layer_decay_lowers_the_rate_towards_the_input(trial: Trials) -> None:
+    from trainers.optim import parameter_groups
+
+    network = assembly.build_network(trial(), ["a"], weights=None)
+    groups = parameter_groups(network, Recipe(layer_decay=0.5))
+    scales = {group["lr_scale"] for group in groups}
+    assert max(scales) == 1.0 and min(scales) < 0.1
+    counted = sum(parameter.numel() for group in groups for parameter in group["params"])
+    assert counted == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_draws_depend_on_the_place_alone_and_leave_the_callers_generator() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    with draws_at(3, "step", 2):
+        here = torch.rand(1)
+    assert torch.equal(torch.rand(1), expected)
+    with draws_at(3, "step", 2):
+        assert torch.equal(torch.rand(1), here)
+    assert derive(1, 23) != derive(12, 3)
