@@ -1,15 +1,16 @@
 """Batches out of a cache, the same for the same (seed, epoch, index) whoever loads them."""
 
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from datasets.cache import ImageCache
 from datasets.manifest import Manifest, Partition
-from datasets.transforms import Augmentation, resolve
+from datasets.transforms import resolve
 
 
 class Batch(NamedTuple):
@@ -72,51 +73,36 @@ class Batches:
     def epoch(self, epoch: int, *, first_batch: int = 0, workers: int = 0, pin_memory: bool = False) -> Iterator[Batch]:
         """Yield the batches of an epoch.
 
+        Workers are threads: a gather from the memory map and torch's operations run outside the interpreter's
+        lock, and so a batch is not copied between processes, nothing is forked beside CUDA, and an epoch
+        starts at once.
+
         Args:
             epoch: from 1.
             first_batch: batches already seen.
-            workers: processes that load ahead; 0 loads when asked. Which does not change a bit.
+            workers: threads that load ahead; 0 loads when asked. Which does not change a bit.
             pin_memory: in page-locked memory, for CUDA.
         """
-        lots = _Lots(self._pixels, self._labels, self._augmentation, self.order(epoch), self._batch_size)
-        lots.draw = (self._seed, epoch)
-        if workers == 0 and not pin_memory:
-            yield from (lots[index] for index in range(first_batch, len(self)))
+        order = self.order(epoch)
+
+        def load(index: int) -> Batch:
+            batch = self._batch(order[index * self._batch_size : (index + 1) * self._batch_size], epoch)
+            return Batch(*(tensor.pin_memory() for tensor in batch)) if pin_memory else batch
+
+        if workers == 0:
+            yield from map(load, range(first_batch, len(self)))
             return
-        loader: DataLoader[Batch] = DataLoader(
-            lots,
-            batch_size=None,  # an item is a batch already: one gather, not one call per image
-            sampler=range(first_batch, len(self)),
-            num_workers=workers,
-            pin_memory=pin_memory,
-            collate_fn=_as_it_is,
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: deque[Future[Batch]] = deque()
+            for index in range(first_batch, len(self)):
+                ahead.append(pool.submit(load, index))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
+        images = self._augmentation(self._pixels.take(rows, axis=0), rows=rows, seed=self._seed, epoch=epoch)
+        return Batch(
+            torch.from_numpy(np.ascontiguousarray(images))[:, None], self._labels[rows], torch.from_numpy(rows)
         )
-        yield from loader
-
-
-class _Lots(Dataset[Batch]):
-    """Batches of one epoch by number."""
-
-    draw = (0, 0)
-
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        labels: torch.Tensor,
-        augmentation: Augmentation,
-        order: np.ndarray,
-        batch_size: int,
-    ):
-        self._pixels, self._labels, self._augmentation = pixels, labels, augmentation
-        self._order, self._batch_size = order, batch_size
-
-    def __getitem__(self, index: int) -> Batch:
-        rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        images = torch.from_numpy(self._pixels[rows])[:, None]
-        seed, epoch = self.draw
-        images = self._augmentation(images, rows=rows, seed=seed, epoch=epoch)
-        return Batch(images, self._labels[rows], torch.from_numpy(rows))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

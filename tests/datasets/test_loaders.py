@@ -131,7 +131,7 @@ def test_rotation_and_flip_are_torchvisions():
     images = (torch.nn.functional.interpolate(smooth, 64, mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
     rows = np.arange(6)
     draws = uniform(5, 1, rows, count=7)
-    changed = AUGMENTATIONS["paper"](images, rows=rows, seed=5, epoch=1)
+    changed = torch.from_numpy(AUGMENTATIONS["paper"](images[:, 0].numpy(), rows=rows, seed=5, epoch=1))[:, None]
     for image, new, draw in zip(images, changed, draws, strict=True):
         expected = functional.horizontal_flip(image) if draw[0] < 0.5 else image
         angle = float(7 * (2 * draw[1] - 1))
@@ -142,10 +142,10 @@ def test_rotation_and_flip_are_torchvisions():
 
 def test_strong_changes_every_image_and_stays_in_range(data):
     _, cache = data
-    images = torch.from_numpy(cache.pixels[:20].copy())[:, None]
+    images = cache.pixels[:20]
     changed = AUGMENTATIONS["strong"](images, rows=np.arange(20), seed=1, epoch=1)
-    assert changed.dtype == torch.uint8
-    assert all(not torch.equal(a, b) for a, b in zip(images, changed, strict=True))
+    assert changed.dtype == np.uint8
+    assert all((a != b).any() for a, b in zip(images, changed, strict=True))
 
 
 def test_sizes_are_read_without_opening_files(tmp_path: Path):
