@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trainers import assembly, checkpoint, record
@@ -26,6 +28,8 @@ class Attempt:
     declared: TaskDeclaration
     trial: dict[str, Any]
     progress: Progress
+    beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "settle"))
+    settling: "Future[None] | None" = None
 
     def resume(self) -> None:
         """Take over weights, optimizer, moving average and progress from the newest checkpoint, if there is one."""
@@ -50,10 +54,14 @@ class Attempt:
     def run(self, report: Report, until_epoch: int | None) -> TrialResult:
         """Train to the end or to `until_epoch`, reporting every epoch, earlier ones first."""
         tell(self.progress, report)
-        while not nothing_left(self.progress, until_epoch):
-            event = self._epoch()
-            self._write_epoch(event)
-            report(event)
+        try:
+            while not nothing_left(self.progress, until_epoch):
+                event = self._epoch()
+                self._write_epoch(event)
+                report(event)
+            self._wait()
+        finally:
+            self.beside.shutdown()
         return result_of(self.progress)
 
     def _epoch(self) -> EpochMetrics:
@@ -116,23 +124,24 @@ class Attempt:
 
     def _write_epoch(self, event: EpochMetrics) -> None:
         """Write the epoch durably: the best weights first, then the state that says they are the best."""
-        progress, folder = self.progress, self.operation.trial_folder
+        progress = self.progress
+        written: Path | None = None
         value = event.metrics.get(self.declared.primary_metric)
         if value is not None and self._better(value):
             progress.best_epoch, progress.best_value = event.epoch, value
-            progress.best_sha256 = self._save_best(event.epoch)
+            written, progress.best_sha256 = self._save_best(event.epoch)
         progress.state = TrialState.COMPLETE if self._over() else TrialState.PAUSED
         progress.record |= record.after_epoch(self.config, self.training, progress.timing)
-        self._save()
-        if self.training.ranks.rank == 0:
-            checkpoint.drop_former_best(folder, keep=progress.best_epoch)
+        self._save(network=written)
 
-    def _save_best(self, epoch: int) -> str | None:
+    def _save_best(self, epoch: int) -> tuple[Path | None, str | None]:
+        """Return the file, if it holds the network as it trains on, and its checksum."""
         if self.training.ranks.rank != 0:
-            return None
+            return None, None
         network = self.training.average or self.training.network.state_dict()
         best = checkpoint.save_best(self.operation.trial_folder, epoch=epoch, network=network, trial=self.trial)
-        return checkpoint.sha256(best / checkpoint.NETWORK)
+        path = best / checkpoint.NETWORK
+        return None if self.training.average else path, checkpoint.sha256(path)
 
     def _better(self, value: float) -> bool:
         best = self.progress.best_value
@@ -147,21 +156,30 @@ class Attempt:
         since = progress.epoch - (progress.best_epoch or 0)
         return recipe.patience is not None and since >= recipe.patience
 
-    def _save(self) -> None:
+    def _save(self, *, network: Path | None = None) -> None:
         if self.training.ranks.rank != 0:
             return
-        network = self.training.network
-        names = {id(parameter): name for name, parameter in network.named_parameters()}
-        checkpoint.save_last(
+        names = {id(parameter): name for name, parameter in self.training.network.named_parameters()}
+        self._wait()
+        newest = checkpoint.save_last(
             self.operation.trial_folder,
             progress=self.progress,
             tensors={
-                "network": network.state_dict(),
+                "network": self.training.network.state_dict(),
                 "optimizer": checkpoint.optimizer_tensors(self.training.optimizer, names),
                 "average": self.training.average or {},
             },
             trial=self.trial,
+            network=network,
         )
+        self.settling = self.beside.submit(
+            checkpoint.settle, self.operation.trial_folder, newest, keep_best=self.progress.best_epoch
+        )
+
+    def _wait(self) -> None:
+        """Wait until the checkpoint before is on the disk; an error of the disk comes out here."""
+        if self.settling is not None:
+            self.settling.result()
 
 
 def nothing_left(progress: Progress, until_epoch: int | None) -> bool:

@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON in a folder, written aside and renamed, the marker last.
 
 A trial's folder holds at any moment at least one whole `last-EEEE-SSSSSS` (E epochs finished, S steps into the next
-one) and, after the first epoch, a whole `best-EEEE`. A killed process leaves at worst a `.writing-*` folder, which
-the next save removes.
+one) and, once an epoch had a value, a whole `best-EEEE`. A killed process leaves at worst a `.writing-*` folder, which
+the next save removes. Waiting for the disk (`settle`) is left to a thread beside the training.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from trainers.trial import EpochMetrics, TrialState
 
 MARKER = "COMPLETE"
+DURABLE = "DURABLE"
 NETWORK = "network.safetensors"
 TRIAL = "trial.json"
 PROGRESS = "progress.json"
@@ -52,7 +53,14 @@ class Progress(BaseModel):
     record: dict[str, Any] = Field(default_factory=dict)
 
 
-def save_last(folder: Path, *, progress: Progress, tensors: Mapping[str, Tensors], trial: Mapping[str, Any]) -> Path:
+def save_last(
+    folder: Path,
+    *,
+    progress: Progress,
+    tensors: Mapping[str, Tensors],
+    trial: Mapping[str, Any],
+    network: Path | None = None,
+) -> Path:
     """Write the newest state of a trial and drop the one before.
 
     Args:
@@ -60,6 +68,7 @@ def save_last(folder: Path, *, progress: Progress, tensors: Mapping[str, Tensors
         progress: JSON part.
         tensors: by file stem, e.g. {"network": …, "optimizer": …}.
         trial: configuration and what is needed to rebuild the network.
+        network: a file just written with the same network; linked instead of written again.
 
     Returns:
         The new folder.
@@ -67,25 +76,42 @@ def save_last(folder: Path, *, progress: Progress, tensors: Mapping[str, Tensors
     target = folder / f"last-{progress.epoch:04d}-{progress.step:06d}"
     while target.exists():  # never take the only whole checkpoint away before its successor is whole
         target = target.with_name(f"{target.name}-again")
-    _write(target, tensors=tensors, texts={PROGRESS: progress.model_dump_json(), TRIAL: _json(trial)})
-    for other in _complete(folder, "last-"):
-        if other != target:
-            _remove(other)
+    texts = {PROGRESS: progress.model_dump_json(), TRIAL: _json(trial)}
+    _write(target, tensors=tensors, texts=texts, network=network)
     return target
+
+
+def settle(folder: Path, newest: Path, *, keep_best: int | None) -> None:
+    """Bring the newest checkpoint to the disk for good, then drop those it replaces.
+
+    May run beside the training: until it is done, a killed process goes on from the newest checkpoint (the operating
+    system still has its pages), a machine that lost its power from the one before (it is still there).
+
+    Args:
+        folder: of the trial.
+        newest: what `save_last` returned.
+        keep_best: the best epoch at that moment.
+    """
+    best = None if keep_best is None else folder / f"best-{keep_best:04d}"
+    for written in (newest, *([best] if best is not None and best.is_dir() else [])):
+        for path in written.iterdir():
+            _sync(path)
+        _sync(written)
+    _sync(folder)
+    (newest / DURABLE).touch()
+    for other in _complete(folder, "last-"):
+        if other != newest and _order(other) < _order(newest):
+            _remove(other)
+    for other in _complete(folder, "best-"):
+        if other != best and other.name < (best.name if best is not None else ""):
+            _remove(other)
 
 
 def save_best(folder: Path, *, epoch: int, network: Tensors, trial: Mapping[str, Any]) -> Path:
-    """Write the weights of the best epoch so far; `drop_former_best` removes the one before once this one counts."""
+    """Write the weights of the best epoch so far; `settle` drops the one before once this one counts."""
     target = folder / f"best-{epoch:04d}"
     _write(target, tensors={"network": network}, texts={TRIAL: _json({**trial, "epoch": epoch})})
     return target
-
-
-def drop_former_best(folder: Path, *, keep: int | None) -> None:
-    """Remove best checkpoints of other epochs than `keep`."""
-    for other in _complete(folder, "best-"):
-        if keep is None or other.name != f"best-{keep:04d}":
-            _remove(other)
 
 
 def drop_resume_state(folder: Path) -> None:
@@ -96,9 +122,13 @@ def drop_resume_state(folder: Path) -> None:
 
 
 def find_last(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint of a trial, or None."""
-    found = _complete(folder, "last-")
-    return found[-1] if found else None
+    """Return the newest whole checkpoint of a trial that can be trusted, or None.
+
+    One that was not yet settled is whole only as long as the machine has run since: a crash of the machine may have
+    lost pages of it.
+    """
+    found = [path for path in _complete(folder, "last-") if (path / DURABLE).is_file() or _written_since_boot(path)]
+    return max(found, key=_order, default=None)
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -161,26 +191,37 @@ def restore_optimizer(
         optimizer.state[parameter][key] = held
 
 
-def _write(target: Path, *, tensors: Mapping[str, Tensors], texts: Mapping[str, str]) -> None:
+def _write(
+    target: Path, *, tensors: Mapping[str, Tensors], texts: Mapping[str, str], network: Path | None = None
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(".writing-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = target.parent / f".writing-{target.name}"
     aside.mkdir()
+    linked = network is not None and _link(network, aside / NETWORK)
     for stem, values in tensors.items():
+        if linked and f"{stem}.safetensors" == NETWORK:
+            continue
         if values:
             save_file(
                 {key: value.detach().contiguous() for key, value in values.items()}, aside / f"{stem}.safetensors"
             )
     for name, text in texts.items():
         (aside / name).write_text(text)
-    for path in aside.iterdir():
-        _sync(path)
-    (aside / MARKER).touch()
+    (aside / MARKER).write_text(_boot())
     if target.exists():  # the same epoch written by an attempt that died before it counted
         _remove(target)
     aside.rename(target)
-    _sync(target.parent)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file a second name; False where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
 
 
 def _remove(folder: Path) -> None:
@@ -191,6 +232,26 @@ def _remove(folder: Path) -> None:
 
 def _complete(folder: Path, prefix: str) -> list[Path]:
     return sorted(path for path in folder.glob(f"{prefix}*") if (path / MARKER).is_file())
+
+
+def _order(last: Path) -> tuple[int, int, int]:
+    """Return (epoch, step, attempt) of a `last-` folder."""
+    numbers, *again = last.name.removeprefix("last-").split("-again")
+    epoch, step = numbers.split("-")
+    return int(epoch), int(step), len(again)
+
+
+def _written_since_boot(folder: Path) -> bool:
+    boot = _boot()
+    return bool(boot) and (folder / MARKER).read_text() == boot
+
+
+def _boot() -> str:
+    """Return what identifies this run of this machine, or nothing where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _sync(path: Path) -> None:

@@ -31,7 +31,7 @@ def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
         last = checkpoint.find_last(folder)
         assert last is not None
         networks[processes] = checkpoint.read_tensors(last, "network")
-    for name, value in networks[1].items():
-        assert value.allclose(networks[2][name], rtol=1e-4, atol=2e-6), name
+    largest = max(float((value - networks[2][name]).abs().max()) for name, value in networks[1].items())
+    assert largest < 1e-4  # float32: sums are taken in another order
     for alone, shared in zip(told[1], told[2], strict=True):
         assert alone.metrics == pytest.approx(shared.metrics, rel=1e-4)

@@ -21,7 +21,7 @@ def test_a_trial_trains_is_scored_and_rebuilt_from_its_checkpoint(trial: Trials,
     assert result.state is TrialState.COMPLETE
     assert [event.epoch for event in told] == [1, 2]
     assert {"train/loss", "val/loss", "val/auroc/macro"} <= set(told[0].metrics)
-    assert {name for name in told[0].undefined} & set(told[0].metrics) == set()
+    assert set(told[0].undefined) & set(told[0].metrics) == set()
     assert result.best_value == max(event.metrics["val/auroc/macro"] for event in told)
     best = where.trial_folder / str(result.checkpoint)
     assert checkpoint.sha256(best / checkpoint.NETWORK) == result.checkpoint_sha256
