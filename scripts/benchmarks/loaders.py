@@ -1,0 +1,129 @@
+"""Images per second out of the cache, against the data-set classes of torchxrayvision and MONAI on the same files."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.cache import ImageCache, open_cache, prepare
+from datasets.dataset_config import DatasetConfig
+from datasets.loaders import Batches
+from datasets.manifest import Manifest
+from datasets.sources import load
+from datasets.torchvision_operators import declare_missing
+from scripts.benchmarks._image_material import write_nih
+from scripts.benchmarks.row import Row
+
+BATCH = 32
+GOAL = 5.0
+
+
+def run(*, quick: bool) -> list[Row]:
+    """Measure whole epochs of the train partition, files and caches warm, one torch thread per worker."""
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root, cache = Path(folder) / "nih", Path(folder) / "cache"
+        write_nih(root, images=160 if quick else 480, side=1024)
+        manifest = load(DatasetConfig(name="nih", source="nih_chest_xray14", validation_fraction=0.05), root)
+        for side in (224, 512):
+            prepare(manifest, resolution=side, preprocessing="standard", cache=cache, workers=2)
+            opened = open_cache(manifest, resolution=side, preprocessing="standard", cache=cache)
+            for workers in (1, 2):
+                rows += _loaders(manifest, opened, root, Path(folder), side=side, workers=workers)
+    return rows
+
+
+def _loaders(manifest: Manifest, cache: ImageCache, root: Path, folder: Path, *, side: int, workers: int) -> list[Row]:
+    batches = Batches(manifest, cache, partition="train", batch_size=BATCH)
+    # The peers deliver floats; ours are bytes until the device makes them floats, which is counted here.
+    ours = _rate(lambda: (len(batch.images.float()) for batch in batches.epoch(1, workers=workers)), seconds=2.0)
+    copied = _copy_rate(cache.pixels)
+    rows = []
+    for name, start in (("torchxrayvision", _xrv), ("MONAI PersistentDataset", _monai)):
+        described = f"Loader at {side} px, {workers} worker(s): images/s, peer {name}"
+        try:
+            loader = start(manifest, root, folder / f"monai-{side}", side, workers)
+        except ImportError as error:
+            rows.append(
+                Row(f"{described} (skipped: {error.name or error} cannot be imported)", ours, 0, 0, "≥ 5×", False)
+            )
+            continue
+        list(loader)  # fills MONAI's cache, and the page cache for both
+        peer = _rate(lambda loader=loader: (_count(batch) for batch in loader), seconds=4.0)  # type: ignore[misc]
+        rows.append(Row(described, ours, peer, ours / peer, "≥ 5×", ours / peer >= GOAL))
+    name = f"Loader at {side} px, {workers} worker(s): images/s, share of a plain memory copy"
+    rows.append(Row(name, ours, copied, ours / copied, "stated", True))
+    return rows
+
+
+def _rate(epoch: Callable[[], Iterable[int]], *, seconds: float) -> float:
+    """Return images per second over as many whole epochs as fit, without the first."""
+    sum(epoch())
+    started, images = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        images += sum(epoch())
+    return images / (time.perf_counter() - started)
+
+
+def _copy_rate(pixels: np.ndarray) -> float:
+    source = np.array(pixels[: min(len(pixels), 256)])
+    target = np.empty_like(source)
+    np.copyto(target, source)
+    started, copies = time.perf_counter(), 0
+    while time.perf_counter() - started < 1.0:
+        np.copyto(target, source)
+        copies += len(source)
+    return copies / (time.perf_counter() - started)
+
+
+def _train_files(manifest: Manifest) -> list[str]:
+    return [str(manifest.instances["path"].iloc[row]) for row in manifest.rows("train")]
+
+
+def _xrv(manifest: Manifest, root: Path, folder: Path, side: int, workers: int) -> Any:
+    declare_missing()
+    import torchxrayvision
+    from torchvision import transforms
+
+    crop, resize = torchxrayvision.datasets.XRayCenterCrop(), torchxrayvision.datasets.XRayResizer(side, engine="cv2")
+    dataset = torchxrayvision.datasets.NIH_Dataset(
+        imgpath=str(root / "images"),
+        csvpath=str(root / "Data_Entry_2017_v2020.csv"),
+        bbox_list_path=torchxrayvision.datasets.USE_INCLUDED_FILE,
+        transform=transforms.Compose([crop, resize]),
+    )
+    wanted = {Path(path).name for path in _train_files(manifest)}
+    rows = np.flatnonzero(dataset.csv["Image Index"].isin(wanted))
+    return _torch_loader(torch.utils.data.Subset(dataset, rows.tolist()), workers)
+
+
+def _monai(manifest: Manifest, root: Path, folder: Path, side: int, workers: int) -> Any:
+    declare_missing()
+    from monai.data import PersistentDataset
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Resized, ScaleIntensityd
+
+    steps = Compose(
+        [
+            LoadImaged(keys="img", reader="PILReader"),
+            EnsureChannelFirstd(keys="img"),
+            Resized(keys="img", spatial_size=(side, side)),
+            ScaleIntensityd(keys="img"),
+        ]
+    )
+    items = [{"img": str(root / path)} for path in _train_files(manifest)]
+    return _torch_loader(PersistentDataset(items, steps, cache_dir=folder), workers)
+
+
+def _torch_loader(dataset: Any, workers: int) -> Any:
+    return torch.utils.data.DataLoader(
+        dataset, batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=True
+    )
+
+
+def _count(batch: Any) -> int:
+    return len(batch["img"])
