@@ -100,7 +100,7 @@ def prepare_attempt(
         device=place.device,
         steps_per_epoch=material.steps(),
         seed=config.seed,
-        micro_batch=MicroBatch(operation.micro_batch),
+        micro_batch=MicroBatch(operation.micro_batch, guarded=place.cuda),
         ranks=ranks,
     )
     attempt = Attempt(config, operation, training, material, task.declare(material.pathologies), trial, Progress())
