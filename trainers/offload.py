@@ -46,7 +46,9 @@ def placed(network: Network, device: torch.device, *, bf16: bool) -> Callable[[T
         bf16: compute in bfloat16 on CUDA (parameters too).
     """
     if device.type != "cuda":
-        return network.to(memory_format=torch.channels_last).features  # type: ignore[call-overload, no-any-return]
+        whole = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        dtype = next(network.encoder.parameters()).dtype  # bfloat16 for encoders of billions of parameters
+        return lambda pixels: _run(whole, pixels, device, dtype)
     if bf16:
         network.encoder.to(torch.bfloat16)
     blocks = list(getattr(network.encoder.body, "blocks", ()))
@@ -54,7 +56,7 @@ def placed(network: Network, device: torch.device, *, bf16: bool) -> Callable[[T
     free = [int(torch.cuda.mem_get_info(gpu)[0] * HEADROOM) for gpu in gpus]
     placement = place_blocks([_bytes(block) for block in blocks], gpus, free, rest=_bytes(network))
     apply(network, blocks, placement, first=gpus[0])
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    dtype = next(network.encoder.parameters()).dtype
     return lambda pixels: _run(network, pixels, gpus[0], dtype)
 
 

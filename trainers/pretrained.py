@@ -21,21 +21,13 @@ LARGEST_HASHED = 4 * 10**9  # bytes; the 7B file has 27
 StateDict = dict[str, torch.Tensor]
 
 
-def read(plan: NetworkPlan, *, weights: Path | None) -> tuple[StateDict, Path]:
-    """Return the pretrained state dict a plan asks for, and the file it was read from.
-
-    Args:
-        plan: with a tag.
-        weights: local file or folder; None asks the hub (its cache first).
-
-    Returns:
-        Parameters by the publisher's names, and the file.
+def read(path: Path) -> StateDict:
+    """Return the state dict of a weights file that `locate` found, by timm's names where we know the publisher's.
 
     Raises:
-        TrialError: kind "weights"; says how to provide them.
+        TrialError: kind "weights": not safetensors, or damaged.
     """
-    path = locate(plan, weights=weights)
-    return (_unpickle_package(path) if path.suffix == ".pth" else _read_safetensors(path)), path
+    return _unpickle_package(path) if path.suffix == ".pth" else _read_safetensors(path)
 
 
 def source(path: Path) -> dict[str, Any]:

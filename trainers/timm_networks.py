@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.torchvision_operators import declare_missing
-from trainers import pretrained
+from trainers import large_weights, pretrained
 from trainers.network_plan import HALF, IMAGENET_MEAN, IMAGENET_STD, NetworkPlan, Triple
 from trainers.trial import TrialError
 
@@ -70,15 +70,25 @@ def build(plan: NetworkPlan, *, weights: Path | None = None, load: bool = True) 
     Raises:
         TrialError: kind "configuration" if timm refuses the architecture or size, "weights" if they do not fit.
     """
-    body = create(plan)
-    source: dict[str, Any] = {}
-    mean, std = _normalisation(plan, body, {})
-    if load and plan.tag is not None:
-        state, path = pretrained.read(plan, weights=weights)
-        mean, std = _normalisation(plan, body, pretrained.published_configuration(path))
-        load_exactly(body, state, name=plan.tag)
-        source = pretrained.source(path)
-    return TimmNetwork(body, mean=mean, std=std, source=source)
+    if not load or plan.tag is None:
+        body = create(plan)
+        mean, std = _normalisation(plan, body, {})
+        return TimmNetwork(body, mean=mean, std=std, source={})
+    path = pretrained.locate(plan, weights=weights)
+    body = _loaded_large(plan, path) if large_weights.is_large(path) else create(plan)
+    if not large_weights.is_large(path):
+        load_exactly(body, pretrained.read(path), name=plan.tag)
+    mean, std = _normalisation(plan, body, pretrained.published_configuration(path))
+    return TimmNetwork(body, mean=mean, std=std, source=pretrained.source(path))
+
+
+def _loaded_large(plan: NetworkPlan, path: Path) -> nn.Module:
+    """Build on the meta device and take over the file's tensors in bfloat16; the network is frozen."""
+    with torch.device("meta"):
+        body = create(plan)
+    filtered = fitting(body, large_weights.read_bfloat16(path), name=plan.tag or "")
+    large_weights.take_over(body, filtered)
+    return body
 
 
 def create(plan: NetworkPlan) -> nn.Module:
@@ -114,8 +124,16 @@ def load_exactly(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> 
     Raises:
         TrialError: kind "weights", naming every left-over parameter of both sides and every shape that differs.
     """
-    given = dict(state)
-    filtered = _filtered(body, given, name=name)
+    body.load_state_dict(fitting(body, state, name=name), strict=True)
+
+
+def fitting(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
+    """Return pretrained parameters by the network's names, checked to be all of them and nothing else.
+
+    Raises:
+        TrialError: as `load_exactly`.
+    """
+    filtered = _filtered(body, dict(state), name=name)
     classifier = _classifier_names(body)
     filtered = {key: value for key, value in filtered.items() if not key.startswith(classifier)}
     wanted = body.state_dict()
@@ -128,7 +146,7 @@ def load_exactly(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> 
     left = sorted(filtered.keys() - wanted.keys())
     if missing or left or shapes:
         raise TrialError("weights", _misfit(name, missing, left, shapes))
-    body.load_state_dict(filtered, strict=True)
+    return filtered
 
 
 def layer_groups(network: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from trainers import backbones, initializations, offload, pretrained
+from trainers import backbones, initializations, large_weights, offload, pretrained
 from trainers.commands import main
 from trainers.network_plan import NetworkPlan
 from trainers.timm_networks import build, create, load_exactly
@@ -127,7 +127,7 @@ def test_lite0_weights_give_the_published_predictions(shared_data: Path) -> None
 
     expected = json.loads((shared_data / "efficientnet_lite0_check" / "check.json").read_text())["expected_top5"]
     asked = plan("imagenet", "tf_efficientnet_lite0", 224)
-    network, state = build(asked).eval(), pretrained.read(asked, weights=None)[0]
+    network, state = build(asked).eval(), pretrained.read(pretrained.locate(asked, weights=None))
     assert sum(p.numel() for p in network.parameters()) + 1280 * 1000 + 1000 == 4_652_008
     for name in ("china.jpg", "flower.jpg"):
         picture = Image.fromarray(load_sample_image(name))
@@ -177,3 +177,23 @@ def test_a_visiting_block_is_there_only_while_it_computes() -> None:
     output = block(torch.zeros(1, 2))
     assert output.device.type == "meta" and places == ["meta"]
     assert block.weight is at_home
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "vit_small_patch16_dinov3"])
+def test_large_encoders_take_over_their_file_in_bfloat16(
+    tmp_path: Path, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = plan("random", backbone)
+    torch.manual_seed(0)
+    reference = create(asked).eval()
+    path = tmp_path / "w.safetensors"
+    save_file(reference.state_dict(), path)
+    monkeypatch.setattr(large_weights, "LARGE", 1000)
+    network = build(plan(f"file:{path}", backbone)).eval()
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = network(images.bfloat16()).float()
+        expected = reference.bfloat16().forward_head(reference.forward_features(images.bfloat16()), pre_logits=True)
+    assert torch.allclose(features, expected.float(), atol=2e-2)
