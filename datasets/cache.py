@@ -1,8 +1,9 @@
 """Every image decoded once to each resolution: a memory-mapped uint8 array, shared by all trials of a node.
 
 `<cache>/<key>/` holds `pixels.u8` (rows × R × R), `state.u8` (per row: 0 to do, 1 readable, 2 quarantined),
-`sha256.bin` (32 bytes of content hash per row), `quarantine.csv` and, last of all, `complete.json`. The key
-is a hash of the files (paths, sizes) and of what decides about pixels; labels and partitions are not in it.
+`sha256.bin` (32 bytes of content hash per row), `verbatim.u8` (see `datasets/derivation.py`), `quarantine.csv`
+and, last of all, `complete.json`. The key is a hash of the files (paths, sizes) and of what decides about
+pixels; labels and partitions are not in it.
 """
 
 import csv
@@ -10,22 +11,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from datasets.decoding import Task, decode_all
+from datasets.decoding import Decoded, Task, decode_all
+from datasets.derivation import MARKER, VERBATIM, derived
 from datasets.errors import DatasetError
 from datasets.manifest import Manifest
 from datasets.preprocessing import Preprocessing, resolve
 from datasets.privacy import case_key, keyed_hash
 
 TODO, READABLE, QUARANTINED = 0, 1, 2
-MARKER = "complete.json"
-_FLUSH_EVERY_SECONDS = 2.0
+_SETTLE_EVERY_SECONDS = 2.0
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -67,7 +69,7 @@ class ImageCache:
 
 def estimate_bytes(rows: int, resolution: int) -> int:
     """Return the bytes that a cache will take."""
-    return rows * (resolution * resolution + 33)
+    return rows * (resolution * resolution + 34)
 
 
 def prepare(
@@ -148,45 +150,89 @@ def _build(
 ) -> None:
     rows = len(manifest)
     _check_space(folder, estimate_bytes(rows, resolution))
-    pixels = _array(folder / "pixels.u8", (rows, resolution, resolution))
-    state, hashes = _array(folder / "state.u8", (rows,)), _array(folder / "sha256.bin", (rows, 32))
-    todo = np.flatnonzero(state == TODO)
-    paths = manifest.instances["path"].to_numpy()
-    tasks = (Task(int(row), manifest.root / paths[row], specification.name, (resolution,)) for row in todo)
-    key, flushed, settled = case_key(folder.parent), time.monotonic(), []
+    arrays = _Arrays.open(folder, rows, resolution)
+    todo = np.flatnonzero(arrays.state == TODO)
+    described = _described(manifest, specification, resolution)
+    paths, key = manifest.instances["path"].to_numpy(), case_key(folder.parent)
+    settled = time.monotonic()
     with (folder / "quarantine.csv").open("a", newline="") as file:
         (folder / "quarantine.csv").chmod(0o600)  # it names files; it stays where the pixels are
-        for count, result in enumerate(decode_all(tasks, workers=workers), start=rows - len(todo) + 1):
-            if result.reason is None:
-                pixels[result.row] = result.squares[0]
-                hashes[result.row] = np.frombuffer(bytes.fromhex(result.sha256 or ""), np.uint8)
-            else:
+        results = _squares(manifest, specification, todo, described=described, folder=folder, workers=workers)
+        for count, result in enumerate(results, start=rows - len(todo) + 1):
+            if result.reason is not None:
                 name = str(paths[result.row])
                 csv.writer(file).writerow([result.row, keyed_hash(key, name), result.reason, name])
-            settled.append((result.row, READABLE if result.reason is None else QUARANTINED))
-            if time.monotonic() - flushed > _FLUSH_EVERY_SECONDS:
-                _settle(state, settled, pixels=(pixels, hashes), file=file)
-                flushed = time.monotonic()
+                file.flush()
+            arrays.put(result)
+            if time.monotonic() - settled > _SETTLE_EVERY_SECONDS:
+                arrays.settle()
+                settled = time.monotonic()
                 if progress:
                     progress(count, rows)
-        _settle(state, settled, pixels=(pixels, hashes), file=file)
+    arrays.settle()
     if progress:
         progress(rows, rows)
-    _write_marker(folder, manifest, specification, resolution)
+    aside = folder / f".{MARKER}"
+    aside.write_text(json.dumps(described, indent=1))
+    aside.replace(folder / MARKER)
 
 
-def _settle(state: np.ndarray, settled: list[tuple[int, int]], *, pixels: Iterable[np.ndarray], file: object) -> None:
-    """Say that rows are done only after their pixels are on disk: a torn build then never trusts a torn row."""
-    for array in pixels:
-        array.flush()  # type: ignore[attr-defined]
-    file.flush()  # type: ignore[attr-defined]
-    for row, value in settled:
-        state[row] = value
-    state.flush()  # type: ignore[attr-defined]
-    settled.clear()
+def _squares(
+    manifest: Manifest,
+    specification: Preprocessing,
+    todo: np.ndarray,
+    *,
+    described: dict[str, Any],
+    folder: Path,
+    workers: int,
+) -> Iterator[Decoded]:
+    """Yield what is to do: first the rows that a larger cache gives without a loss, then those of the files."""
+    left = set(todo.tolist())
+    for result in derived(todo, wanted=described, cache=folder.parent, specification=specification):
+        left.discard(result.row)
+        yield result
+    paths, sides = manifest.instances["path"].to_numpy(), (described["resolution"],)
+    tasks = (Task(row, manifest.root / paths[row], specification.name, sides) for row in sorted(left))
+    yield from decode_all(tasks, workers=workers)
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """The growing files of a cache, and the rows whose pixels are written but not yet declared done."""
+
+    pixels: np.memmap
+    hashes: np.memmap
+    verbatim: np.memmap
+    state: np.memmap
+    unsettled: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path, rows: int, resolution: int) -> "_Arrays":
+        return cls(
+            _array(folder / "pixels.u8", (rows, resolution, resolution)),
+            _array(folder / "sha256.bin", (rows, 32)),
+            _array(folder / VERBATIM, (rows,)),
+            _array(folder / "state.u8", (rows,)),
+        )
+
+    def put(self, result: Decoded) -> None:
+        if result.reason is None:
+            self.pixels[result.row] = result.squares[0]
+            self.hashes[result.row] = np.frombuffer(bytes.fromhex(result.sha256 or ""), np.uint8)
+            self.verbatim[result.row] = result.verbatim[0]
+        self.unsettled.append((result.row, READABLE if result.reason is None else QUARANTINED))
+
+    def settle(self) -> None:
+        """Say that rows are done only after their pixels are on disk: a torn build then never trusts a torn row."""
+        for array in (self.pixels, self.hashes, self.verbatim):
+            array.flush()
+        for row, value in self.unsettled:
+            self.state[row] = value
+        self.state.flush()
+        self.unsettled.clear()
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """Open a growing array for writing; a new one is all zeros and sparse."""
     size = int(np.prod(shape))
     if not path.exists() or path.stat().st_size != size:
@@ -226,14 +272,11 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _write_marker(folder: Path, manifest: Manifest, specification: Preprocessing, resolution: int) -> None:
-    described = {
+def _described(manifest: Manifest, specification: Preprocessing, resolution: int) -> dict[str, Any]:
+    return {
         "source": manifest.source,
         "images": len(manifest),
         "pixels": manifest.pixels,
         "resolution": resolution,
         "preprocessing": specification.pixels(),
     }
-    aside = folder / f".{MARKER}"
-    aside.write_text(json.dumps(described, indent=1))
-    aside.replace(folder / MARKER)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from datasets.cache import MARKER
+from datasets.derivation import MARKER
 
 
 @dataclass(frozen=True, slots=True)

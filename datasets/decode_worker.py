@@ -19,6 +19,7 @@ from datasets import dicom  # noqa: F401 - imported before memory is bounded and
 from datasets.images import decode
 from datasets.limits import Limits, Unreadable, bound_memory, start_clock
 from datasets.preprocessing import Preprocessing, resolve
+from datasets.radiograph import Radiograph
 
 
 def main() -> None:
@@ -40,8 +41,8 @@ def _answer(answers: BinaryIO, task: dict[str, Any], limits: Limits) -> None:
     specification = resolve(task["preprocessing"])
     start_clock(limits.seconds * specification.effort)
     try:
-        sha256, squares = _squares(Path(task["path"]), specification, task["resolutions"], limits)
-        answer: dict[str, Any] = {"sha256": sha256}
+        sha256, squares, verbatim = _squares(Path(task["path"]), specification, task["resolutions"], limits)
+        answer: dict[str, Any] = {"sha256": sha256, "verbatim": verbatim}
     except Unreadable as reason:
         answer, squares = {"reason": str(reason)}, []
     except (MemoryError, RecursionError) as error:
@@ -56,22 +57,27 @@ def _answer(answers: BinaryIO, task: dict[str, Any], limits: Limits) -> None:
 
 def _squares(
     path: Path, specification: Preprocessing, resolutions: list[int], limits: Limits
-) -> tuple[str, list[np.ndarray]]:
-    """Return the content's sha256 and one square per resolution; each is what it would be if asked for alone."""
+) -> tuple[str, list[np.ndarray], list[bool]]:
+    """Return the content's sha256, one square per resolution, and which of them are the file's own pixels.
+
+    Each square is what it would be if asked for alone.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise Unreadable("file is missing") from None
     except OSError as error:
         raise Unreadable(f"file cannot be read: {type(error).__name__}") from None
-    decoded: dict[int | None, Any] = {}
-    squares = []
+    decoded: dict[int | None, Radiograph] = {}
+    squares, verbatim = [], []
     for resolution in resolutions:
         cover = specification.cover(resolution) if content[128:132] == b"DICM" else None
         if cover not in decoded:
             decoded[cover] = decode(content, cover=cover, window=specification.window, limits=limits)
-        squares.append(specification.square(decoded[cover], resolution))
-    return hashlib.sha256(content).hexdigest(), squares
+        radiograph = decoded[cover]
+        squares.append(specification.square(radiograph, resolution))
+        verbatim.append(radiograph.table is None and np.array_equal(squares[-1], radiograph.values))
+    return hashlib.sha256(content).hexdigest(), squares, verbatim
 
 
 def _warm() -> None:

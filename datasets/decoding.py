@@ -31,12 +31,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of a task: squares uint8 (R, R), one per resolution, or the reason there are none."""
+    """What became of a task: squares uint8 (R, R), one per resolution, or the reason there are none.
+
+    `verbatim` says of each square that it is the file's own pixels, unchanged.
+    """
 
     row: int
     sha256: str | None
     squares: tuple[np.ndarray, ...]
     reason: str | None
+    verbatim: tuple[bool, ...] = ()
 
 
 def decode_all(tasks: Iterable[Task], *, workers: int = 1, limits: Limits | None = None) -> Iterator[Decoded]:
@@ -155,7 +159,7 @@ class _Worker:
             if len(content) < resolution * resolution:
                 raise EOFError
             squares.append(np.frombuffer(content, np.uint8).reshape(resolution, resolution))
-        return Decoded(task.row, answer["sha256"], tuple(squares), None)
+        return Decoded(task.row, answer["sha256"], tuple(squares), None, tuple(answer["verbatim"]))
 
     def _epitaph(self, code: int) -> str:
         if code == signal.SIGPROF:

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from struct import error as struct_error
 
-import cv2
 import numpy as np
 import pydicom
-from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
@@ -28,7 +26,8 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from datasets.headers import Jpeg2000Header, check_size, jpeg2000_header, jpeg_size
+from datasets.headers import check_size, jpeg2000_header, jpeg_size
+from datasets.jpeg2000 import decode_reduced
 from datasets.limits import Limits, Unreadable
 from datasets.radiograph import Radiograph, luma
 
@@ -245,41 +244,7 @@ def _reduced(dataset: pydicom.Dataset, cover: int) -> np.ndarray | None:
     header = jpeg2000_header(stream)
     if header.precision != dataset.BitsStored or header.signed != bool(dataset.PixelRepresentation):
         return None  # pydicom knows how to read a stream that disagrees with its header
-    shorter = min(header.height, header.width)
-    reduce = max(r for r in range(header.levels + 1) if r == 0 or shorter >> r >= cover)
-    try:
-        with Image.open(io.BytesIO(stream), formats=["JPEG2000"]) as image:
-            image.reduce = reduce  # type: ignore[method-assign, assignment]
-            # Pillow rounds the reduced size, the standard rounds it up (B-15): told a size that is a whole
-            # multiple, both agree. Otherwise a side of 8n + 1 to 8n + 3 pixels is refused as damaged.
-            step = 2**reduce
-            image._size = (-(-header.width // step) * step, -(-header.height // step) * step)
-            values = np.asarray(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # any: Pillow passes on what openjpeg met
-        raise Unreadable(f"JPEG 2000 cannot be decoded: {type(error).__name__}") from None
-    if header.precision > 8:
-        # Pillow's 16-bit mode moves the values up to fill 16 bits, and signed ones to start at 0.
-        values = values.astype(np.uint16, copy=False) >> (16 - header.precision)
-    values = _centred(values, header, reduce)
-    return values.astype(np.int32) - 2 ** (header.precision - 1) if header.signed else values
-
-
-def _centred(values: np.ndarray, header: Jpeg2000Header, reduce: int) -> np.ndarray:
-    """Move a reduced image to where its pixels' centres are, and over the extent that the full image has.
-
-    A sample of the wavelet's low band lies on the first of the 2**reduce pixels it stands for, not amid
-    them, and the last column stands for pixels beyond the edge where the width is no multiple. Uncorrected,
-    the image is up to half a reduced pixel off and up to one reduced pixel too wide.
-    """
-    if reduce == 0:
-        return values
-    step, (height, width) = 2**reduce, values.shape
-    across, down = header.width / width, header.height / height  # full pixels per reduced pixel
-    matrix = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]]) / step
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(values, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    return decode_reduced(stream, header, cover=cover)
 
 
 def _from_zero(values: np.ndarray, bits: int, signed: bool) -> np.ndarray:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.cache import MARKER, content_hashes, open_cache, prepare
+from datasets.cache import content_hashes, open_cache, prepare
 from datasets.dataset_config import DatasetConfig
+from datasets.derivation import MARKER
 from datasets.errors import DatasetError
 from datasets.images import read
 from datasets.manifest import Manifest
@@ -70,6 +71,27 @@ def test_labels_and_partitions_share_a_cache_other_pixels_do_not(manifest: Manif
     assert len(folders) == 3
 
 
+def test_a_smaller_resolution_is_derived_where_the_larger_is_the_file(manifest: Manifest, tmp_path: Path):
+    """24 px is the miniature's own size: `plain` leaves it as it is, so 16 px comes out of that cache, bit for bit."""
+    alone = _prepare(manifest, tmp_path / "alone", preprocessing="plain").folder
+    _prepare(manifest, tmp_path / "c", preprocessing="plain", resolution=24)
+    for path in manifest.instances["path"]:
+        size = (manifest.root / path).stat().st_size
+        (manifest.root / path).write_bytes(bytes(size))  # cannot be decoded any more
+    folder = _prepare(manifest, tmp_path / "c", preprocessing="plain").folder
+    for name in ("pixels.u8", "sha256.bin", "state.u8"):
+        assert (folder / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_nothing_is_derived_from_pixels_that_were_changed(manifest: Manifest, tmp_path: Path):
+    """`paper` equalises: its 24 px are not the file, so the file is asked again."""
+    _prepare(manifest, tmp_path / "c", preprocessing="paper", resolution=24)
+    for path in manifest.instances["path"]:
+        (manifest.root / path).write_bytes(bytes((manifest.root / path).stat().st_size))
+    with pytest.raises(DatasetError, match="360 of 360 images are unreadable"):
+        _prepare(manifest, tmp_path / "c", preprocessing="paper", resolution=16)
+
+
 def test_not_prepared_is_said(manifest: Manifest, tmp_path: Path):
     with pytest.raises(DatasetError, match="not prepared at 16 px with 'standard'"):
         open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path)
@@ -98,10 +120,11 @@ import sys, time
 from pathlib import Path
 from datasets.cache import prepare
 from datasets.dataset_config import DatasetConfig
+from datasets.derivation import MARKER
 from datasets.sources import load
 manifest = load(DatasetConfig(name="nih", source="nih_chest_xray14"), Path(sys.argv[1]))
 import datasets.cache
-datasets.cache._FLUSH_EVERY_SECONDS = 0.01
+datasets.cache._SETTLE_EVERY_SECONDS = 0.01
 def tell(done, whole):
     print(done, flush=True)
     time.sleep(0.02)
