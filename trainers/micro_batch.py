@@ -46,7 +46,8 @@ class MicroBatch:
             TrialError: kind "configuration" if a single image does not fit.
         """
         statistics = _statistics(network) if self.guarded else []
-        generator = torch.get_rng_state()
+        generators = _generators(network)
+        states = [generator.get_state() for generator in generators]
         while True:
             try:
                 return gradients(max(1, min(self.size or images, images)))
@@ -55,7 +56,8 @@ class MicroBatch:
             # Outside the except block: the error's traceback holds the failed attempt's tensors.
             if self.guarded:
                 _put_back(network, statistics)
-            torch.set_rng_state(generator)
+            for drawn, state in zip(generators, states, strict=True):
+                drawn.set_state(state)
 
     def _shrink(self, network: nn.Module, images: int, error: torch.OutOfMemoryError) -> None:
         for parameter in network.parameters():
@@ -89,6 +91,13 @@ def checkpointing_switch(network: nn.Module) -> Callable[[bool], None] | None:
 def has_batch_norm(network: nn.Module) -> bool:
     """Tell whether the micro-batch is seen by batch normalisation."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def _generators(network: nn.Module) -> list[torch.Generator]:
+    """Return the generators that a forward pass may draw from."""
+    device = next(network.parameters()).device
+    own = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+    return [torch.default_generator, *own]
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

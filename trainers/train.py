@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from datasets.errors import DatasetError
-from trainers import adaptations, assembly, checkpoint, optim, parallel, tasks
+from trainers import adaptations, assembly, checkpoint, memory_model, optim, parallel, tasks
 from trainers.attempt import Attempt, Report, nothing_left, result_of, tell
 from trainers.checkpoint import Progress
 from trainers.loop import Training
@@ -45,7 +46,10 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
     place = assembly.take_place(operation)
     with parallel.together(config, operation, until_epoch) as ranks:
         attempt = prepare_attempt(config, operation, open_material(config, operation, place), place=place, ranks=ranks)
-        return attempt.run(report, until_epoch)
+        result = attempt.run(report, until_epoch)
+        if place.cuda and attempt.training.micro_batch.size is not None:
+            memory_model.remember(operation.cache, memory_key(config, place), attempt.training.micro_batch.size)
+        return result
 
 
 def join_trial(config: TrialConfig, operation: Operation, until_epoch: int | None, *, ranks: Ranks) -> None:
@@ -100,12 +104,40 @@ def prepare_attempt(
         device=place.device,
         steps_per_epoch=material.steps(),
         seed=config.seed,
-        micro_batch=MicroBatch(operation.micro_batch, guarded=place.cuda),
+        micro_batch=MicroBatch(_micro_batch(config, operation, trained, material, place), guarded=place.cuda),
         ranks=ranks,
     )
     attempt = Attempt(config, operation, training, material, task.declare(material.pathologies), trial, Progress())
     attempt.resume()
     return attempt
+
+
+def memory_key(config: TrialConfig, place: assembly.Place) -> str:
+    """Return what decides about memory: what is built, how it is trained, on which GPU."""
+    name = torch.cuda.get_device_name(place.device) if place.cuda else place.device.type
+    plan = assembly.plan_network(config)
+    return f"{plan.architecture}|{plan.input_size}|{config.adaptation}|{config.recipe.precision}|{name}"
+
+
+def _micro_batch(
+    config: TrialConfig, operation: Operation, network: nn.Module, material: Material, place: assembly.Place
+) -> int | None:
+    """Return the images to try at once: as told, as remembered, or as the memory model guesses; None: all (CPU)."""
+    if operation.micro_batch is not None or not place.cuda:
+        return operation.micro_batch
+    known = memory_model.recall(operation.cache, memory_key(config, place))
+    if known is not None:
+        return known
+    image, _, _ = next(iter(material.partition("val")))
+    per_image = memory_model.kept_per_image(network.train(), image[:1].to(place.device))
+    recipe = config.recipe
+    share = -(-recipe.batch_size // operation.processes)
+    return memory_model.first_guess(
+        share,
+        per_image=per_image // 2 if recipe.precision == "bf16" else per_image,
+        fixed=memory_model.fixed_bytes(network, optimizer=recipe.optimizer, average=recipe.ema is not None),
+        free=torch.cuda.mem_get_info(place.device)[0],
+    )
 
 
 def _network(config: TrialConfig, operation: Operation, material: Material) -> tuple[nn.Module, dict[str, Any]]:

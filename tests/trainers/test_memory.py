@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trainers import memory_model
+from trainers.quota import Ended, enforce
+
+
+def test_what_autograd_keeps_is_counted_without_parameters() -> None:
+    network = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 4, bias=False)).to("meta")
+    # the first layer's input (8), the activation after ReLU (16, shared by ReLU and the second layer): 24 float32
+    assert memory_model.kept_per_image(network, torch.zeros(1, 8, device="meta")) == 24 * 4
+    # parameters 192 floats; gradients and two moments of each: four copies
+    assert memory_model.fixed_bytes(network, optimizer="adamw", average=False) == 192 * 4 * 4
+    assert memory_model.fixed_bytes(network, optimizer="sgd", average=True) == 192 * 4 * 4
+
+
+@pytest.mark.parametrize(("free", "size"), [(10_000, 33), (3_000, 17), (1_900, 9), (0, 1)])
+def test_the_first_guess_halves_until_the_model_says_it_fits(free: int, size: int) -> None:
+    # 33 × 100 + 500 = 3800 ≤ 0.85 × 10,000; 17 × 100 + 500 = 2200 ≤ 2550; 9 × 100 + 500 = 1400 ≤ 1615
+    assert memory_model.first_guess(33, per_image=100, fixed=500, free=free) == size
+
+
+def test_what_fitted_is_remembered(tmp_path: Path) -> None:
+    assert memory_model.recall(tmp_path, "vit|224|gpu") is None
+    memory_model.remember(tmp_path, "vit|224|gpu", 8)
+    memory_model.remember(tmp_path, "vit|512|gpu", 2)
+    assert memory_model.recall(tmp_path, "vit|224|gpu") == 8
+
+
+def test_a_quota_takes_resume_state_first_then_weights_nobody_needs(tmp_path: Path) -> None:
+    def trial(name: str) -> Path:
+        for part in ("last-0003-000000", "best-0002"):
+            folder = tmp_path / name / part
+            folder.mkdir(parents=True)
+            (folder / "network.safetensors").write_bytes(bytes(1000))
+            (folder / "COMPLETE").touch()
+        (tmp_path / name / "last-0003-000000" / "progress.json").write_bytes(bytes(10))
+        return tmp_path / name
+
+    winner, loser, running = trial("winner"), trial("loser"), trial("running")
+    ended = [Ended(winner, needed=True), Ended(loser, needed=False)]
+    assert enforce(ended, study_folder=tmp_path, limit=4_100) == 4_030  # two resume states went
+    assert enforce(ended, study_folder=tmp_path, limit=100) == 3_030  # the loser's weights too; no more may go
+    assert (winner / "best-0002" / "network.safetensors").exists()
+    assert (running / "last-0003-000000" / "network.safetensors").exists()
+    assert (loser / "last-0003-000000" / "progress.json").exists()

@@ -1,0 +1,48 @@
+"""Keeps a study's checkpoints within a number of bytes."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainers import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial that will not go on.
+
+    Attributes:
+        folder: of the trial.
+        needed: whether its best weights are still wanted (a cell's winner so far).
+    """
+
+    folder: Path
+    needed: bool
+
+
+def enforce(ended: Sequence[Ended], *, study_folder: Path, limit: int) -> int:
+    """Free bytes until the study holds no more than `limit`, least needed first.
+
+    First what only serves to go on training, of trials that ended; then, oldest first, the best weights of ended
+    trials that nobody needs. Running trials and winners are never touched. Histories stay.
+
+    Args:
+        ended: trials that ended (pruned, failed, complete).
+        study_folder: whose bytes are counted.
+        limit: bytes.
+
+    Returns:
+        The bytes that are left; above `limit` if nothing more may go.
+    """
+    for trial in ended:
+        if checkpoint.folder_bytes(study_folder) <= limit:
+            break
+        checkpoint.drop_resume_state(trial.folder)
+    spare = [best for trial in ended if not trial.needed for best in trial.folder.glob("best-*")]
+    for best in sorted(spare, key=lambda path: path.stat().st_mtime):
+        if checkpoint.folder_bytes(study_folder) <= limit:
+            break
+        (best / checkpoint.MARKER).unlink(missing_ok=True)
+        shutil.rmtree(best)
+    return checkpoint.folder_bytes(study_folder)
