@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from datasets import preprocessing
-from trainers import adaptations, backbones, checkpoint, initializations, seeding, tasks
+from trainers import adaptations, backbones, cells, checkpoint, seeding, tasks
 from trainers.network import Network
 from trainers.network_plan import NetworkPlan, Refusal
 from trainers.trial import Operation, TrialConfig, TrialError
@@ -23,14 +23,11 @@ def plan_network(config: TrialConfig) -> NetworkPlan:
         TrialError: kind "configuration", for names that do not exist and cells that cannot.
     """
     try:
-        plan = initializations.resolve(config.initialization, config.backbone, config.resolution)
-        adaptation = adaptations.load(config.adaptation)
+        plan = cells.resolve(config.initialization, config.backbone, config.resolution, config.adaptation)
     except ValueError as error:
         raise TrialError("configuration", str(error)) from error
     if isinstance(plan, Refusal):
         raise TrialError("configuration", plan.reason)
-    if (refusal := adaptation.refusal(plan.family)) is not None:
-        raise TrialError("configuration", refusal.reason)
     return plan
 
 
@@ -160,14 +157,20 @@ class Place:
         return placed
 
 
-def take_place(operation: Operation) -> Place:
+def take_place(operation: Operation, *, precision: str = "bf16") -> Place:
     """Set this process's threads and choose its device.
+
+    Args:
+        operation: threads and device.
+        precision: "fp32" also keeps convolutions on CUDA from computing in TensorFloat-32, as strict FP32 demands.
 
     Raises:
         TrialError: kind "configuration" if CUDA is asked for and not there.
     """
     torch.set_num_threads(operation.threads)
     os.environ["OMP_NUM_THREADS"] = str(operation.threads)  # for loader processes
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.set_float32_matmul_precision("highest")
     available = torch.cuda.is_available()
     if operation.device == "cuda" and not available:
         raise TrialError("configuration", "device is cuda, but this process sees no GPU")

@@ -22,10 +22,11 @@ def score_partition(
     Raises:
         TrialError: kind "data" if there is nothing to score.
     """
-    place = assembly.take_place(operation)
     trained = TrialConfig.model_validate(checkpoint.read_trial(checkpoint_folder)["trial"])
-    # The images as the network was trained on them, whatever the data set.
-    config = config.model_copy(update={"resolution": trained.resolution, "recipe": trained.recipe})
+    place = assembly.take_place(operation, precision=trained.recipe.precision)
+    # Everything as the network was trained; only the data may be others, prepared in the same way.
+    dataset = config.dataset.model_copy(update={"preprocessing": trained.dataset.preprocessing})
+    config = trained.model_copy(update={"dataset": dataset})
     material, network, pathologies = _opened(config, operation, checkpoint_folder, place)
     rows = material.rows(partition)
     shared = tuple(name for name in pathologies if name in material.pathologies)

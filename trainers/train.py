@@ -43,7 +43,7 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
         if nothing_left(progress, until_epoch):
             tell(progress, report)
             return result_of(progress)
-    place = assembly.take_place(operation)
+    place = assembly.take_place(operation, precision=config.recipe.precision)
     with parallel.together(config, operation, until_epoch) as ranks:
         attempt = prepare_attempt(config, operation, open_material(config, operation, place), place=place, ranks=ranks)
         result = attempt.run(report, until_epoch)
@@ -54,7 +54,7 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
 
 def join_trial(config: TrialConfig, operation: Operation, until_epoch: int | None, *, ranks: Ranks) -> None:
     """Work on a trial as another process than the one that reports; called by `python -m trainers join-trial`."""
-    place = assembly.take_place(operation)
+    place = assembly.take_place(operation, precision=config.recipe.precision)
     attempt = prepare_attempt(config, operation, open_material(config, operation, place), place=place, ranks=ranks)
     attempt.run(lambda _: None, until_epoch)
 

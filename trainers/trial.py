@@ -107,8 +107,12 @@ class TrialError(Exception):
     """A trial that cannot succeed by being tried again: its configuration, data or numbers are at fault."""
 
     def __init__(self, kind: Literal["data", "weights", "non_finite", "configuration"], message: str):
-        super().__init__(message)
+        super().__init__(kind, message)  # all arguments: the error is pickled between processes
         self.kind = kind
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.args[1])
 
 
 class TaskDeclaration(BaseModel):

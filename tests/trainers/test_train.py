@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable
 
@@ -164,3 +165,20 @@ def test_draws_depend_on_the_place_alone_and_leave_the_callers_generator() -> No
     with draws_at(3, "step", 2):
         assert torch.equal(torch.rand(1), here)
     assert derive(1, 23) != derive(12, 3)
+
+
+def test_errors_travel_between_processes() -> None:
+    error = copy.copy(TrialError("weights", "no such file"))  # by the same protocol as pickling
+    assert (error.kind, str(error)) == ("weights", "no such file")
+
+
+def test_external_data_are_scored_on_the_pathologies_both_have(trial: Trials, operation: Operations) -> None:
+    config = trial(recipe={"epochs": 1})
+    result = train(config, operation=operation(), report=lambda _: None)
+    other = config.dataset.model_copy(update={"options": {"patients": 16, "size": 64, "seed": 5}})
+    best = operation().trial_folder / str(result.checkpoint)
+    scores = evaluate(
+        config.model_copy(update={"dataset": other}), operation=operation(), checkpoint_folder=best, partition="test"
+    )
+    assert len(scores.table) > 0 and scores.pathologies
+    assert set(scores.table["partition"]) == {"test"}
