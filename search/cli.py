@@ -130,6 +130,34 @@ def report(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> N
 
 
 @app.command()
+def replay(
+    curves: Annotated[
+        Path,
+        typer.Argument(metavar="CURVES", help="Study folder, or .csv/.parquet: group, trial, epoch, value [, cost]."),
+    ],
+    pruner: Annotated[list[str] | None, typer.Option(help="Pruner to try; may be repeated.")] = None,
+    minimize: Annotated[bool, typer.Option(help="Smaller values are better.")] = False,
+    restarts: Annotated[
+        bool, typer.Option(help="Each row is a training of its own: rows that are not looked at cost nothing.")
+    ] = False,
+    carry: Annotated[bool, typer.Option(help="Let a pruner learn from the other groups.")] = True,
+    seeds: Annotated[int, typer.Option(min=1, help="Orders of the trials, for pruners that depend on it.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per pruner.")] = False,
+) -> None:
+    """Try pruners on recorded curves beside the full grid, random search, top-k, Optuna's pruners and ASHA."""
+    from search.replay import curves as recorded
+    from search.replay import run as replaying
+
+    groups = recorded.load(curves, minimize=minimize, restarts=restarts)
+    asked: dict[str, dict[str, Any]] = {name: {} for name in pruner or ["cell_race"]}
+    for score in replaying.replay(groups, asked, seeds=seeds, carry=carry):
+        if as_json:
+            typer.echo(json.dumps(score.as_json()))
+        else:
+            typer.echo(replaying.line(score))
+
+
+@app.command()
 def promote(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> None:
     """Register the study's winner and make it champion if the evidence allows; else say why not (exit code 1)."""
     from search import promote as promoting

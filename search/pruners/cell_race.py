@@ -1,15 +1,17 @@
-"""A race inside a small group: its trials meet at rungs, and those that cannot catch up stop.
+"""A race inside a group: its trials meet at rungs, and only those that may still win go on.
 
-At a rung every trial of the group has trained the same number of epochs. A trial's *reach* is its value plus a
-credit for its slope over the epochs that remain, so that low learning rates, which learn late, are not judged
-by where they stand. A trial stops when even its reach lies below the leader's value by more than a margin,
-which grows with the noise of the curves between epochs.
+At a rung every trial of the group has trained the same number of epochs. Trials are ranked by where they are
+expected to end: by a regression that other groups taught where there are some (`curve_endings.py`), else by their
+value and a credit for their slope, so that low learning rates, which learn late, are not judged by where they stand.
+Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those only the ones whose expectation lies
+within a margin of the leader, which grows with the noise of the curves.
 
 Decisions depend on the curves up to the rung alone, never on the order in which trials ran: a search that was
 killed and started again decides the same.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +19,21 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.curve_endings import Endings, Past, learn
+
+RUNGS = (0.125, 0.25, 0.5)
+EXPONENTS = (0.7, 0.5, 0.3)
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the race knows of one trial at a rung; larger is better."""
+    """What the race knows of one trial at a rung; larger is better.
+
+    Attributes:
+        value: at the rung.
+        slope: rise per epoch that the last epochs show beyond one standard error; 0 where there is one epoch only.
+        noise: standard deviation of the last epochs around their line.
+    """
 
     value: float
     slope: float
@@ -28,34 +41,45 @@ class Standing:
 
 
 class CellRacePruner(optuna.pruners.BasePruner):
-    """Stop a trial whose reach at a rung lies a margin below the leader.
+    """Keep the trials that may still win, at rungs.
 
     Args:
         epochs: of a full trial.
-        rungs: shares of `epochs` at which the group meets, each in (0, 1).
-        margin: smallest difference worth stopping for, in units of the metric.
+        rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1).
+        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on.
+        margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
+            stops for its distance alone.
         noise_factor: how many standard deviations of the epoch-to-epoch noise are added to the margin.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
+        past: groups that finished, for what carries over from them.
     """
 
     def __init__(
         self,
         epochs: int,
         *,
-        rungs: tuple[float, ...] = (0.25, 0.5),
-        margin: float = 0.01,
-        noise_factor: float = 1.0,
-        slope_credit: float = 0.5,
+        rungs: Sequence[float] = RUNGS,
+        exponents: Sequence[float] = EXPONENTS,
+        margin: float | None = 0.06,
+        noise_factor: float = 2.0,
+        slope_credit: float = 0.3,
+        past: Sequence[Past] = (),
     ):
-        if any(not 0 < share < 1 for share in rungs):
-            raise ValueError(f"rungs are shares of the epochs between 0 and 1, found {rungs}")
-        if min(margin, noise_factor, slope_credit) < 0:
+        if any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
+            raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
+        if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
+            raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
+        if min(margin or 0.0, noise_factor, slope_credit) < 0:
             raise ValueError("margin, noise_factor and slope_credit must not be negative")
+        # A short training has fewer epochs than rungs: the later, stricter rung counts where two fall together.
+        exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
+        self._exponent_at = {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
+        self.rungs = tuple(self._exponent_at)
         self._epochs = epochs
-        self.rungs = tuple(sorted({max(1, math.ceil(share * epochs)) for share in rungs} - {epochs}))
         self._margin = margin
         self._noise_factor = noise_factor
         self._slope_credit = slope_credit
+        self._endings: dict[int, Endings | None] = {rung: learn(past, rung / epochs) for rung in self.rungs}
 
     def prune(self, study: optuna.study.Study, trial: FrozenTrial) -> bool:
         """Say whether `trial` stops at the rung it has reached."""
@@ -64,23 +88,52 @@ class CellRacePruner(optuna.pruners.BasePruner):
     def explain(self, study: optuna.study.Study, trial: FrozenTrial) -> tuple[bool, str]:
         """Decide, and say in one line what was compared."""
         rung = trial.last_step
-        if rung not in self.rungs:
+        if rung not in self._exponent_at:
             return False, "not at a rung"
-        group = [other for other in study.get_trials(deepcopy=False) if rung in other.intermediate_values]
-        live = [other for other in group if other.state in (TrialState.RUNNING, TrialState.COMPLETE)]
-        standings = {other.number: standing(other, rung, study.direction) for other in live}
-        own = standings[trial.number]
-        leader = max(standings, key=lambda number: (standings[number].value, -number))
-        if leader == trial.number:
-            return False, f"leads {len(live)} trials at epoch {rung} with {own.value:.4f}"
-        margin = self._margin + self._noise_factor * float(np.median([s.noise for s in standings.values()]))
-        credit = self._slope_credit * max(own.slope, 0.0) * (self._epochs - rung)
-        gap = standings[leader].value - (own.value + credit)
-        verdict = "stops" if gap > margin else "goes on"
-        return gap > margin, (
-            f"{verdict} at epoch {rung}: reach {own.value:.4f} + {credit:.4f} (slope) against the leader's "
-            f"{standings[leader].value:.4f} among {len(live)}; gap {gap:.4f}, margin {margin:.4f}"
+        reached = [other for other in study.get_trials(deepcopy=False) if rung in other.intermediate_values]
+        group = [t for t in reached if t.state in (TrialState.RUNNING, TrialState.COMPLETE)]
+        standings = {other.number: standing(other, rung, study.direction) for other in group}
+        expected, leader, evidence = self._expected(group, standings, rung, study.direction)
+        ranked = sorted(expected, key=lambda number: (-expected[number], number))
+        place = ranked.index(trial.number)
+        # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
+        quota = max(1, math.ceil(len(reached) ** self._exponent_at[rung] - 1e-9))
+        gap = leader - expected[trial.number]
+        margin = self._margin_of(standings, rung)
+        stops = place >= quota or gap > margin
+        return stops, (
+            f"{'stops' if stops else 'goes on'} at epoch {rung}: value {standings[trial.number].value:.4f}, place "
+            f"{place + 1} of {len(group)} ({quota} go on), {gap:.4f} behind by {evidence}, margin {margin:.4f}"
         )
+
+    def _expected(
+        self, group: Sequence[FrozenTrial], standings: dict[int, Standing], rung: int, direction: StudyDirection
+    ) -> tuple[dict[int, float], float, str]:
+        """Return where each trial is expected to end, what a trial must come close to, and by which reckoning."""
+        endings = self._endings[rung]
+        if endings is None or not endings.knows([key_of(trial) for trial in group]):
+            credit = self._slope_credit * (self._epochs - rung)
+            reach = {n: s.value + credit * s.slope for n, s in standings.items()}
+            # Where the leader stands, not where its slope might take it: one noisy rise would stop all others.
+            return reach, max(s.value for s in standings.values()), "value and slope"
+        curves = {key_of(trial): self._curve(trial, rung, direction) for trial in group}
+        expected = endings.expected(curves, rung / self._epochs)
+        by_number = {trial.number: expected[key_of(trial)] for trial in group}
+        return by_number, max(by_number.values()), "what other groups taught"
+
+    def _curve(self, trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[float, float]:
+        sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+        return {step / self._epochs: sign * value for step, value in trial.intermediate_values.items() if step <= rung}
+
+    def _margin_of(self, standings: dict[int, Standing], rung: int) -> float:
+        if self._margin is None or (rung == 1 and self._endings[rung] is None):
+            return math.inf  # after one epoch nobody's slope is known, and low learning rates learn late
+        return self._margin + self._noise_factor * float(np.median([s.noise for s in standings.values()]))
+
+
+def key_of(trial: FrozenTrial) -> str:
+    """Name the hyperparameters of a trial, the same in every group."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(trial.params.items())) or str(trial.number)
 
 
 def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standing:
@@ -90,11 +143,12 @@ def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standi
     values = sign * np.array([trial.intermediate_values[int(step)] for step in steps])
     if len(steps) < 2:
         return Standing(float(values[-1]), 0.0, 0.0)
-    recent = slice(-min(3, len(steps)), None)
+    recent = slice(-min(4, len(steps)), None)
     slope, offset = np.polyfit(steps[recent], values[recent], 1)
     residual = values[recent] - (slope * steps[recent] + offset)
-    noise = float(residual.std(ddof=2)) if len(residual) > 2 else 0.0
-    return Standing(float(values[-1]), float(slope), noise)
+    noise = float(np.sqrt(np.sum(residual**2) / (len(residual) - 2))) if len(residual) > 2 else 0.0
+    doubt = noise / float(np.sqrt(np.sum((steps[recent] - steps[recent].mean()) ** 2)))
+    return Standing(float(values[-1]), max(float(slope) - doubt, 0.0), noise)
 
 
 PRUNER = CellRacePruner

@@ -35,7 +35,7 @@ def test_every_decision_says_what_was_compared():
     search = Search(CLEAR)
     search.run()
     reasons = [e["reason"] for e in search.events if e["kind"] == "decision"]
-    assert any(r.startswith("leads 3 trials at epoch 2 with 0.7500") for r in reasons)
+    assert any(r.startswith("goes on at epoch 2: value 0.7500, place 1 of 3 (2 go on)") for r in reasons)
     assert all("epoch" in r for r in reasons)
 
 

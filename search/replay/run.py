@@ -1,0 +1,98 @@
+"""The replay of a table: the asked pruners, and what they have to beat, side by side."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from search.curve_endings import Past
+from search.replay import policies
+from search.replay.curves import Group
+from search.replay.policies import Policy
+from search.replay.scores import Score, score
+
+OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {}}
+FIRST_SHARES = (0.05, 0.1, 0.2)
+
+
+def replay(
+    groups: Mapping[str, Group],
+    asked: Mapping[str, Mapping[str, Any]],
+    *,
+    seeds: int,
+    carry: bool = True,
+) -> list[Score]:
+    """Replay pruners and comparators; the comparators that take a budget get what the first asked pruner spent.
+
+    Args:
+        groups: recorded curves by comparison group.
+        asked: settings by pruner.
+        seeds: number of orders of the trials.
+        carry: whether a pruner may learn from the other groups, each group left out in turn.
+    """
+    past = _past(groups) if carry else {}
+    found = []
+    for name, settings in asked.items():
+        own = {
+            group: policies.pruned(name, settings, [p for other, p in past.items() if other != group])
+            for group in groups
+        }
+        found.append(score(name, own, groups, seeds=_seeds(name, seeds)))
+    budget = float(found[0].costs.mean()) if found else 0.5
+    for name, policy in _comparators(budget).items():
+        if name not in asked:
+            found.append(score(name, dict.fromkeys(groups, policy), groups, seeds=1 if name == "full_grid" else seeds))
+    return found
+
+
+def line(score: Score) -> str:
+    """Write a score as one line of a table."""
+    found = score.as_json()
+    return (
+        f"{found['pruner']:36} cost {found['cost']:6.1%}  regret {found['regret_mean']:.4f} "
+        f"({found['regret_mean_low']:.4f}-{found['regret_mean_high']:.4f})  p90 {found['regret_p90']:.4f}  "
+        f"worst {found['regret_worst']:.4f}  within 0.005 {found['within_0_005']:4.0%}  "
+        f"unfinished {found['unfinished_groups']:g}"
+    )
+
+
+def _comparators(budget: float) -> dict[str, Policy]:
+    comparators: dict[str, Policy] = {"full_grid": policies.full_grid}
+    comparators["random_equal_cost"] = policies.random_subset(budget)
+    for share in FIRST_SHARES:
+        if share < budget:
+            comparators[f"one_shot_top_k_after_{share:.0%}_equal_cost"] = policies.one_shot(budget, first=share)
+    comparators |= {name: policies.pruned(name, settings) for name, settings in OPTUNAS.items()}
+    comparators["asha"] = policies.asha()
+    return comparators
+
+
+def _seeds(name: str, seeds: int) -> int:
+    """Return 1 for a pruner that decides at rungs: the order of the trials changes nothing."""
+    return 1 if name in {"cell_race", "none"} else seeds
+
+
+def _past(groups: Mapping[str, Group]) -> dict[str, Past]:
+    return {
+        name: Past(
+            {
+                f"trial={trial}": {
+                    float(epoch) / policies.longest(group): float(value)
+                    for epoch, value in zip(curve.epochs, curve.values, strict=True)
+                }
+                for trial, curve in group.items()
+            }
+        )
+        for name, group in groups.items()
+    }
+
+
+def equal_groups(groups: Mapping[str, Group], *, size: int, draws: int, seed: int) -> dict[str, Group]:
+    """Draw groups of a fixed size from larger ones, to see what a pruner does to small cells."""
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, Group] = {}
+    for name, group in groups.items():
+        for number in range(draws if len(group) >= size else 0):
+            chosen: Sequence[str] = sorted(map(str, rng.choice(sorted(group), size=size, replace=False)))
+            drawn[f"{name} {number}"] = {trial: group[trial] for trial in chosen}
+    return drawn

@@ -1,0 +1,86 @@
+"""Cost and regret of policies over recorded groups, with bootstrap intervals over the groups."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search.replay.curves import Group
+from search.replay.policies import Policy, full_grid
+
+CLOSE = 0.005
+REDRAWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one policy did.
+
+    Attributes:
+        costs: float64 (groups,), share of the full grid's cost, mean over seeds.
+        regrets: float64 (groups, seeds): best end of the group minus the end of the chosen trial.
+        epochs: rows trained in all, mean over seeds.
+        unfinished: groups that were left without a finished run, mean over seeds.
+    """
+
+    pruner: str
+    costs: np.ndarray
+    regrets: np.ndarray
+    epochs: float
+    unfinished: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures under their fixed names."""
+        flat = self.regrets.ravel()
+        low, high = self._interval()
+        return {
+            "pruner": self.pruner,
+            "cost": float(self.costs.mean()),
+            "epochs": self.epochs,
+            "regret_mean": float(flat.mean()),
+            "regret_mean_low": low,
+            "regret_mean_high": high,
+            "regret_p90": float(np.quantile(flat, 0.9)),
+            "regret_worst": float(flat.max()),
+            "within_0_005": float((flat <= CLOSE).mean()),
+            "unfinished_groups": self.unfinished,
+        }
+
+    def _interval(self) -> tuple[float, float]:
+        means = self.regrets.mean(axis=1)
+        drawn = np.random.default_rng(0).integers(len(means), size=(REDRAWS, len(means)))
+        low, high = np.quantile(means[drawn].mean(axis=1), (0.025, 0.975))
+        return float(low), float(high)
+
+
+def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group], *, seeds: int) -> Score:
+    """Replay every group under several orders of its trials.
+
+    Args:
+        name: of the row.
+        policies: by group; a policy that learns from other groups must not have seen its own.
+        groups: recorded curves.
+        seeds: number of orders.
+    """
+    costs, regrets, epochs, unfinished = [], [], 0, 0
+    for group_name, group in groups.items():
+        whole = full_grid(group, np.random.default_rng(0)).cost
+        paid, missed = [], []
+        for seed in range(seeds):
+            replayed = policies[group_name](group, np.random.default_rng(seed))
+            ends = [group[trial].final for trial in replayed.finished(group)]
+            unfinished += not ends
+            # Without a finished run one has to take the best of what was seen, at the value it would have ended with.
+            chosen = max(ends) if ends else _best_seen(group, replayed.rows)
+            missed.append(max(curve.final for curve in group.values()) - chosen)
+            paid.append(replayed.cost / whole)
+            epochs += sum(replayed.rows.values())
+        costs.append(float(np.mean(paid)))
+        regrets.append(missed)
+    return Score(name, np.array(costs), np.array(regrets), epochs / seeds, unfinished / seeds)
+
+
+def _best_seen(group: Group, rows: Mapping[str, int]) -> float:
+    best = max(rows, key=lambda trial: group[trial].values[rows[trial] - 1])
+    return group[best].final

@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from search import pruners
+from search.cli import app
+from search.errors import StudyError
+from search.replay import curves, policies, run
+from search.replay.scores import score
+
+RNG = np.random.default_rng(0)
+
+
+def table(groups=6, trials=5, epochs=8, seed=0):
+    """Saturating curves; the trial's name decides how well it ends, the group how hard it is."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for group in range(groups):
+        for trial in range(trials):
+            end = 0.7 + 0.02 * trial + 0.01 * rng.normal()
+            for epoch in range(1, epochs + 1):
+                value = end * (1 - np.exp(-epoch / 2)) + 0.002 * rng.normal()
+                rows.append({"group": f"g{group}", "trial": f"t{trial}", "epoch": epoch, "value": value})
+    return pd.DataFrame(rows)
+
+
+GROUPS = curves.of_table(table(), name="table")
+
+
+def test_the_full_grid_costs_all_and_regrets_nothing():
+    found = score("full", dict.fromkeys(GROUPS, policies.full_grid), GROUPS, seeds=2).as_json()
+    assert (found["cost"], found["regret_mean"], found["unfinished_groups"], found["within_0_005"]) == (
+        1.0,
+        0.0,
+        0,
+        1.0,
+    )
+
+
+def test_cost_and_regret_are_those_of_the_arithmetic():
+    """Of two trials of 4 epochs one stops after 1: cost 5/8; it would have ended 0.1 higher."""
+    group = curves.of_table(
+        pd.DataFrame(
+            [{"group": "g", "trial": "good", "epoch": e, "value": v} for e, v in enumerate([0.1, 0.5, 0.8, 0.9], 1)]
+            + [{"group": "g", "trial": "fast", "epoch": e, "value": v} for e, v in enumerate([0.4, 0.6, 0.7, 0.8], 1)]
+        ),
+        name="t",
+    )
+    settings_of = {"rungs": [0.25], "exponents": [0.0], "slope_credit": 0.0}
+    found = score("x", {"g": policies.pruned("cell_race", settings_of)}, group, seeds=1).as_json()
+    assert found["cost"] == pytest.approx(5 / 8)
+    assert found["regret_mean"] == pytest.approx(0.1)
+    assert found["epochs"] == 5
+
+
+def test_where_rows_are_trainings_of_their_own_only_looks_cost():
+    rows = table(groups=1, trials=4, epochs=8).assign(cost=lambda t: t["epoch"])
+    group = curves.of_table(rows, name="t", restarts=True)
+    settings_of = {"rungs": [0.25], "exponents": [0.0], "margin": None}
+    replayed = policies.pruned("cell_race", settings_of)(group["g0"], RNG)
+    assert replayed.cost == 4 * 2 + 8  # all at epoch 2, one at epoch 8
+    assert policies.full_grid(group["g0"], RNG).cost == 4 * 8
+
+
+@pytest.mark.parametrize("name", [n for n in pruners.names() if n.islower() and n not in {"wilcoxon", "threshold"}])
+def test_every_pruner_leaves_a_finished_run_in_every_group(name):
+    settings_of = {"n_startup_trials": 1} if name == "median" else {"percentile": 25.0} if name == "percentile" else {}
+    policy = policies.pruned(name, settings_of)
+    found = score(name, dict.fromkeys(GROUPS, policy), GROUPS, seeds=2).as_json()
+    assert found["unfinished_groups"] == 0
+    assert 0 < found["cost"] <= 1
+    assert found["regret_worst"] >= found["regret_p90"] >= 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    values=st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=9), min_size=1, max_size=12),
+    minimize=st.booleans(),
+)
+def test_the_race_always_ends_with_a_finished_run(values, minimize):
+    rows = [
+        {"group": "g", "trial": f"t{i}", "epoch": e, "value": v}
+        for i, curve in enumerate(values)
+        for e, v in enumerate(curve, 1)
+    ]
+    groups = curves.of_table(pd.DataFrame(rows), name="t", minimize=minimize)
+    found = score("x", {"g": policies.pruned("cell_race", {})}, groups, seeds=1).as_json()
+    assert found["unfinished_groups"] == 0
+    assert found["regret_mean"] >= 0
+
+
+def test_what_other_groups_taught_saves_a_late_winner():
+    """`slow` is last at the rung in every group and wins every group: only the others can tell."""
+    rows = [
+        {"group": f"g{g}", "trial": trial, "epoch": e, "value": v + 0.001 * g}
+        for g in range(8)
+        for trial, curve in {
+            "slow": [0.1, 0.2, 0.6, 0.9],
+            "quick": [0.6, 0.7, 0.7, 0.7],
+            "mid": [0.5, 0.6, 0.6, 0.6],
+        }.items()
+        for e, v in enumerate(curve, 1)
+    ]
+    groups = curves.of_table(pd.DataFrame(rows), name="t")
+    asked = {"cell_race": {}}
+    blind = run.replay(groups, asked, seeds=1, carry=False)[0].as_json()
+    taught = run.replay(groups, asked, seeds=1, carry=True)[0].as_json()
+    assert blind["regret_mean"] == pytest.approx(0.2)
+    assert taught["regret_mean"] == 0.0
+
+
+def test_a_group_teaches_itself_nothing():
+    """With one group there is no other to learn from: carrying over changes nothing."""
+    groups = {"g0": GROUPS["g0"]}
+    scores = [run.replay(groups, {"cell_race": {}}, seeds=1, carry=carry)[0].as_json() for carry in (True, False)]
+    assert scores[0] == scores[1]
+
+
+def test_the_command_prints_a_line_per_pruner(tmp_path):
+    table().to_csv(tmp_path / "curves.csv", index=False)
+    done = CliRunner().invoke(
+        app, ["replay", str(tmp_path / "curves.csv"), "--pruner", "cell_race", "--json", "--seeds", "1"]
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [row["pruner"] for row in rows]
+    assert names[0] == "cell_race"
+    assert {"full_grid", "random_equal_cost", "median", "successive_halving", "hyperband", "asha"} <= set(names)
+    keys = {"pruner", "cost", "regret_mean", "regret_p90", "regret_worst", "within_0_005", "unfinished_groups"}
+    assert all(keys <= set(row) for row in rows)
+
+
+def test_parquet_is_read_as_csv_is(tmp_path):
+    table().to_csv(tmp_path / "t.csv", index=False)
+    pd.read_csv(tmp_path / "t.csv").to_parquet(tmp_path / "t.parquet")
+    one, two = (curves.load(tmp_path / name) for name in ("t.csv", "t.parquet"))
+    assert one["g1"]["t2"].values.tolist() == two["g1"]["t2"].values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="value"), "column value is missing; expected group, trial, epoch, value"),
+        (lambda t: t.assign(value=t["value"].astype(object).where(t.index != 3, "high")), "row 5: .*must be numbers"),
+        (lambda t: pd.concat([t, t.head(1)]), "the same group, trial and epoch stand in an earlier row"),
+        (lambda t: t.assign(cost=-1.0), "row 2: .*cost not negative"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_with_its_row(change, message):
+    with pytest.raises(StudyError, match=message):
+        curves.of_table(change(table()), name="t.csv")
+
+
+def test_what_is_neither_table_nor_study_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="neither a table"):
+        curves.load(tmp_path)
