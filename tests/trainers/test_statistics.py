@@ -130,6 +130,16 @@ def test_decisions_at_a_threshold() -> None:
     )
 
 
+def test_macro_of_decisions_is_the_mean_over_the_list() -> None:
+    labels = np.array([[1, 1], [1, 0], [0, 1], [0, 0]])
+    scores = np.array([[0.9, 0.1], [0.2, 0.2], [0.1, 0.8], [0.3, 0.9]])
+    found = summarize(table(labels, scores), bootstrap=Bootstrap(redraws=20), at={"f0": 0.5, "f1": 0.5}).estimates
+    assert found["sensitivity"]["macro"].value == pytest.approx((0.5 + 0.5) / 2)
+    assert found["specificity"]["macro"].value == pytest.approx((1 + 0.5) / 2)
+    without = summarize(table(labels, scores), bootstrap=Bootstrap(redraws=20), at={"f0": 0.5, "f1": None}).estimates
+    assert without["sensitivity"]["f1"].value is None and without["sensitivity"]["macro"].value is None
+
+
 def test_calibration() -> None:
     labels, scores = np.array([1.0, 0.0, 1.0, NAN]), np.array([0.8, 0.3, 0.85, 0.1])
     assert calibration.brier(labels, scores) == pytest.approx((0.04 + 0.09 + 0.0225) / 3)

@@ -112,7 +112,7 @@ def summarize(
     estimates = {name: _ranked(scores, name, units, drawn, (bootstrap, listed)) for name in RANKING}
     estimates |= calibration.estimates(scores, units, drawn, bootstrap=bootstrap, macro_over=listed)
     if at is not None:
-        estimates |= thresholds.estimates(scores, units, drawn, bootstrap=bootstrap, at=at)
+        estimates |= thresholds.estimates(scores, units, drawn, bootstrap=bootstrap, at=at, macro_over=listed)
     return Evaluation(
         estimates=estimates,
         counts=counts,

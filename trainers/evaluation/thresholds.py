@@ -1,6 +1,6 @@
 """Decisions at a threshold that was chosen on validation, never on the cases that are evaluated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -83,8 +83,9 @@ def estimates(
     *,
     bootstrap: Bootstrap,
     at: Mapping[str, float | None],
+    macro_over: Sequence[str],
 ) -> dict[str, dict[str, Estimate]]:
-    """Return the decision metrics at given thresholds, with percentile intervals.
+    """Return the decision metrics at given thresholds per pathology and macro, with percentile intervals.
 
     Args:
         scores: the cases.
@@ -92,21 +93,36 @@ def estimates(
         drawn: (units, redraws) counts.
         bootstrap: level of the intervals.
         at: threshold by pathology; None leaves that pathology's metrics undefined.
+        macro_over: the pathologies macro averages; undefined if one of them is.
     """
-    found: dict[str, dict[str, Estimate]] = {metric: {} for metric in METRICS}
-    for index, name in enumerate(scores.pathologies):
+    names, weights = scores.pathologies, drawn.astype(np.float64)
+    points: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    redrawn: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    for index, name in enumerate(names):
         cut = at.get(name)
-        if cut is None:
-            for metric in METRICS:
-                found[metric][name] = Estimate(None)
-            continue
-        table = _table(scores.labels[:, index], scores.scores[:, index], cut)
-        point = {key: value[0] for key, value in _measure(table.sum(axis=0)[None, :]).items()}
-        redrawn = _measure(unit_sums(table, units, len(drawn)).T @ drawn.astype(np.float64), columns=True)
+        table = _table(scores.labels[:, index], scores.scores[:, index], np.inf if cut is None else cut)
+        once = _measure(table.sum(axis=0)[:, None])
+        often = _measure(unit_sums(table, units, len(drawn)).T @ weights)
         for metric in METRICS:
-            value = None if np.isnan(point[metric]) else float(point[metric])
-            found[metric][name] = percentile(value, redrawn[metric], level=bootstrap.level)
-    return found
+            points[metric].append(float("nan") if cut is None else float(once[metric][0]))
+            redrawn[metric].append(often[metric])
+    columns = [names.index(name) for name in macro_over]
+    return {
+        metric: _with_macro(names, points[metric], redrawn[metric], columns, level=bootstrap.level)
+        for metric in METRICS
+    }
+
+
+def _with_macro(
+    names: Sequence[str], points: list[float], redrawn: list[np.ndarray], columns: list[int], *, level: float
+) -> dict[str, Estimate]:
+    macro = float(np.mean([points[index] for index in columns])) if columns else float("nan")
+    empty = np.full_like(redrawn[0], np.nan)
+    redrawn_macro = np.mean([redrawn[index] for index in columns], axis=0) if columns else empty
+    return {
+        name: percentile(None if np.isnan(point) else point, values, level=level)
+        for name, point, values in zip((*names, "macro"), [*points, macro], [*redrawn, redrawn_macro], strict=True)
+    }
 
 
 def unit_sums(table: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
@@ -120,6 +136,7 @@ def _table(labels: np.ndarray, scores: np.ndarray, cut: float) -> np.ndarray:
     return np.stack([called & positive, called & negative, positive, negative], axis=1).astype(np.float64)
 
 
-def _measure(sums: np.ndarray, *, columns: bool = False) -> dict[str, np.ndarray]:
-    true_positives, false_positives, positives, negatives = sums if columns else sums.T
+def _measure(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of summed tables (4, n), each (n,)."""
+    true_positives, false_positives, positives, negatives = sums
     return decisions(true_positives, false_positives, positives=positives, negatives=negatives)
