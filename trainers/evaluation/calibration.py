@@ -7,7 +7,7 @@ import numpy as np
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.intervals import Estimate, percentile
 from trainers.evaluation.redraws import Bootstrap
-from trainers.evaluation.thresholds import unit_sums
+from trainers.evaluation.thresholds import redrawn_sums
 
 BINS = 15
 
@@ -56,7 +56,7 @@ def estimates(
         points, redrawn = [], []
         for index in range(len(names)):
             table = _table(scores.labels[:, index], scores.scores[:, index], BINS if metric == "ece" else 1)
-            sums = unit_sums(table, units, len(drawn)).T @ drawn.astype(np.float64)
+            sums = redrawn_sums(table, units, drawn)
             measure = _error if metric == "ece" else _squared
             points.append(float(measure(table.sum(axis=0)[:, None])[0]))
             redrawn.append(measure(sums))

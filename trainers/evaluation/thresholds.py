@@ -9,6 +9,7 @@ from sklearn.metrics import roc_curve
 from trainers.evaluation.auroc import given
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.intervals import Estimate, percentile
+from trainers.evaluation.ranking import BLOCK
 from trainers.evaluation.redraws import Bootstrap
 
 Rule = Literal["youden", "sensitivity"]
@@ -95,14 +96,14 @@ def estimates(
         at: threshold by pathology; None leaves that pathology's metrics undefined.
         macro_over: the pathologies macro averages; undefined if one of them is.
     """
-    names, weights = scores.pathologies, drawn.astype(np.float64)
+    names = scores.pathologies
     points: dict[str, list[float]] = {metric: [] for metric in METRICS}
     redrawn: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
     for index, name in enumerate(names):
         cut = at.get(name)
         table = _table(scores.labels[:, index], scores.scores[:, index], np.inf if cut is None else cut)
         once = _measure(table.sum(axis=0)[:, None])
-        often = _measure(unit_sums(table, units, len(drawn)).T @ weights)
+        often = _measure(redrawn_sums(table, units, drawn))
         for metric in METRICS:
             points[metric].append(float("nan") if cut is None else float(once[metric][0]))
             redrawn[metric].append(often[metric])
@@ -125,9 +126,11 @@ def _with_macro(
     }
 
 
-def unit_sums(table: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
-    """Return the column sums of a table (cases, k) within each unit, float64 (count, k)."""
-    return np.stack([np.bincount(units, weights=column, minlength=count) for column in table.T], axis=1)
+def redrawn_sums(table: np.ndarray, units: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return the column sums of a table (cases, k) in every redraw, float64 (k, redraws)."""
+    per_unit = np.stack([np.bincount(units, weights=column, minlength=len(drawn)) for column in table.T])
+    blocks = range(0, drawn.shape[1], BLOCK)  # a block at a time: all counts as floats could fill the memory
+    return np.hstack([per_unit @ drawn[:, first : first + BLOCK].astype(np.float64) for first in blocks])
 
 
 def _table(labels: np.ndarray, scores: np.ndarray, cut: float) -> np.ndarray:
