@@ -65,11 +65,12 @@ def show(planned: dict[str, Any], console: Console) -> None:
         f"\n[bold]{planned['cells']} cells, {planned['trials']} trials, {cost['epochs']} epochs at most[/bold] "
         f"({planned['excluded']} combinations excluded, {len(planned['refused'])} refused)"
     )
-    console.print(
-        f"{cost['gpu_hours']['low']:,} to {cost['gpu_hours']['high']:,} GPU-hours, cache "
-        f"{cost['cache_bytes'] / 1e9:,.1f} GB: {cost['basis']}",
-        soft_wrap=True,
-    )
+    if cost["images"]:
+        console.print(
+            f"{cost['gpu_hours']['low']:,} to {cost['gpu_hours']['high']:,} GPU-hours, cache "
+            f"{cost['cache_bytes'] / 1e9:,.1f} GB: {cost['basis']}",
+            soft_wrap=True,
+        )
     for reason in sorted({refusal["reason"] for refusal in planned["refused"]}):
         count = sum(refusal["reason"] == reason for refusal in planned["refused"])
         console.print(f"[yellow]refused[/yellow] {count} cells: {reason}", soft_wrap=True)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -44,8 +44,8 @@ class Snapshot:
 class Progress(Protocol):
     """Shows a run; called by the driver between two events, so it must not take long."""
 
-    def preparing(self, message: Mapping[str, Any]) -> None:
-        """Show that data are read and decoded."""
+    def note(self, text: str) -> None:
+        """Show what is done before and after the search."""
 
     def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
         """Begin to show the search."""
@@ -117,9 +117,9 @@ class LiveProgress(_Counting):
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._live.start()
 
-    def preparing(self, message: Mapping[str, Any]) -> None:
-        """Show what is decoded now."""
-        self._live.update(Text(_preparing_line(message)))
+    def note(self, text: str) -> None:
+        """Show the note in place of the table."""
+        self._live.update(Text(text))
 
     def update(self, state: StudyState) -> None:
         """Redraw the table."""
@@ -140,9 +140,9 @@ class LineProgress(_Counting):
         self._last = 0.0
         self._ended = 0
 
-    def preparing(self, message: Mapping[str, Any]) -> None:
-        """Print what is decoded now."""
-        self._console.print(_preparing_line(message), highlight=False)
+    def note(self, text: str) -> None:
+        """Print the note."""
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def update(self, state: StudyState) -> None:
         """Print where the search stands, if something ended or enough time went by."""
@@ -162,9 +162,9 @@ class LineProgress(_Counting):
 class JsonProgress(_Counting):
     """One JSON object per event, for a program."""
 
-    def preparing(self, message: Mapping[str, Any]) -> None:
-        """Print the message."""
-        self._print({"preparing": dict(message)})
+    def note(self, text: str) -> None:
+        """Print the note."""
+        self._print({"note": text})
 
     def update(self, state: StudyState) -> None:
         """Print a snapshot."""
@@ -197,10 +197,6 @@ def duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _preparing_line(message: Mapping[str, Any]) -> str:
-    return f"preparing {message['dataset']}: {message['images']} images at {message['resolution']} px"
 
 
 def _line(now: Snapshot) -> str:

@@ -87,7 +87,7 @@ class StudyRun:
             )
             for message in ray_backend.stream(worker.prepare, order, Slot(1, 0)):
                 if "data" not in message:
-                    self.desk.progress.preparing(message)
+                    self.desk.progress.note(message["note"])
                 elif message["data"] != self.desk.state.datasets.get(key):
                     self.desk.record(message["data"])
 
@@ -152,6 +152,8 @@ class StudyRun:
         winners = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
         missing = [w for w in winners if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
         orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
+        if orders:
+            self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")
         for index, found in ray_backend.each(worker.evaluate, orders, self.slot):
             winner = missing[index]
             self.desk.record(

@@ -93,7 +93,7 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
     """Decode a data set's images for every resolution, then say what it holds.
 
     Yields:
-        Progress as {"images", "of", "resolution"}, and last {"data": the ledger's event}.
+        What is done now as {"note": text}, and last {"data": the ledger's event}.
     """
     from datasets import cache, sources
     from trainers import tasks
@@ -101,7 +101,7 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
     manifest = sources.load(order.dataset, order.data_root)
     quarantined: dict[str, str] = {}
     for resolution in order.resolutions:
-        yield {"dataset": order.dataset.name, "resolution": resolution, "images": len(manifest)}
+        yield {"note": f"preparing {order.dataset.name}: {len(manifest)} images at {resolution} px"}
         preparation = cache.prepare(
             manifest,
             resolution=resolution,

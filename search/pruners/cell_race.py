@@ -23,6 +23,8 @@ from search.curve_endings import Endings, Past, learn
 
 RUNGS = (0.125, 0.25, 0.5)
 EXPONENTS = (0.7, 0.5, 0.3)
+NOISE_FACTOR = 2.0
+"""Standard deviations of the curves' noise that are added to the margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,6 @@ class CellRacePruner(optuna.pruners.BasePruner):
         exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on.
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
             stops for its distance alone.
-        noise_factor: how many standard deviations of the epoch-to-epoch noise are added to the margin.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
         past: groups that finished, for what carries over from them.
     """
@@ -61,7 +62,6 @@ class CellRacePruner(optuna.pruners.BasePruner):
         rungs: Sequence[float] = RUNGS,
         exponents: Sequence[float] = EXPONENTS,
         margin: float | None = 0.06,
-        noise_factor: float = 2.0,
         slope_credit: float = 0.3,
         past: Sequence[Past] = (),
     ):
@@ -69,15 +69,14 @@ class CellRacePruner(optuna.pruners.BasePruner):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
-        if min(margin or 0.0, noise_factor, slope_credit) < 0:
-            raise ValueError("margin, noise_factor and slope_credit must not be negative")
+        if min(margin or 0.0, slope_credit) < 0:
+            raise ValueError("margin and slope_credit must not be negative")
         # A short training has fewer epochs than rungs: the later, stricter rung counts where two fall together.
         exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
         self._exponent_at = {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
         self.rungs = tuple(self._exponent_at)
         self._epochs = epochs
         self._margin = margin
-        self._noise_factor = noise_factor
         self._slope_credit = slope_credit
         self._endings: dict[int, Endings | None] = {rung: learn(past, rung / epochs) for rung in self.rungs}
 
@@ -128,7 +127,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
     def _margin_of(self, standings: dict[int, Standing], rung: int) -> float:
         if self._margin is None or (rung == 1 and self._endings[rung] is None):
             return math.inf  # after one epoch nobody's slope is known, and low learning rates learn late
-        return self._margin + self._noise_factor * float(np.median([s.noise for s in standings.values()]))
+        return self._margin + NOISE_FACTOR * float(np.median([s.noise for s in standings.values()]))
 
 
 def key_of(trial: FrozenTrial) -> str:

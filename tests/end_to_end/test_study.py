@@ -150,6 +150,25 @@ def test_two_drivers_are_refused(elsewhere):
     first.wait()
 
 
+@pytest.mark.parametrize(("broken", "code"), [(1, 0), (4, 2)])
+def test_unreadable_images_are_quarantined_and_too_many_stop_the_study(elsewhere, broken, code):
+    from datasets import sources
+    from datasets.dataset_config import DatasetConfig
+
+    options = {"patients": 48, "size": 64}
+    root = elsewhere.storage / "generated" / "phantom"
+    manifest = sources.load(DatasetConfig(name="phantom", source="phantom", options=options), root)
+    for path in manifest.instances["path"][:broken]:
+        (root / path).write_bytes((root / path).read_bytes()[:400])
+    told = elsewhere("run", code=code)
+    if code:
+        assert f"{broken} of {len(manifest)} images" in told
+        assert not any(e["kind"] in {"trial", "started"} for e in elsewhere.events())
+        assert not any(name.rpartition("/")[2] in told for name in manifest.instances["path"])
+    else:
+        assert report(elsewhere)["data"][0]["quarantined"] == 1
+
+
 def test_the_winner_is_promoted_and_its_scores_come_back(again):
     decision = json.loads(again("promote", "--json"))
     assert decision["promoted"]
@@ -207,7 +226,7 @@ def test_an_equal_challenger_is_refused_with_the_figures(again):
     [
         (("name: tiny", "nam: tiny"), (), "nam: unknown key"),
         (("test_convnext2", "test_convnext9"), (), "test_convnext9"),
-        (("[test_convnext2, test_vit3]\n  resolution: 32", "vit_small\n  resolution: 33"), (), "33 px is"),
+        (("[test_convnext2, test_vit3]\n  resolution: 32", "vit_small\n  resolution: 40"), (), "40 px is not a multiple of the patch size 16"),
         (
             ("dataset: phantom", "dataset: nih_chest_xray14"),
             (),
