@@ -92,34 +92,34 @@ def compare(
     check_paired(first, second)
     second = second.aligned(first)
     names = first.pathologies
-    units = first.units(bootstrap.unit)
-    drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
-    pair = (rankings(first, units), rankings(second, units))
-    listed = [name for name, found in zip(names, pair[0], strict=True) if found is not None]
-    observed = _differences(pair, np.ones((len(drawn), 1), np.uint16), metric, names, listed)[0]
-    redrawn = _differences(pair, drawn, metric, names, listed)
-    estimates = [
-        percentile(None if np.isnan(value) else float(value), redrawn[:, index], level=bootstrap.level)
-        for index, value in enumerate(observed)
-    ]
-    if bootstrap.interval == "bca":
-        left_out = _differences(pair, jackknife_counts(len(drawn)), metric, names, listed)
-        estimates = [
-            bca(estimate.value, redrawn[:, index], left_out[:, index], level=bootstrap.level)
-            for index, estimate in enumerate(estimates)
-        ]
+    estimates, redrawn = _estimates(first, second, metric, bootstrap)
     p_values = [
         None if estimate.value is None else p_value(redrawn[:, index], alternative)
         for index, estimate in enumerate(estimates)
     ]
     adjusted = [*adjust(p_values[:-1], correction), p_values[-1]]
-    return Comparison(
-        metric,
-        alternative,
-        correction,
-        bootstrap,
-        tuple(map(Difference, (*names, MACRO), estimates, p_values, adjusted)),
-    )
+    differences = tuple(map(Difference, (*names, MACRO), estimates, p_values, adjusted))
+    return Comparison(metric, alternative, correction, bootstrap, differences)
+
+
+def _estimates(
+    first: CaseScores, second: CaseScores, metric: str, bootstrap: Bootstrap
+) -> tuple[list[Estimate], np.ndarray]:
+    """Return the differences with intervals, macro last, and the redrawn differences."""
+    names, units = first.pathologies, first.units(bootstrap.unit)
+    drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
+    pair = (rankings(first, units), rankings(second, units))
+    listed = [name for name, found in zip(names, pair[0], strict=True) if found is not None]
+    as_is = np.ones((len(drawn), 1), np.uint16)
+    observed = _differences(pair, as_is, metric, names, listed)[0]
+    redrawn = _differences(pair, drawn, metric, names, listed)
+    values = [None if np.isnan(value) else float(value) for value in observed]
+    if bootstrap.interval == "percentile":
+        found = [percentile(value, redrawn[:, i], level=bootstrap.level) for i, value in enumerate(values)]
+        return found, redrawn
+    left_out = _differences(pair, jackknife_counts(len(drawn)), metric, names, listed)
+    found = [bca(value, redrawn[:, i], left_out[:, i], level=bootstrap.level) for i, value in enumerate(values)]
+    return found, redrawn
 
 
 def p_value(differences: np.ndarray, alternative: Alternative) -> float | None:

@@ -76,6 +76,7 @@ def paper_p_values(
         ValueError: not the same cases or labels.
     """
     check_paired(first, second)
+    second = second.aligned(first)
     units = np.arange(len(first.table))
     drawn = redraws.draw(len(units), redraws=redraws_count, seed=seed)
     one, other = (ranking.redrawn(rankings(side, units), drawn, metric="auroc") for side in (first, second))

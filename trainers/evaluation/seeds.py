@@ -52,6 +52,7 @@ def over_seeds(
         raise ValueError("there is no run to summarize")
     for other in runs[1:]:
         check_paired(runs[0], other)
+    runs = [run.aligned(runs[0]) for run in runs]
     bootstrap = bootstrap or Bootstrap()
     names, units = runs[0].pathologies, runs[0].units(bootstrap.unit)
     drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
