@@ -36,6 +36,10 @@ SECONDS_BETWEEN_COUNTS = 5.0
 NOT_CODE = [".git", ".venv", "storage", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "docs", "tests"]
 
 
+Trainable = Callable[[dict[str, str]], None]
+"""A function trainable: its config holds a `WorkOrder` as JSON under `order`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """What one trial occupies."""
@@ -118,12 +122,21 @@ def train_all(
     order: Callable[[Assignment], WorkOrder],
     slot: Slot,
     after_event: Callable[[], None],
+    trainable: Trainable | None = None,
 ) -> None:
-    """Carry out a schedule until it is finished."""
+    """Carry out a schedule until it is finished.
+
+    Args:
+        schedule: decides.
+        order: turns an assignment into what a worker needs to know.
+        slot: what a trial occupies.
+        after_event: called after everything that was taken in.
+        trainable: what a worker runs; the trainer, unless a test or a benchmark puts its own in.
+    """
     desk = _Desk(schedule, order, after_event, slot)
     with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(_train, lambda _: slot.as_ray()),
+            tune.with_resources(trainable or _train, lambda _: slot.as_ray()),
             tune_config=tune.TuneConfig(
                 search_alg=_AssignmentSearcher(desk),
                 scheduler=_PruningScheduler(desk),

@@ -226,7 +226,11 @@ def test_an_equal_challenger_is_refused_with_the_figures(again):
     [
         (("name: tiny", "nam: tiny"), (), "nam: unknown key"),
         (("test_convnext2", "test_convnext9"), (), "test_convnext9"),
-        (("[test_convnext2, test_vit3]\n  resolution: 32", "vit_small\n  resolution: 40"), (), "40 px is not a multiple of the patch size 16"),
+        (
+            ("[test_convnext2, test_vit3]\n  resolution: 32", "vit_small\n  resolution: 40"),
+            (),
+            "40 px is not a multiple of the patch size 16",
+        ),
         (
             ("dataset: phantom", "dataset: nih_chest_xray14"),
             (),

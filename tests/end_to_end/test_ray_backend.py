@@ -1,0 +1,105 @@
+"""Real Ray Tune around a recorded-curve trainer: order, pruning, lost processes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from datasets.dataset_config import DatasetConfig
+from search import ray_backend
+from search.errors import StudyError
+from search.ray_backend import Slot
+from search.worker import WorkOrder
+from tests.search.recorded import PRIMARY, Search
+from trainers.trial import Operation, TrialConfig
+
+pytestmark = pytest.mark.slow
+
+CURVES = {
+    "good": [0.6, 0.7, 0.8, 0.9, 0.9, 0.9, 0.9, 0.95],
+    "bad": [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5],
+    "dies": [0.6, 0.7, 0.8, 0.85, 0.85, 0.85, 0.85, 0.85],
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_backend.cluster(None, cpus=2) as resources:
+        yield resources
+
+
+def trainable(marks: Path, *, deaths: int):
+    """Report a recorded curve; the trial `dies` kills its process at epoch 4, so many times."""
+
+    def train(config):
+        from ray import tune
+
+        from trainers.trial import EpochMetrics, TrialResult, TrialState
+
+        order = WorkOrder.model_validate_json(config["order"])
+        for epoch in range(order.told_epochs + 1, order.until_epoch + 1):
+            if order.trial == "dies" and epoch == 4 and len(list(marks.iterdir())) < deaths:
+                (marks / str(len(list(marks.iterdir())))).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            value = CURVES[order.trial][epoch - 1]
+            told = EpochMetrics(epoch=epoch, timestamp_ms=epoch, metrics={"val/score": value})
+            tune.report({"epoch": told.model_dump_json()})
+        done = order.until_epoch == 8
+        result = TrialResult(
+            state=TrialState.COMPLETE if done else TrialState.PAUSED,
+            epochs=order.until_epoch,
+            best_epoch=order.until_epoch,
+            best_value=CURVES[order.trial][order.until_epoch - 1],
+        )
+        tune.report({"result": result.model_dump_json()})
+
+    return train
+
+
+def carry_out(search: Search, tmp_path: Path, *, deaths: int) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    config = TrialConfig(
+        dataset=DatasetConfig(name="d", source="d"),
+        initialization="r",
+        backbone="b",
+        resolution=32,
+        recipe={"epochs": 8},
+    )
+    operation = Operation(data_root=tmp_path, cache=tmp_path, trial_folder=tmp_path)
+    ray_backend.train_all(
+        search.schedule,
+        order=lambda a: WorkOrder(
+            trial=a.trial, config=config, operation=operation, until_epoch=a.until_epoch, told_epochs=a.told_epochs
+        ),
+        slot=Slot(1, 0),
+        after_event=lambda: None,
+        trainable=trainable(marks, deaths=deaths),
+    )
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_ray_ends_as_the_schedule_alone_does(cluster, tmp_path, deaths):
+    alone = Search(CURVES)
+    alone.run()
+    through_ray = Search(CURVES)
+    carry_out(through_ray, tmp_path, deaths=deaths)
+    assert through_ray.ends() == alone.ends()
+    for trial, progress in through_ray.state.trials.items():
+        assert progress.curve(PRIMARY) == alone.state.trials[trial].curve(PRIMARY)
+    told = [(e["trial"], e["epoch"]) for e in through_ray.events if e["kind"] == "epoch"]
+    assert len(told) == len(set(told))
+
+
+def test_a_process_that_always_dies_ends_its_trial_and_not_the_study(cluster, tmp_path):
+    search = Search(CURVES)
+    carry_out(search, tmp_path, deaths=99)
+    assert search.ends()["dies"] == "FAILED"
+    assert search.state.trials["dies"].reason == "lost: its process died 4 times"
+    assert search.ends()["good"] == "COMPLETE"
+
+
+def test_what_can_never_fit_is_refused_with_the_numbers(cluster):
+    with pytest.raises(StudyError, match=r"asks for \{'CPU': 3.0\}, but no node .* the largest has 2 CPU and 0 GPU"):
+        ray_backend.check_fit(Slot(3, 0))
