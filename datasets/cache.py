@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from filelock import FileLock
@@ -155,8 +155,7 @@ def _build(
     described = _described(manifest, specification, resolution)
     paths, key = manifest.instances["path"].to_numpy(), case_key(folder.parent)
     settled = time.monotonic()
-    with (folder / "quarantine.csv").open("a", newline="") as file:
-        (folder / "quarantine.csv").chmod(0o600)  # it names files; it stays where the pixels are
+    with _quarantine_list(folder / "quarantine.csv") as file:
         results = _squares(manifest, specification, todo, described=described, folder=folder, workers=workers)
         for count, result in enumerate(results, start=rows - len(todo) + 1):
             if result.reason is not None:
@@ -233,19 +232,39 @@ class _Arrays:
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Open a growing array for writing; a new one is all zeros and sparse."""
+    """Open a growing array for writing; a new one is all zeros.
+
+    Its bytes are reserved at once: a disk that fills up later would end the process by a bus error.
+    """
     size = int(np.prod(shape))
     if not path.exists() or path.stat().st_size != size:
         with path.open("wb") as file:
-            file.truncate(size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                path.unlink()
+                raise DatasetError(
+                    f"no room for {size / 1e9:.2f} GB: {os.strerror(error.errno or 0)}", str(path.parent.parent)
+                ) from None
     return np.memmap(path, np.uint8, mode="r+", shape=shape)
 
 
+def _quarantine_list(path: Path) -> TextIO:
+    """Open the keeper's list, past a last line that a crash may have torn."""
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    file = path.open("a", newline="")
+    path.chmod(0o600)  # it names files; it stays where the pixels are
+    if torn:
+        file.write("\n")
+    return file
+
+
 def _quarantine(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (hash, reason) once per row, though an interrupted build may have written a row twice."""
+    """Yield (hash, reason) of each quarantined row, though an interrupted build may have listed it twice or torn it."""
     with (folder / "quarantine.csv").open(newline="") as file:
-        seen = {int(row): (digest, reason) for row, digest, reason, _ in csv.reader(file)}
-    yield from (seen[row] for row in sorted(seen))
+        listed = {line[0]: (line[1], line[2]) for line in csv.reader(file) if len(line) == 4}
+    for row in np.flatnonzero(np.fromfile(folder / "state.u8", np.uint8) == QUARANTINED):
+        yield listed.get(str(row), (f"row {row}", "the reason was lost in a crash"))
 
 
 def _check_quarantine(quarantined: Sequence[tuple[str, str]], manifest: Manifest) -> None:

@@ -127,7 +127,7 @@ import datasets.cache
 datasets.cache._SETTLE_EVERY_SECONDS = 0.01
 def tell(done, whole):
     print(done, flush=True)
-    time.sleep(0.02)
+    time.sleep(0.005)
 preparation = prepare(manifest, resolution=16, preprocessing="standard", cache=Path(sys.argv[2]), progress=tell)
 print("seconds", preparation.seconds, flush=True)
 """
@@ -164,6 +164,17 @@ def test_two_processes_build_one_cache(manifest: Manifest, tmp_path: Path):
     assert all(process.returncode == 0 for process in processes)
     assert sorted(len(line) > 5 for line in lines) == [False, True]  # one built, the other waited
     assert len(list((tmp_path / "c").glob("nih*"))) == 1
+
+
+def test_a_torn_list_of_the_quarantine_does_no_harm(manifest: Manifest, tmp_path: Path):
+    (manifest.root / manifest.instances["path"].iloc[3]).write_bytes(b"not an image")
+    folder = _prepare(manifest, tmp_path / "c").folder
+    (folder / MARKER).unlink()
+    whole = (folder / "quarantine.csv").read_bytes()
+    for torn in (whole[:1], whole[:10], whole[:-5], b""):
+        (folder / "quarantine.csv").write_bytes(torn)
+        (folder / MARKER).unlink(missing_ok=True)
+        assert len(_prepare(manifest, tmp_path / "c").quarantined) == 1
 
 
 def test_the_marker_comes_last(manifest: Manifest, tmp_path: Path):
