@@ -1,0 +1,114 @@
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.promotion import Policy, judge
+from mlflow_server.registry import Registry
+from mlflow_server.server import ServerSettings, command, environment
+from trainers.evaluation.case_scores import IDENTITY, collect
+from trainers.evaluation.redraws import Bootstrap
+
+
+def scores(strength, *, seed=0, cases=200, first=0):
+    """Case scores that separate the classes of two pathologies by `strength` standard deviations."""
+    rng = np.random.default_rng(seed)
+    labels = np.random.default_rng(1).integers(0, 2, (cases, 2)).astype(float)
+    identity = pd.DataFrame({name: [None] * cases for name in IDENTITY})
+    identity["case"] = [f"c{first + i}" for i in range(cases)]
+    identity["patient"] = [f"p{(first + i) // 2}" for i in range(cases)]
+    return collect(identity, rng.normal(size=(cases, 2)) + strength * labels, labels, pathologies=["a", "b"])
+
+
+def policy(rule="superiority", margin=0.0):
+    return Policy(rule, margin, "auroc", Bootstrap(redraws=300))
+
+
+def test_the_first_model_is_promoted():
+    assert judge(scores(1.0), None, policy()).promoted
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "rule", "margin", "promoted"),
+    [
+        (2.0, 0.5, "superiority", 0.0, True),
+        (2.0, 0.5, "superiority", 0.5, False),
+        (0.5, 2.0, "superiority", 0.0, False),
+        (1.0, 1.0, "superiority", 0.0, False),
+        (1.0, 1.0, "non_inferiority", 0.02, True),
+        (0.5, 2.0, "non_inferiority", 0.02, False),
+    ],
+)
+def test_the_lower_bound_decides(challenger, champion, rule, margin, promoted):
+    decision = judge(scores(challenger), scores(champion), policy(rule, margin))
+    assert decision.promoted is promoted
+    assert "challenger minus champion" in decision.reasons[0].evidence
+    assert [row["pathology"] for row in decision.differences] == ["a", "b", "macro"]
+
+
+def test_scores_of_other_cases_cannot_be_compared():
+    decision = judge(scores(2.0), scores(1.0, first=50), policy())
+    assert not decision.promoted
+    assert "50 only in the first" in decision.reasons[0].evidence
+
+
+@pytest.fixture(scope="module")
+def registry_uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
+
+
+@pytest.fixture
+def registered(registry_uri, request, tmp_path):
+    """A registry and two versions of one model."""
+    client = MlflowClient(registry_uri)
+    experiment = client.create_experiment(request.node.name)
+    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    registry = Registry(registry_uri)
+    versions = [
+        registry.register(request.node.name, source=str(tmp_path), run_id=run, tags={"radsweep.trial": run})
+        for run in runs
+    ]
+    return registry, versions
+
+
+def test_a_run_is_registered_once(registered, tmp_path):
+    registry, versions = registered
+    again = registry.register(versions[0].name, source=str(tmp_path), run_id=versions[0].run_id, tags={})
+    assert again.version == versions[0].version
+    assert registry.version_of(versions[1].name, versions[1].run_id).version == versions[1].version
+
+
+def test_the_alias_moves_from_version_to_version(registered):
+    registry, (first, second) = registered
+    assert registry.champion(first.name) is None
+    registry.crown(first, instead_of=None)
+    registry.crown(second, instead_of=first)
+    assert registry.champion(first.name).version == second.version
+
+
+def test_a_promotion_that_was_overtaken_is_refused(registered):
+    registry, (first, second) = registered
+    registry.crown(first, instead_of=None)
+    with pytest.raises(PromotionError, match="the champion changed to version 1 while this promotion was judged"):
+        registry.crown(second, instead_of=None)
+    assert registry.champion(first.name).version == first.version
+
+
+def test_a_missing_artifact_is_named(registered):
+    registry, (first, _) = registered
+    with pytest.raises(PromotionError, match=r"no artifact evaluation/scores\.parquet"):
+        registry.artifact(first.run_id, "evaluation/scores.parquet")
+
+
+def test_an_unknown_model_has_no_champion(registry_uri):
+    assert Registry(registry_uri).champion("nobody") is None
+
+
+def test_the_server_listens_on_loopback_alone_and_runs_no_jobs(tmp_path):
+    words = command(ServerSettings(tmp_path))
+    assert words[words.index("--host") + 1] == "127.0.0.1"
+    assert words[words.index("--allowed-hosts") + 1] == "127.0.0.1:5000,localhost:5000"
+    assert environment()["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    with pytest.raises(TrackingError, match="has no authentication and listens on this machine only"):
+        command(ServerSettings(tmp_path, host="0.0.0.0"))

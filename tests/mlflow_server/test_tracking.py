@@ -1,0 +1,89 @@
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.errors import TrackingError
+from mlflow_server.tracking import IDENTITY_TAG, Measurement, RunDescription, Tracker
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def tracker(uri, request, tmp_path):
+    return Tracker(uri, request.node.name, tmp_path)
+
+
+def run_of(uri, tracker, identity):
+    return MlflowClient(uri).get_run(tracker.run_id(identity))
+
+
+def study_and_trial(tracker):
+    tracker.open(RunDescription("study", "my study", 1000, {"radsweep.level": "study"}))
+    tracker.open(
+        RunDescription(
+            "t1", "cell lr", 2000, {"cell.backbone": "vit"}, {"learning_rate": 1e-4, "ema": None}, "nih", "f" * 64
+        ),
+        parent="study",
+    )
+
+
+def test_a_trial_is_a_child_run_with_tags_parameters_and_data(uri, tracker):
+    study_and_trial(tracker)
+    run = run_of(uri, tracker, "t1")
+    assert run.info.run_name == "cell lr"
+    assert run.info.start_time == 2000
+    assert run.data.params == {"learning_rate": "0.0001", "ema": ""}
+    assert run.data.tags["cell.backbone"] == "vit"
+    assert run.data.tags["mlflow.parentRunId"] == tracker.run_id("study")
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert (dataset.name, dataset.digest) == ("nih", "f" * 36)
+
+
+def test_everything_may_be_told_again_by_the_next_driver(uri, tracker, request, tmp_path):
+    measured = [Measurement(epoch, 5000 + epoch, {"val/auroc/macro": 0.5 + epoch / 10}) for epoch in (1, 2, 3)]
+    for number in range(2):
+        driver = tracker if number == 0 else Tracker(uri, request.node.name, tmp_path)
+        study_and_trial(driver)
+        driver.log("t1", measured)
+        driver.tag("t1", {"radsweep.state": "COMPLETE"})
+        driver.finish("t1", "FINISHED", 9000)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(request.node.name)
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+    history = client.get_metric_history(tracker.run_id("t1"), "val/auroc/macro")
+    assert sorted((m.step, m.timestamp, m.value) for m in history) == [(1, 5001, 0.6), (2, 5002, 0.7), (3, 5003, 0.8)]
+    run = run_of(uri, tracker, "t1")
+    assert (run.info.status, run.info.end_time) == ("FINISHED", 9000)
+
+
+def test_a_run_doubled_by_a_lost_answer_is_taken_away(uri, tracker, request, tmp_path):
+    study_and_trial(tracker)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(request.node.name)
+    double = client.create_run(experiment.experiment_id, start_time=3000, tags={IDENTITY_TAG: "t1"})
+    again = Tracker(uri, request.node.name, tmp_path)
+    assert again.run_id("t1") == tracker.run_id("t1")
+    assert client.get_run(double.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_more_metrics_than_a_batch_takes_all_arrive(uri, tracker):
+    study_and_trial(tracker)
+    tracker.log("t1", [Measurement(step, step, {f"m{i}": float(i) for i in range(60)}) for step in range(40)])
+    history = MlflowClient(uri).get_metric_history(tracker.run_id("t1"), "m59")
+    assert len(history) == 40
+
+
+def test_a_reopened_run_is_running_again(uri, tracker):
+    study_and_trial(tracker)
+    tracker.finish("t1", "KILLED", 4000)
+    tracker.open(RunDescription("t1", "cell lr", 2000), parent="study")
+    assert run_of(uri, tracker, "t1").info.status == "RUNNING"
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_does_not_answer_is_told_plainly(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 cannot be used: .*mlflow_server start"):
+        Tracker("http://127.0.0.1:9", "e")
