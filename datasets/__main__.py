@@ -67,7 +67,7 @@ def prepare(
     workers: Workers = 1,
 ) -> None:
     """Decode every image once to each resolution; started again it goes on."""
-    from datasets.cache import estimate_bytes
+    from datasets.building import estimate_bytes
     from datasets.cache import prepare as prepare_cache
     from datasets.sources import load
 

@@ -123,8 +123,8 @@ from datasets.dataset_config import DatasetConfig
 from datasets.derivation import MARKER
 from datasets.sources import load
 manifest = load(DatasetConfig(name="nih", source="nih_chest_xray14"), Path(sys.argv[1]))
-import datasets.cache
-datasets.cache._SETTLE_EVERY_SECONDS = 0.01
+import datasets.building
+datasets.building._SETTLE_EVERY_SECONDS = 0.01
 def tell(done, whole):
     print(done, flush=True)
     time.sleep(0.005)
