@@ -1,4 +1,4 @@
-"""`python -m datasets verify|prepare|gc`: look at a data set, decode it once, tidy up."""
+"""`python -m datasets verify|prepare|fetch|gc`: look at a data set, decode it once, bring it here, tidy up."""
 
 import json
 import sys
@@ -85,6 +85,20 @@ def prepare(
         )
         typer.echo(f"{side} px: {done.images - len(done.quarantined)} readable, {len(done.quarantined)} quarantined, "
                    f"{done.seconds:.1f} s, {done.folder}")  # fmt: skip
+
+
+@app.command()
+def fetch(
+    address: Annotated[str, typer.Argument(help="folder in remote storage, as fsspec understands it, e.g. s3://…")],
+    *,
+    root: Annotated[Path, typer.Option(help="local folder to mirror it to")],
+    workers: Annotated[int, typer.Option(min=1, help="files at once")] = 8,
+) -> None:
+    """Mirror a data set or a prepared cache from remote storage; started again it goes on."""
+    from datasets.remote import mirror
+
+    done = mirror(address, root, workers=workers, progress=_progress("copied", quiet=False))
+    typer.echo(f"{done.files} files, {done.bytes / 1e6:.1f} MB, {done.copied} of them copied now")
 
 
 @app.command()

@@ -1,0 +1,87 @@
+"""Remote storage, played by fsspec's own memory file system."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from datasets.cache import open_cache, prepare
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from datasets.remote import mirror
+from datasets.sources import load
+from tests.datasets import miniatures
+
+CONFIG = DatasetConfig(name="rsna", source="rsna_pneumonia", validation_fraction=0.3)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    system = fsspec.filesystem("memory")
+    yield "memory://bucket/rsna"
+    system.rm("/bucket", recursive=True)
+
+
+def _upload(folder: Path, address: str) -> None:
+    system = fsspec.filesystem("memory")
+    system.put(str(folder), address.removeprefix("memory:/"), recursive=True)
+
+
+def test_a_data_set_is_read_from_its_mirror(tmp_path: Path, bucket: str):
+    miniatures.rsna_pneumonia(tmp_path / "far")
+    _upload(tmp_path / "far", bucket)
+    first = mirror(bucket, tmp_path / "near")
+    again = mirror(bucket, tmp_path / "near")
+    assert first.copied == first.files > miniatures.PATIENTS
+    assert (again.copied, again.files, again.bytes) == (0, first.files, first.bytes)
+    assert load(CONFIG, tmp_path / "near").fingerprint == load(CONFIG, tmp_path / "far").fingerprint
+
+
+def test_a_prepared_cache_is_opened_from_its_mirror(tmp_path: Path, bucket: str):
+    miniatures.rsna_pneumonia(tmp_path / "far")
+    manifest = load(CONFIG, tmp_path / "far")
+    prepare(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    _upload(tmp_path / "c", bucket)
+    mirror(bucket, tmp_path / "mirrored")
+    opened = [
+        open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / n) for n in ("c", "mirrored")
+    ]
+    np.testing.assert_array_equal(opened[0].pixels, opened[1].pixels)
+
+
+def test_an_interrupted_copy_goes_on_and_its_marker_comes_last(tmp_path: Path, bucket: str, monkeypatch):
+    import datasets.remote
+
+    for name in ("complete.json", "pixels.u8", "state.u8"):
+        (tmp_path / "far" / "k").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "far" / "k" / name).write_bytes(b"12345")
+    _upload(tmp_path / "far", bucket)
+    whole = datasets.remote._copy
+
+    def torn(system, name: str, path: Path) -> None:
+        if path.name == "state.u8":
+            raise ConnectionError
+        whole(system, name, path)
+
+    monkeypatch.setattr(datasets.remote, "_copy", torn)
+    with pytest.raises(ConnectionError):
+        mirror(bucket, tmp_path / "near", workers=1)
+    assert not list((tmp_path / "near").rglob("complete.json"))
+    monkeypatch.setattr(datasets.remote, "_copy", whole)
+    assert mirror(bucket, tmp_path / "near").copied == 2
+    assert not list((tmp_path / "near").rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("memory://bucket/nothing", "no files|cannot list"),
+        ("nosuch://user:secret@host/x?token=secret", "fsspec cannot open it"),
+    ],
+)
+def test_what_cannot_be_reached_is_said_without_secrets(tmp_path: Path, address: str, message: str):
+    with pytest.raises(DatasetError, match=message) as caught:
+        mirror(address, tmp_path / "near")
+    assert "secret" not in str(caught.value)
