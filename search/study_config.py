@@ -84,6 +84,9 @@ class Evaluation(_Section):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     seed: int = Field(0, ge=0, description="of the redraws; equal for all trials of a data set, so pairs are paired")
     metadata_baseline: bool = Field(False, description="also report what view, sex and age alone reach")
+    subgroups: tuple[Literal["sex", "age_band", "view", "origin"], ...] = Field(
+        ("sex", "age_band", "view", "origin"), description="also report these groups of the test cases by themselves"
+    )
 
 
 class Promotion(_Section):

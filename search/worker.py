@@ -136,6 +136,7 @@ def evaluate(order: EvaluationOrder) -> dict[str, Any]:
         operation=order.operation,
         checkpoint_folder=order.operation.trial_folder / order.checkpoint,
         folder=order.folder,
+        subgroups=settings.subgroups,
         bootstrap=Bootstrap(
             redraws=settings.redraws, unit=settings.unit, level=settings.confidence, seed=settings.seed
         ),

@@ -76,7 +76,6 @@ def macro_list(material: Material) -> list[str]:
     return [name for name, kept in zip(material.pathologies, both, strict=True) if kept]
 
 
-@torch.no_grad()
 def forward_flops(network: nn.Module, one: torch.Tensor, device: torch.device) -> int:
     """Return the floating-point operations (2 per multiply-accumulate) of one forward pass of one input.
 
@@ -84,7 +83,8 @@ def forward_flops(network: nn.Module, one: torch.Tensor, device: torch.device) -
     """
     was_training = network.training
     network.eval()
-    with FlopCounterMode(display=False) as counter:
+    # With gradients on: without them torch's counter breaks on networks that hand a parameter to a module.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         network(one.to(device))
     network.train(was_training)
     return int(counter.get_total_flops())

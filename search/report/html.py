@@ -28,9 +28,9 @@ def render(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
     parts += [f"<p>{escape(sentence)}</p>" for sentence in tables.sentences(found)]
     parts += [_section("Winners", _table(tables.overview(found)))]
     parts += [_section("Per target", _picture(pictures, "targets") + _table(tables.per_target(found).reset_index()))]
-    within = tables.by_origin(found)
-    if len(within):
-        parts.append(_section("Within each source of images", _table(within)))
+    groups = tables.by_subgroup(found)
+    if len(groups):
+        parts.append(_section("Groups of the test cases", _table(groups)))
     parts.append(_section("Learning curves", _picture(pictures, "curves")))
     parts.append(_section("Decisions", _decisions(found)))
     parts.append(_section("Provenance", _provenance(found)))

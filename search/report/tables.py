@@ -1,6 +1,7 @@
 """The report's tables: for the terminal, Markdown and CSV."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -29,7 +30,12 @@ def interval(row: dict[str, Any] | None) -> str:
         return f"undefined ({row['positives']}+ {row['negatives']}-)"
     if row["low"] is None:
         return f"{row['value']:.3f}"
-    return f"{row['value']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+    return f"{row['value']:.3f} ({_short(row['low'])}-{_short(row['high'])})"
+
+
+def _short(value: float) -> str:
+    """Write a bound without the zero that every share has."""
+    return f"{value:.3f}".removeprefix("0")
 
 
 def overview(found: dict[str, Any]) -> pd.DataFrame:
@@ -62,20 +68,21 @@ def per_target(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(targets, name="test"))
 
 
-def by_origin(found: dict[str, Any]) -> pd.DataFrame:
-    """One row per cell and sub-source of the test images, macro only; empty where there is one source."""
-    rows = [
-        {
-            "cell": short_name(found, cell),
-            "within source": row["origin"],
-            "cases": row["cases"],
-            primary(found): interval(row),
-        }
-        for cell in found["cells"]
-        for row in cell["by_origin"]
-        if row["target"] == MACRO and row["metric"] == primary(found)
-    ]
-    return pd.DataFrame(rows)
+def by_subgroup(found: dict[str, Any], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per group of the test cases, one column per cell, macro only; empty where nothing was divided.
+
+    Args:
+        found: the report.
+        columns: which divisions; all that were measured by default.
+    """
+    rows: dict[tuple[str, str, int], dict[str, str]] = {}
+    for cell in found["cells"]:
+        for row in cell["subgroups"]:
+            wanted = columns is None or row["column"] in columns
+            if wanted and row["target"] == MACRO and row["metric"] == primary(found):
+                group = rows.setdefault((row["column"], row["group"], row["cases"]), {})
+                group[short_name(found, cell)] = interval(row)
+    return pd.DataFrame([{"division": d, "group": g, "cases": n, **cells} for (d, g, n), cells in rows.items()])
 
 
 def tidy_csv(found: dict[str, Any]) -> str:
@@ -104,9 +111,9 @@ def markdown(found: dict[str, Any]) -> str:
     """The report as Markdown."""
     parts = [f"# {found['study']}", "", *sentences(found), "", _markdown_table(overview(found)), ""]
     parts += ["## Per target", "", _markdown_table(per_target(found).reset_index()), ""]
-    within = by_origin(found)
-    if len(within):
-        parts += ["## Within each source of images", "", _markdown_table(within), ""]
+    groups = by_subgroup(found)
+    if len(groups):
+        parts += ["## Groups of the test cases", "", _markdown_table(groups), ""]
     return "\n".join(parts)
 
 
@@ -141,8 +148,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(_rich(overview(found)))
     if len(found["cells"]) <= 8:
         console.print(_rich(per_target(found).reset_index()))
-    within = by_origin(found)
-    if len(within):
+    within = by_subgroup(found, ["origin"])
+    if len(within) and found["baselines"]:  # whoever asks what metadata tell also wants to know this
         console.print(_rich(within))
 
 
