@@ -68,23 +68,24 @@ def prepare(
 ) -> None:
     """Decode every image once to each resolution; started again it goes on."""
     from datasets.building import estimate_bytes
-    from datasets.cache import prepare as prepare_cache
+    from datasets.cache import prepare_all
     from datasets.sources import load
 
     manifest = load(_config(source, labels, option), root)
     total = sum(estimate_bytes(len(manifest), side) for side in resolution)
     typer.echo(f"{len(manifest)} images at {', '.join(map(str, resolution))} px: {total / 1e9:.2f} GB")
-    for side in resolution:
-        done = prepare_cache(
-            manifest,
-            resolution=side,
-            preprocessing=preprocessing,
-            cache=cache,
-            workers=workers,
-            progress=_progress(f"{side} px", quiet=False),
-        )
-        typer.echo(f"{side} px: {done.images - len(done.quarantined)} readable, {len(done.quarantined)} quarantined, "
-                   f"{done.seconds:.1f} s, {done.folder}")  # fmt: skip
+    prepared = prepare_all(
+        manifest,
+        resolutions=resolution,
+        preprocessing=preprocessing,
+        cache=cache,
+        workers=workers,
+        progress=_progress("prepared", quiet=False),
+    )
+    for side, done in zip(resolution, prepared, strict=True):
+        readable = done.images - len(done.quarantined)
+        typer.echo(f"{side} px: {readable} readable, {len(done.quarantined)} quarantined, {done.folder}")
+    typer.echo(f"{prepared[0].seconds:.1f} s")
 
 
 @app.command()

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,103 +33,121 @@ def estimate_bytes(rows: int, resolution: int) -> int:
 def build(
     manifest: Manifest,
     specification: Preprocessing,
-    folder: Path,
+    folders: Mapping[int, Path],
     *,
-    resolution: int,
     workers: int,
     progress: Progress | None,
 ) -> None:
-    """Decode what is not decoded yet, and write the marker once all is.
+    """Decode what is not decoded yet, every file once for all resolutions; write a marker to each cache that is whole.
 
     Args:
         manifest: whose images.
         specification: how they are prepared.
-        folder: of the cache; nobody else may be building in it.
-        resolution: side of the squares in pixels.
+        folders: of the caches, by the side of their squares; nobody else may be building in them.
         workers: processes.
-        progress: told now and then.
+        progress: told (files done, files in all) now and then.
 
     Raises:
         DatasetError: the disk is too small.
     """
-    rows = len(manifest)
-    _check_space(folder, estimate_bytes(rows, resolution))
-    arrays = _Arrays.open(folder, rows, resolution)
-    todo = np.flatnonzero(arrays.state == TODO)
-    described = _described(manifest, specification, resolution)
-    paths, key = manifest.instances["path"].to_numpy(), case_key(folder.parent)
-    settled = time.monotonic()
-    with _quarantine_list(folder / "quarantine.csv") as file:
-        results = _squares(manifest, specification, todo, described=described, folder=folder, workers=workers)
-        for count, result in enumerate(results, start=rows - len(todo) + 1):
-            if result.reason is not None:
-                name = str(paths[result.row])
-                csv.writer(file).writerow([result.row, keyed_hash(key, name), result.reason, name])
-                file.flush()
-            arrays.put(result)
-            if time.monotonic() - settled > _SETTLE_EVERY_SECONDS:
-                arrays.settle()
-                settled = time.monotonic()
-                if progress:
-                    progress(count, rows)
-    arrays.settle()
-    if progress:
-        progress(rows, rows)
-    aside = folder / f".{MARKER}"
-    aside.write_text(json.dumps(described, indent=1))
-    aside.replace(folder / MARKER)
+    rows, key = len(manifest), case_key(next(iter(folders.values())).parent)
+    for side, folder in folders.items():
+        _check_space(folder, estimate_bytes(rows, side))
+    growing = [_Growing.open(folder, rows, side) for side, folder in folders.items()]
+    for cache in growing:
+        wanted = _described(manifest, specification, cache.side)
+        for result in derived(cache.todo(), wanted=wanted, cache=cache.folder.parent, specification=specification):
+            cache.put(result, result.squares[0], verbatim=False)
+        cache.settle()
+    _decode_into(growing, manifest, specification, key=key, workers=workers, progress=progress)
+    for cache in growing:
+        cache.settle()
+        cache.listing.close()
+        aside = cache.folder / f".{MARKER}"
+        aside.write_text(json.dumps(_described(manifest, specification, cache.side), indent=1))
+        aside.replace(cache.folder / MARKER)
 
 
-def _squares(
+def _decode_into(
+    growing: "Sequence[_Growing]",
     manifest: Manifest,
     specification: Preprocessing,
-    todo: np.ndarray,
     *,
-    described: dict[str, Any],
-    folder: Path,
+    key: bytes,
     workers: int,
-) -> Iterator[Decoded]:
-    """Yield what is to do: first the rows that a larger cache gives without a loss, then those of the files."""
-    left = set(todo.tolist())
-    for result in derived(todo, wanted=described, cache=folder.parent, specification=specification):
-        left.discard(result.row)
-        yield result
-    paths, sides = manifest.instances["path"].to_numpy(), (described["resolution"],)
-    tasks = (Task(row, manifest.root / paths[row], specification.name, sides) for row in sorted(left))
-    yield from decode_all(tasks, workers=workers)
+    progress: Progress | None,
+) -> None:
+    paths, rows = manifest.instances["path"].to_numpy(), len(manifest)
+    lacking: dict[int, list[_Growing]] = {}
+    for cache in growing:
+        for row in cache.todo().tolist():
+            lacking.setdefault(row, []).append(cache)
+    tasks = (
+        Task(row, manifest.root / paths[row], specification.name, tuple(cache.side for cache in lacking[row]))
+        for row in sorted(lacking)
+    )
+    settled = time.monotonic()
+    for count, result in enumerate(decode_all(tasks, workers=workers), start=rows - len(lacking) + 1):
+        for place, cache in enumerate(lacking[result.row]):
+            if result.reason is None:
+                cache.put(result, result.squares[place], verbatim=result.verbatim[place])
+            else:
+                name = str(paths[result.row])
+                cache.quarantine(result.row, [keyed_hash(key, name), result.reason, name])
+        if time.monotonic() - settled > _SETTLE_EVERY_SECONDS:
+            for cache in growing:
+                cache.settle()
+            settled = time.monotonic()
+            if progress:
+                progress(count, rows)
+    if progress:
+        progress(rows, rows)
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrays:
-    """The growing files of a cache, and the rows whose pixels are written but not yet declared done."""
+class _Growing:
+    """The files of a cache that is being built, and the rows that are written but not yet declared done."""
 
+    folder: Path
+    side: int
     pixels: np.memmap
     hashes: np.memmap
     verbatim: np.memmap
     state: np.memmap
-    unsettled: list[tuple[int, int]] = field(default_factory=list)
+    listing: TextIO
+    unsettled: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, rows: int, resolution: int) -> "_Arrays":
+    def open(cls, folder: Path, rows: int, side: int) -> "_Growing":
         return cls(
-            _array(folder / "pixels.u8", (rows, resolution, resolution)),
+            folder,
+            side,
+            _array(folder / "pixels.u8", (rows, side, side)),
             _array(folder / "sha256.bin", (rows, 32)),
             _array(folder / VERBATIM, (rows,)),
             _array(folder / "state.u8", (rows,)),
+            _quarantine_list(folder / "quarantine.csv"),
         )
 
-    def put(self, result: Decoded) -> None:
-        if result.reason is None:
-            self.pixels[result.row] = result.squares[0]
-            self.hashes[result.row] = np.frombuffer(bytes.fromhex(result.sha256 or ""), np.uint8)
-            self.verbatim[result.row] = result.verbatim[0]
-        self.unsettled.append((result.row, READABLE if result.reason is None else QUARANTINED))
+    def todo(self) -> np.ndarray:
+        """Return the rows (int64) that are not done."""
+        return np.flatnonzero(self.state == TODO)
+
+    def put(self, result: Decoded, square: np.ndarray, *, verbatim: bool) -> None:
+        self.pixels[result.row] = square
+        self.hashes[result.row] = np.frombuffer(bytes.fromhex(result.sha256 or ""), np.uint8)
+        self.verbatim[result.row] = verbatim
+        self.unsettled[result.row] = READABLE
+
+    def quarantine(self, row: int, told: list[str]) -> None:
+        csv.writer(self.listing).writerow([row, *told])
+        self.unsettled[row] = QUARANTINED
 
     def settle(self) -> None:
         """Say that rows are done only after their pixels are on disk: a torn build then never trusts a torn row."""
-        for array in (self.pixels, self.hashes, self.verbatim):
+        for array in (self.pixels, self.hashes, self.verbatim, self.listing):
             array.flush()
-        for row, value in self.unsettled:
+        for row, value in self.unsettled.items():
             self.state[row] = value
         self.state.flush()
         self.unsettled.clear()

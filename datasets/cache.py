@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,16 +84,42 @@ def prepare(
     Raises:
         DatasetError: more images are unreadable than the manifest puts up with, or the disk is too small.
     """
+    (prepared,) = prepare_all(
+        manifest,
+        resolutions=(resolution,),
+        preprocessing=preprocessing,
+        cache=cache,
+        workers=workers,
+        progress=progress,
+    )
+    return prepared
+
+
+def prepare_all(
+    manifest: Manifest,
+    *,
+    resolutions: Sequence[int],
+    preprocessing: str,
+    cache: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Preparation, ...]:
+    """Decode every image once for all these resolutions; otherwise as `prepare`, with one result per resolution."""
     specification, started = resolve(preprocessing), time.monotonic()
-    folder = cache / cache_key(manifest, specification, resolution)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / MARKER).exists():
-            build(manifest, specification, folder, resolution=resolution, workers=workers, progress=progress)
-    quarantined = tuple(_quarantine(folder))
-    _check_quarantine(quarantined, manifest)
-    return Preparation(
-        folder, len(manifest), quarantined, estimate_bytes(len(manifest), resolution), time.monotonic() - started
+    sides = sorted(set(resolutions))
+    folders = {side: cache / cache_key(manifest, specification, side) for side in sides}
+    with ExitStack() as locks:
+        for folder in folders.values():  # in one order everywhere, so that two builders cannot wait for each other
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(FileLock(folder / "lock"))
+        missing = {side: folder for side, folder in folders.items() if not (folder / MARKER).exists()}
+        if missing:
+            build(manifest, specification, missing, workers=workers, progress=progress)
+    seconds, rows = time.monotonic() - started, len(manifest)
+    done = {side: tuple(_quarantine(folder)) for side, folder in folders.items()}
+    _check_quarantine(max(done.values(), key=len), manifest)
+    return tuple(
+        Preparation(folders[side], rows, done[side], estimate_bytes(rows, side), seconds) for side in resolutions
     )
 
 

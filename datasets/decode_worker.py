@@ -39,7 +39,7 @@ def main() -> None:
 
 def _answer(answers: BinaryIO, task: dict[str, Any], limits: Limits) -> None:
     specification = resolve(task["preprocessing"])
-    start_clock(limits.seconds * specification.effort)
+    start_clock(limits.seconds * specification.effort * len(task["resolutions"]))
     try:
         sha256, squares, verbatim = _squares(Path(task["path"]), specification, task["resolutions"], limits)
         answer: dict[str, Any] = {"sha256": sha256, "verbatim": verbatim}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.cache import content_hashes, open_cache, prepare
+from datasets.cache import content_hashes, open_cache, prepare, prepare_all
 from datasets.dataset_config import DatasetConfig
 from datasets.derivation import MARKER
 from datasets.errors import DatasetError
@@ -90,6 +90,23 @@ def test_nothing_is_derived_from_pixels_that_were_changed(manifest: Manifest, tm
         (manifest.root / path).write_bytes(bytes((manifest.root / path).stat().st_size))
     with pytest.raises(DatasetError, match="360 of 360 images are unreadable"):
         _prepare(manifest, tmp_path / "c", preprocessing="paper", resolution=16)
+
+
+def test_all_resolutions_at_once_are_what_each_is_alone(manifest: Manifest, tmp_path: Path):
+    """Also where one of them was half done before, and where a file cannot be read."""
+    (manifest.root / manifest.instances["path"].iloc[3]).write_bytes(b"not an image")
+    alone = {side: _prepare(manifest, tmp_path / "alone", resolution=side).folder for side in (16, 20)}
+    half = _prepare(manifest, tmp_path / "c", resolution=20).folder
+    state = np.fromfile(half / "state.u8", np.uint8)
+    state[50:] = 0
+    state.tofile(half / "state.u8")
+    (half / MARKER).unlink()
+    settings = {"resolutions": (20, 16), "preprocessing": "standard", "cache": tmp_path / "c", "workers": 2}
+    both = prepare_all(manifest, **settings)
+    for side, preparation in zip((20, 16), both, strict=True):
+        for name in ("pixels.u8", "state.u8", "sha256.bin"):
+            assert (preparation.folder / name).read_bytes() == (alone[side] / name).read_bytes()
+        assert len(preparation.quarantined) == 1
 
 
 def test_not_prepared_is_said(manifest: Manifest, tmp_path: Path):
