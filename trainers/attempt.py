@@ -127,7 +127,7 @@ class Attempt:
         progress = self.progress
         written: Path | None = None
         value = event.metrics.get(self.declared.primary_metric)
-        if value is not None and self._better(value):
+        if value is not None and self._better(event):
             progress.best_epoch, progress.best_value = event.epoch, value
             written, progress.best_sha256 = self._save_best(event.epoch)
         progress.state = TrialState.COMPLETE if self._over() else TrialState.PAUSED
@@ -143,11 +143,14 @@ class Attempt:
         path = best / checkpoint.NETWORK
         return None if self.training.average else path, checkpoint.sha256(path)
 
-    def _better(self, value: float) -> bool:
-        best = self.progress.best_value
-        if best is None:
+    def _better(self, event: EpochMetrics) -> bool:
+        best = [earlier for earlier in self.progress.history if earlier.epoch == self.progress.best_epoch]
+        by_loss = self.config.recipe.selection == "loss"
+        metric = "val/loss" if by_loss else self.declared.primary_metric
+        if not best:
             return True
-        return value > best if self.declared.direction == "maximize" else value < best
+        value, former = event.metrics[metric], best[0].metrics[metric]
+        return value < former if by_loss or self.declared.direction == "minimize" else value > former
 
     def _over(self) -> bool:
         recipe, progress = self.config.recipe, self.progress

@@ -33,6 +33,9 @@ class Recipe(BaseModel):
     pooling: Literal["family", "paper", "all_tokens", "patch_tokens", "class_token"] = Field(
         "family", description="how tokens become one feature: the family's own way, the paper's, or by name"
     )
+    selection: Literal["primary", "loss"] = Field(
+        "primary", description="best epoch: by the task's primary metric, or by the lowest validation loss"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
     patience: int | None = Field(None, ge=1, description="epochs without a better primary metric before stopping")
 
@@ -62,5 +65,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augmentation": "paper",
         "ema": None,
         "pooling": "paper",
+        "selection": "loss",
     },
 }

@@ -182,3 +182,13 @@ def test_external_data_are_scored_on_the_pathologies_both_have(trial: Trials, op
     )
     assert len(scores.table) > 0 and scores.pathologies
     assert set(scores.table["partition"]) == {"test"}
+
+
+def test_the_best_epoch_is_chosen_by_metric_or_by_loss(trial: Trials, operation: Operations) -> None:
+    for selection, metric, choose in (("primary", "val/auroc/macro", max), ("loss", "val/loss", min)):
+        told: list[EpochMetrics] = []
+        config = trial(recipe={"epochs": 4, "selection": selection, "learning_rate": 1e-2})
+        result = train(config, operation=operation(selection), report=told.append)
+        values = [event.metrics[metric] for event in told]
+        assert result.best_epoch == 1 + values.index(choose(values))
+        assert result.best_value == told[result.best_epoch - 1].metrics["val/auroc/macro"]
