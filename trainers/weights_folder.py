@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,34 @@ from safetensors.torch import save_file
 
 from trainers import initializations, pretrained
 from trainers.checkpoint import sha256
-from trainers.network_plan import Refusal
+from trainers.network_plan import NetworkPlan, Refusal
 from trainers.trial import TrialError
 
 ANY_RESOLUTION = 448  # fits patch 14 and 16; weights do not depend on it
 
 
 def cells_in(plan: Any) -> list[tuple[str, str]]:
-    """Return all (initialization, backbone) pairs in a JSON value, e.g. a study's plan or a list of trials."""
-    return list(dict.fromkeys(_pairs(plan)))
+    """Return all (initialization, backbone) pairs in a JSON value: a study's plan, a list of trials.
+
+    Axes give the product of their values; pairs for which there are no weights at all are left out.
+    """
+    found = dict.fromkeys(_pairs(plan))
+    return [pair for pair in found if isinstance(initializations.resolve(*pair, ANY_RESOLUTION), NetworkPlan)]
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
-        pair = value.get("initialization"), value.get("backbone")
-        if isinstance(pair[0], str) and isinstance(pair[1], str) and "reason" not in value:
-            yield pair[0], pair[1]
-        for inner in value.values():
-            yield from _pairs(inner)
+        yield from product(_names(value.get("initialization")), _names(value.get("backbone")))
+        for key, inner in value.items():
+            if key != "refused":
+                yield from _pairs(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from _pairs(inner)
+
+
+def _names(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [name for name in value or () if isinstance(name, str)]
 
 
 def fetch(cells: Sequence[tuple[str, str]], *, to: Path, tell: Callable[[str], None]) -> list[Path]:

@@ -120,6 +120,8 @@ def test_cells_are_found_anywhere_in_a_plan_but_not_among_the_refused() -> None:
         "refused": [{"initialization": "dinov2", "backbone": "convnext_base", "reason": "no such weights exist"}],
     }
     assert cells_in(studied) == [("dinov3", "vit_base")]
+    axes = {"axes": {"initialization": ["imagenet", "dinov2"], "backbone": ["vit_base", "convnext_base"]}}
+    assert cells_in(axes) == [("imagenet", "vit_base"), ("imagenet", "convnext_base"), ("dinov2", "vit_base")]
 
 
 def test_lite0_weights_give_the_published_predictions(shared_data: Path) -> None:
