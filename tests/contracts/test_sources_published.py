@@ -12,6 +12,9 @@ from datasets.dataset_config import DatasetConfig
 from datasets.sources import load, read
 
 
+pytestmark = pytest.mark.slow  # tables of 100,000 rows and more
+
+
 def _config(source: str, **settings) -> DatasetConfig:
     return DatasetConfig(name=source, source=source, **{"uncertain": "zeros", **settings})
 

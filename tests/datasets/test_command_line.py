@@ -10,6 +10,7 @@ import pytest
 
 from tests.datasets import miniatures
 
+pytestmark = pytest.mark.slow  # every test starts processes
 ROOT = Path(__file__).parents[2]
 
 
