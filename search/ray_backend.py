@@ -19,6 +19,8 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files per trial that nobody reads
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "8")  # one at a time leaves slots idle
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a trial without a GPU must not see one
+if (Path.home() / ".ray" / "auth_token").is_file():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head turns it on when it finds this file; we must do as it did
 
 import ray
 from ray import tune
@@ -77,7 +79,8 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
     except (ConnectionError, RuntimeError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise StudyError(
-            f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`"
+            f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`, "
+            "or give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on its head"
         ) from None
     try:
         yield ray.cluster_resources()

@@ -93,7 +93,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         group = [t for t in reached if t.state in (TrialState.RUNNING, TrialState.COMPLETE)]
         standings = {other.number: standing(other, rung, study.direction) for other in group}
         expected, leader, evidence = self._expected(group, standings, rung, study.direction)
-        ranked = sorted(expected, key=lambda number: (-expected[number], number))
+        ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
         place = ranked.index(trial.number)
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
         quota = max(1, math.ceil(len(reached) ** self._exponent_at[rung] - 1e-9))
@@ -112,9 +112,11 @@ class CellRacePruner(optuna.pruners.BasePruner):
         endings = self._endings[rung]
         if endings is None or not endings.knows([key_of(trial) for trial in group]):
             credit = self._slope_credit * (self._epochs - rung)
-            reach = {n: s.value + credit * s.slope for n, s in standings.items()}
-            # Where the leader stands, not where its slope might take it: one noisy rise would stop all others.
-            return reach, max(s.value for s in standings.values()), "value and slope"
+            leader = max(s.value for s in standings.values())
+            # A slope brings a trial up to the leader, never past it: curves flatten, and one noisy rise would
+            # otherwise stop all others.
+            reach = {n: min(s.value + credit * s.slope, leader) for n, s in standings.items()}
+            return reach, leader, "value and slope"
         curves = {key_of(trial): self._curve(trial, rung, direction) for trial in group}
         expected = endings.expected(curves, rung / self._epochs)
         by_number = {trial.number: expected[key_of(trial)] for trial in group}

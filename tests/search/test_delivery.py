@@ -1,0 +1,116 @@
+import json
+import threading
+import time
+
+import pytest
+
+from search import delivery
+from search.delivery import Delivery
+from search.ledger import Ledger
+from search.study_folder import StudyFolder
+
+
+class Memory:
+    """A receiver that keeps what it is told, and is away as often as it is asked to."""
+
+    def __init__(self, away=0):
+        self.away = away
+        self.told = []
+        self.calls = 0
+
+    def receive(self, events):
+        self.calls += 1
+        if self.calls <= self.away:
+            raise ConnectionError("tracker is away")
+        self.told += [event["n"] for event in events]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(delivery, "SECONDS_BETWEEN_TRIES", (0.02,))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StudyFolder(tmp_path, "study")
+
+
+def events(*numbers):
+    return [{"kind": "epoch", "trial": "t", "n": n} for n in numbers]
+
+
+def delivered(folder, receiver, *, patience=10.0):
+    found = Delivery(folder, lambda told: [receiver])
+    found.start()
+    return found.finish(patience=patience)
+
+
+def test_events_arrive_once_and_in_order(folder):
+    receiver = Memory()
+    with Ledger(folder.ledger) as opened:
+        found = Delivery(folder, lambda told: [receiver])
+        found.start()
+        for n in range(50):
+            opened.append(*events(n))
+            found.notify()
+        assert found.finish() == 0
+    assert receiver.told == list(range(50))
+
+
+def test_a_tracker_that_is_away_gets_everything_later_in_order(folder):
+    receiver = Memory(away=3)
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(*range(20)))
+    assert delivered(folder, receiver) == 0
+    assert receiver.told == list(range(20))
+
+
+def test_the_next_driver_goes_on_where_the_last_one_stood(folder):
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2))
+    delivered(folder, Memory())
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(3))
+    receiver = Memory()
+    told_before = []
+    found = Delivery(folder, lambda told: told_before.extend(e["n"] for e in told) or [receiver])
+    found.start()
+    assert found.finish() == 0
+    assert (told_before, receiver.told) == ([1, 2], [3])
+
+
+def test_what_was_told_before_a_crash_is_told_again_as_the_same_events(folder):
+    """The cursor is written after the receivers took the events: dying in between tells them twice."""
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2))
+    first, second = Memory(), Memory()
+    delivered(folder, first)
+    folder.delivery.unlink()
+    delivered(folder, second)
+    assert first.told == second.told == [1, 2]
+
+
+def test_an_unreachable_tracker_does_not_hold_the_search_up(folder):
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2, 3))
+    began = time.monotonic()
+    assert delivered(folder, Memory(away=10**9), patience=0.3) == 3
+    assert time.monotonic() - began < 5
+    assert not folder.delivery.exists()
+
+
+def test_the_cursor_never_stands_inside_a_record(folder):
+    receiver = Memory()
+    found = Delivery(folder, lambda told: [receiver])
+    found.start()
+    ends = set()
+    with Ledger(folder.ledger) as opened:
+        for n in range(30):
+            opened.append(*events(n))
+            found.notify()
+            time.sleep(0.001)
+        found.finish()
+    content = folder.ledger.read_bytes()
+    ends = {i + 1 for i, byte in enumerate(content) if byte == ord("\n")}
+    assert json.loads(folder.delivery.read_text())["offset"] in ends
+    assert not [thread for thread in threading.enumerate() if thread.name == "delivery"]
