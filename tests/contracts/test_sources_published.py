@@ -11,7 +11,6 @@ import pytest
 from datasets.dataset_config import DatasetConfig
 from datasets.sources import load, read
 
-
 pytestmark = pytest.mark.slow  # tables of 100,000 rows and more
 
 
