@@ -34,14 +34,14 @@ class CsvOptions(SourceOptions):
     origin: str | None = Field(None, description="column: sub-source, e.g. site or device")
     partition: str | None = Field(None, description="column: train, val or test; not given: drawn by patient")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of patients drawn for test if none is given")
-    labels: dict[str, str] | list[str] = Field(
+    findings: dict[str, str] | list[str] = Field(
         default_factory=list, description="columns of the findings, or column: pathology; none: all columns left over"
     )
-    positive: list[str] | dict[str, list[str]] = Field(
+    positive_cells: list[str] | dict[str, list[str]] = Field(
         ["1", "1.0", "true", "yes"], description="cells that mean present; for all findings or per column"
     )
-    uncertain: list[str] = Field(["-1", "-1.0"], description="cells that mean uncertain")
-    missing: list[str] = Field(["", "nan", "na", "none"], description="cells that mean not given")
+    uncertain_cells: list[str] = Field(["-1", "-1.0"], description="cells that mean uncertain")
+    missing_cells: list[str] = Field(["", "nan", "na", "none"], description="cells that mean not given")
 
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
@@ -80,7 +80,7 @@ def _optional(table: pd.DataFrame, column: str | None, otherwise: pd.Series | No
 
 def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ...]) -> dict[str, str]:
     """Return column → canonical name."""
-    wanted = options.labels or [column for column in table.columns if column not in described]
+    wanted = options.findings or [column for column in table.columns if column not in described]
     findings = wanted if isinstance(wanted, dict) else {column: canonical(column) for column in wanted}
     absent = [column for column in findings if column not in table.columns]
     if absent or not findings:
@@ -96,12 +96,16 @@ def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ..
 
 
 def _column(cells: pd.Series, column: str, options: CsvOptions) -> np.ndarray:
-    positive = options.positive if isinstance(options.positive, list) else options.positive.get(column, ["1", "1.0"])
+    positive = (
+        options.positive_cells
+        if isinstance(options.positive_cells, list)
+        else options.positive_cells.get(column, ["1", "1.0"])
+    )
     text = cells.str.strip().str.lower()
     labels = np.zeros(len(cells), np.float32)
     labels[text.isin([value.lower() for value in positive])] = 1
-    labels[text.isin([value.lower() for value in options.uncertain])] = UNCERTAIN
-    labels[text.isin([value.lower() for value in options.missing])] = np.nan
+    labels[text.isin([value.lower() for value in options.uncertain_cells])] = UNCERTAIN
+    labels[text.isin([value.lower() for value in options.missing_cells])] = np.nan
     return labels
 
 

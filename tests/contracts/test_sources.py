@@ -1,6 +1,7 @@
 """Every source in `datasets/sources/`, read from a miniature in its official layout."""
 
 import gzip
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -12,6 +13,7 @@ from datasets.cache import open_cache, prepare
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
 from datasets.manifest import COLUMNS, Manifest
+from datasets.source_options import SourceOptions
 from datasets.sources import load, names
 from tests.datasets.miniatures import MINIATURES
 
@@ -149,3 +151,12 @@ def test_no_identifier_is_logged_or_told_in_errors(miniature, manifest: Manifest
     for row in broken.instances.itertuples():
         assert str(row.path).rsplit("/", 1)[-1] not in said
         assert f"{row.patient!r}" not in said
+
+
+@pytest.mark.parametrize("source", names())
+def test_options_bear_no_name_of_a_setting_of_every_data_set(source: str):
+    """In a study file both stand in one mapping, so one would hide the other."""
+    module = importlib.import_module(f"datasets.sources.{source}")
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, SourceOptions)]
+    for kind in kinds:
+        assert set(kind.model_fields) & set(DatasetConfig.model_fields) == set()

@@ -249,7 +249,8 @@ def csv_table(root: Path) -> dict[str, object]:
     write_table(root / "labels.csv", "file,patient_id,split,Cardiomegaly,Congestion,sex,age", rows)
     return {
         "image": "file", "images": "films", "patient": "patient_id", "partition": "split", "sex": "sex", "age": "age",
-        "labels": ["Cardiomegaly", "Congestion"], "positive": {"Cardiomegaly": ["3", "4"], "Congestion": ["yes"]},
+        "findings": ["Cardiomegaly", "Congestion"],
+        "positive_cells": {"Cardiomegaly": ["3", "4"], "Congestion": ["yes"]},
     }  # fmt: skip
 
 

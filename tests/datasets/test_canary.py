@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def _config(limit: float) -> DatasetConfig:
-    options = {"labels": ["Nodule"]}
+    options = {"findings": ["Nodule"]}
     return DatasetConfig(name="mine", source="csv", options=options, quarantine_limit=limit, validation_fraction=0.3)
 
 
@@ -84,7 +84,7 @@ def test_the_command_line_names_nobody_even_when_it_fails(root: Path, tmp_path: 
     cache = ["--cache", str(tmp_path / "c")] if command == "prepare" else []
     line = [sys.executable, "-m", "datasets", command, "csv", "--root", str(root), *cache, *rest]
     done = subprocess.run(
-        [*line, "--option", 'labels=["Nodule"]'], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*line, "--option", 'findings=["Nodule"]'], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == (2 if command == "prepare" else 0)  # 3 of 60 is above the limit of 1 %
     assert "Nodule" in done.stdout or "nodule" in done.stdout + done.stderr or "unreadable" in done.stderr

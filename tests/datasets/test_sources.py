@@ -135,7 +135,7 @@ def test_csv_severities_and_missing_cells(tmp_path: Path):
 
 
 def test_csv_names_columns_that_are_not_there(tmp_path: Path):
-    options = miniatures.csv_table(tmp_path) | {"labels": ["Cardiomegly"]}
+    options = miniatures.csv_table(tmp_path) | {"findings": ["Cardiomegly"]}
     with pytest.raises(DatasetError, match=r"no column 'Cardiomegly'.*Cardiomegaly"):
         read(_config("csv", options), tmp_path)
 
