@@ -1,5 +1,6 @@
 """The model registry: versions, the alias `champion`, and the evidence on every version."""
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from mlflow.tracking import MlflowClient
 from mlflow_server.errors import PromotionError
 
 CHAMPION = "champion"
+SCORES = "evaluation/scores.parquet"
+"""Artifact of a winner's run."""
 TAG_CHARACTERS = 4000
+REFERENCE = re.compile(r"models:/([\w.-]+)(?:@([\w.-]+)|/([0-9]+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,34 @@ class Registry:
                 return None
             raise
         return Version(name, str(found.version), str(found.run_id), dict(found.tags))
+
+    def find(self, reference: str) -> Version:
+        """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
+
+        Raises:
+            PromotionError: it is no such reference, or there is no such version.
+        """
+        parts = REFERENCE.fullmatch(reference)
+        if parts is None:
+            raise PromotionError(f"{reference!r} is no model version; write models:/NAME@ALIAS or models:/NAME/3")
+        name, alias, number = parts.groups()
+        try:
+            found = (
+                self._client.get_model_version_by_alias(name, alias)
+                if alias
+                else self._client.get_model_version(name, number)
+            )
+        except MlflowException as problem:
+            raise PromotionError(f"{reference}: {str(problem).splitlines()[0]}") from problem
+        return Version(name, str(found.version), str(found.run_id), dict(found.tags))
+
+    def scores(self, version: Version) -> bytes:
+        """Return the stored case scores of a version's run, parquet.
+
+        Raises:
+            PromotionError: its run has none.
+        """
+        return self.artifact(version.run_id, SCORES)
 
     def register(self, name: str, *, source: str, run_id: str, tags: Mapping[str, Any]) -> Version:
         """Add a version, unless the run has one already."""

@@ -172,6 +172,32 @@ def promote(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> 
         raise typer.Exit(1)
 
 
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(help="Trial (or its beginning), cell, STUDY/CELL, models:/NAME@ALIAS or models:/NAME/3.")
+    ],
+    second: Annotated[str, typer.Argument(help="The same; the differences are first minus second.")],
+    storage: Storage = STORAGE,
+    tracking: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Server of the registry; default: the storage's.")
+    ] = None,
+    pathology: Annotated[list[str] | None, typer.Option(help="Compare these alone; may be repeated.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Default: the study's primary metric.")] = None,
+    redraws: Annotated[int | None, typer.Option(min=100, help="Default: as the study says.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two measured trials, cells or model versions by their stored test scores: paired, nothing is run."""
+    from search import compare as comparing
+
+    question = comparing.Question(metric, tuple(pathology or ()), redraws)
+    found = comparing.compare(first, second, storage=storage.resolve(), uri=tracking, question=question)
+    if as_json:
+        _print_json(found)
+    else:
+        comparing.show(found, Console())
+
+
 def main() -> None:
     """Run a command; bad input ends with a message and exit code 2."""
     try:

@@ -1,0 +1,207 @@
+"""Two measured networks side by side: paired differences of stored test scores, nothing is run again."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search import ledger
+from search.errors import StudyError
+from search.study_folder import StudyFolder
+from search.study_state import StudyState
+
+MODEL = "models:/"
+SHORTEST_PREFIX = 6
+SHOWN = 12
+"""How many of the comparable cells an error lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A network whose test scores are stored.
+
+    Attributes:
+        name: study and cell, or the model version.
+        trial: its identity; empty for a model version.
+        content: the table of case scores, parquet.
+        metric: primary metric of its study; None unknown.
+        evaluation: that study's section `evaluation`.
+    """
+
+    name: str
+    trial: str
+    content: bytes
+    metric: str | None = None
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of two networks.
+
+    Attributes:
+        metric: None: the primary metric of the first one's study.
+        pathologies: empty: all; the p-values are corrected over these.
+        redraws: None: as the first one's study says.
+    """
+
+    metric: str | None = None
+    pathologies: tuple[str, ...] = ()
+    redraws: int | None = None
+
+
+def compare(first: str, second: str, *, storage: Path, uri: str | None, question: Question) -> dict[str, Any]:
+    """Compare two trials, cells or model versions.
+
+    Args:
+        first: identity of a trial (or its beginning), a cell (`STUDY/CELL`, or `CELL` alone where that is
+            unmistakable), or a model version (`models:/NAME@ALIAS`, `models:/NAME/3`).
+        second: the same.
+        storage: folder of all studies.
+        uri: MLflow tracking URI of the registry; None: the embedded store.
+        question: what to compare.
+
+    Returns:
+        first, second, metric, unit, redraws, confidence, correction, cases, and `rows`: pathology (macro last),
+        first, second, difference, low, high, p_value, adjusted.
+
+    Raises:
+        StudyError: nothing or several things bear a name, or the two were not measured on the same cases.
+        PromotionError: the registry has no such version, or no scores of it.
+    """
+    pair = tuple(_find(reference, storage, uri) for reference in (first, second))
+    return _compared(pair[0], pair[1], question)
+
+
+def _compared(first: Measured, second: Measured, question: Question) -> dict[str, Any]:
+    from trainers.evaluation import comparison
+    from trainers.evaluation.redraws import Bootstrap
+    from trainers.evaluation.summary import RANKING
+
+    settings = first.evaluation
+    bootstrap = Bootstrap(
+        redraws=question.redraws or settings.get("redraws", 1000),
+        unit=settings.get("unit", "patient"),
+        level=settings.get("confidence", 0.95),
+        seed=settings.get("seed", 0),
+    )
+    metric = question.metric or first.metric or next(iter(RANKING))
+    scores = [_test_scores(side, question.pathologies) for side in (first, second)]
+    try:
+        found = comparison.compare(*scores, metric=metric, bootstrap=bootstrap)
+    except ValueError as problem:
+        raise StudyError(f"{first.name} and {second.name} cannot be compared: {problem}") from None
+    values = [_values(side, metric, RANKING[metric]) for side in scores]
+    rows = [
+        {"pathology": row["pathology"], "first": own, "second": other, **_plain(row)}
+        for row, own, other in zip(found.table().to_dict(orient="records"), *values, strict=True)
+    ]
+    return {
+        "first": {"name": first.name, "trial": first.trial},
+        "second": {"name": second.name, "trial": second.trial},
+        "metric": metric,
+        "unit": bootstrap.unit,
+        "redraws": bootstrap.redraws,
+        "confidence": bootstrap.level,
+        "correction": found.correction,
+        "cases": len(scores[0].table),
+        "rows": rows,
+    }
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print a comparison for people."""
+    console.print(f"first  {found['first']['name']} {found['first']['trial']}", highlight=False, soft_wrap=True)
+    console.print(f"second {found['second']['name']} {found['second']['trial']}", highlight=False, soft_wrap=True)
+    table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases")
+    for column in ("pathology", "first", "second", "difference", f"{found['confidence']:.0%} interval", "p", "p adj."):
+        table.add_column(column, justify="left" if column == "pathology" else "right", no_wrap="interval" in column)
+    for row in found["rows"]:
+        interval = f"{_number(row['low'], '+.4f')} to {_number(row['high'], '+.4f')}"
+        table.add_row(
+            row["pathology"],
+            _number(row["first"], ".4f"),
+            _number(row["second"], ".4f"),
+            _number(row["difference"], "+.4f"),
+            interval,
+            _number(row["p_value"], ".4f"),
+            _number(row["adjusted"], ".4f"),
+        )
+    console.print(table)
+    console.print(
+        f"{found['redraws']} paired redraws of {found['unit']}s; two-sided p, adjusted over the pathologies by "
+        f"{found['correction'].replace('_', '-')} (macro is a test of its own)",
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "undefined" if value is None else format(value, form)
+
+
+def _plain(row: dict[Any, Any]) -> dict[str, float | None]:
+    numbers = {name: row[name] for name in ("difference", "low", "high", "p_value", "adjusted")}
+    return {name: None if value is None or value != value else float(value) for name, value in numbers.items()}  # noqa: PLR0124 - NaN
+
+
+def _test_scores(side: Measured, pathologies: Sequence[str]) -> Any:
+    from trainers.evaluation import case_scores
+
+    scores = case_scores.load(io.BytesIO(side.content))
+    if unknown := [name for name in pathologies if name not in scores.pathologies]:
+        known = ", ".join(scores.pathologies)
+        raise StudyError(f"--pathology {', '.join(unknown)}: {side.name} has none of that name; it has {known}")
+    chosen = case_scores.CaseScores(scores.table, tuple(pathologies) or scores.pathologies)
+    return chosen.where((scores.table["partition"] == "test").to_numpy(bool))
+
+
+def _values(scores: Any, metric: str, measure: Any) -> list[float | None]:
+    """Return the metric of each pathology, and their mean over those that have both classes."""
+    values = [measure(scores.labels[:, i], scores.scores[:, i]) for i in range(len(scores.pathologies))]
+    defined = [value for value in values if value is not None]
+    return [*values, sum(defined) / len(defined) if defined else None]
+
+
+def _find(reference: str, storage: Path, uri: str | None) -> Measured:
+    if reference.startswith(MODEL):
+        return _version(reference, uri or StudyFolder(storage, "").tracking_uri)
+    known = list(_measured(storage))
+    found = [entry for entry in known if reference in entry[:3]]
+    if not found and len(reference) >= SHORTEST_PREFIX:
+        found = [entry for entry in known if entry[0].startswith(reference)]
+    if len(found) == 1:
+        trial, name, _, folder, state = found[0]
+        scores = folder.winner(trial) / "scores.parquet"
+        if not scores.is_file():
+            raise StudyError(f"{name}: {scores} is missing; `python -m search run` writes it when it measures a winner")
+        metric = state.declaration.primary_metric.split("/")[1]
+        return Measured(name, trial, scores.read_bytes(), metric, dict(state.study.get("evaluation", {})))
+    names = sorted({f"{entry[1]} ({entry[0]})" for entry in found or known})
+    listed = "; ".join(names[:SHOWN]) + ("; …" if len(names) > SHOWN else "")
+    if found:
+        raise StudyError(f"{reference!r} could be any of: {listed}; give the study or the trial")
+    raise StudyError(
+        f"{reference!r} is neither a measured trial nor a cell in {storage} (each cell's winner is measured, the other "
+        f"trials are not), nor models:/NAME@ALIAS. Measured: {listed or 'nothing yet'}"
+    )
+
+
+def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, StudyState]]:
+    """List trial, study/cell, cell, folder and state of every measured winner below the storage."""
+    for path in sorted(storage.glob("*/ledger.jsonl")):
+        folder = StudyFolder(storage, path.parent.name)
+        state = StudyState.of(ledger.read(path).events)
+        for cell, event in state.evaluated.items():
+            yield event["trial"], f"{folder.study}/{cell}", cell, folder, state
+
+
+def _version(reference: str, uri: str) -> Measured:
+    from mlflow_server.registry import Registry
+
+    registry = Registry(uri)
+    version = registry.find(reference)
+    return Measured(f"{version.name} version {version.version}", "", registry.scores(version))

@@ -1,0 +1,137 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.errors import PromotionError
+from mlflow_server.registry import Registry
+from search import compare
+from search.compare import Question
+from search.errors import StudyError
+from search.ledger import Ledger
+from search.study_folder import StudyFolder
+from trainers.evaluation.auroc import auroc
+from trainers.evaluation.case_scores import IDENTITY, collect
+
+PATHOLOGIES = ["effusion", "nodule"]
+DECLARATION = {"primary_metric": "val/auroc/macro", "direction": "maximize", "targets": PATHOLOGIES}
+
+
+def scores(strength, *, cases=120, first=0):
+    """Case scores of a validation and a test partition; the test half is the second one."""
+    labels = np.random.default_rng(1).integers(0, 2, (cases, 2)).astype(float)
+    identity = pd.DataFrame({name: [None] * cases for name in IDENTITY})
+    identity["case"] = [f"c{first + i}" for i in range(cases)]
+    identity["patient"] = [f"p{(first + i) // 2}" for i in range(cases)]
+    identity["partition"] = ["val"] * (cases // 2) + ["test"] * (cases // 2)
+    noise = np.random.default_rng(int(10 * strength)).normal(size=(cases, 2))
+    return collect(identity, noise + strength * labels, labels, pathologies=PATHOLOGIES)
+
+
+def add_study(storage, name, cells, *, first=0):
+    """Write a study whose cells have measured winners: {cell: (trial, strength)}."""
+    folder = StudyFolder(storage, name)
+    folder.path.mkdir(parents=True)
+    content = {"name": name, "evaluation": {"redraws": 200, "unit": "patient", "confidence": 0.9, "seed": 3}}
+    with Ledger(folder.ledger) as ledger:
+        ledger.append({"kind": "study", "study": content, "version": "1", "time_ms": 1})
+        ledger.append({"kind": "data", "dataset": "d", "key": "k", "fingerprint": "f", "declaration": DECLARATION})
+        for cell, (trial, strength) in cells.items():
+            ledger.append({"kind": "evaluated", "trial": trial, "cell": cell, "time_ms": 2})
+            scores(strength, first=first).save(folder.winner(trial) / "scores.parquet")
+
+
+@pytest.fixture
+def storage(tmp_path):
+    add_study(tmp_path, "one", {"d/vit/224": ("aaaaaa0001", 2.0), "d/cnn/224": ("bbbbbb0002", 1.0)})
+    add_study(tmp_path, "two", {"d/vit/224": ("cccccc0003", 0.5)})
+    add_study(tmp_path, "other", {"e/vit/224": ("dddddd0004", 0.5)}, first=1000)
+    return tmp_path
+
+
+def ask(storage, first, second, **question):
+    return compare.compare(first, second, storage=storage, uri=None, question=Question(**question))
+
+
+def test_the_figures_are_those_of_the_stored_test_scores(storage):
+    found = ask(storage, "one/d/vit/224", "bbbbbb0002")
+    test = [s.where((s.table["partition"] == "test").to_numpy()) for s in (scores(2.0), scores(1.0))]
+    assert found["cases"] == 60
+    assert (found["redraws"], found["confidence"], found["metric"]) == (200, 0.9, "auroc")
+    nodule = found["rows"][1]
+    assert nodule["pathology"] == "nodule"
+    assert nodule["first"] == auroc(test[0].labels[:, 1], test[0].scores[:, 1])
+    assert nodule["difference"] == pytest.approx(nodule["first"] - nodule["second"])
+    assert nodule["low"] <= nodule["difference"] <= nodule["high"]
+    assert [row["pathology"] for row in found["rows"]] == [*PATHOLOGIES, "macro"]
+    assert found["rows"][-1]["first"] == pytest.approx((found["rows"][0]["first"] + nodule["first"]) / 2)
+
+
+def test_p_values_are_corrected_over_the_pathologies_asked_for(storage):
+    both = ask(storage, "aaaaaa", "cccccc")
+    alone = ask(storage, "aaaaaa", "cccccc", pathologies=("nodule",))
+    assert [row["pathology"] for row in alone["rows"]] == ["nodule", "macro"]
+    assert alone["rows"][0]["adjusted"] == alone["rows"][0]["p_value"] == both["rows"][1]["p_value"]
+    assert both["rows"][0]["adjusted"] >= both["rows"][0]["p_value"]
+
+
+def test_redraws_and_metric_may_be_given(storage):
+    found = ask(storage, "aaaaaa", "cccccc", redraws=100, metric="average_precision")
+    assert (found["redraws"], found["metric"]) == (100, "average_precision")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "question", "message"),
+    [
+        ("d/vit/224", "aaaaaa", {}, r"'d/vit/224' could be any of: one/d/vit/224 \(aaaaaa0001\); two/d/vit/224"),
+        ("zzzzzz", "aaaaaa", {}, r"neither a measured trial nor a cell .*Measured: one/d/cnn/224 \(bbbbbb0002\)"),
+        ("../one", "aaaaaa", {}, "neither a measured trial"),
+        ("aaaaaa", "dddddd", {}, "not the same cases: 60 only in the first, 60 only in the second"),
+        ("aaaaaa", "cccccc", {"pathologies": ("hernia",)}, "--pathology hernia: .* it has effusion, nodule"),
+        ("aaaaaa", "cccccc", {"metric": "f1"}, "unknown metric 'f1'; comparable: auroc"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(storage, first, second, question, message):
+    with pytest.raises(StudyError, match=message):
+        ask(storage, first, second, **question)
+
+
+def test_a_winner_without_its_scores_is_told(storage):
+    (StudyFolder(storage, "two").winner("cccccc0003") / "scores.parquet").unlink()
+    with pytest.raises(StudyError, match=r"scores\.parquet is missing; `python -m search run` writes it"):
+        ask(storage, "cccccc", "aaaaaa")
+
+
+def test_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path):
+    uri = StudyFolder(storage, "").tracking_uri
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("e", artifact_location=(tmp_path / "a").as_uri())).info.run_id
+    client.log_artifact(run, str(StudyFolder(storage, "one").winner("aaaaaa0001") / "scores.parquet"), "evaluation")
+    registry = Registry(uri)
+    version = registry.register("m", source=str(tmp_path), run_id=run, tags={})
+    registry.crown(version, instead_of=None)
+    expected = ask(storage, "aaaaaa", "bbbbbb", redraws=200)["rows"]
+    for reference in ("models:/m@champion", "models:/m/1"):
+        found = ask(storage, reference, "bbbbbb", redraws=200)
+        assert found["first"]["name"] == "m version 1"
+        assert [row["difference"] for row in found["rows"]] == [row["difference"] for row in expected]
+    for wrong in ("models:/m@nobody", "models:/m/9", "models:/../m/1", "models:/m"):
+        with pytest.raises(PromotionError, match="models:/"):
+            ask(storage, wrong, "bbbbbb")
+
+
+def test_the_command_prints_both_for_people_and_machines(storage, capsys, monkeypatch):
+    import sys
+
+    from search import cli
+
+    for words, expected in (([], "macro"), (["--json"], '"first"')):
+        monkeypatch.setattr(sys, "argv", ["search", "compare", "aaaaaa", "cccccc", "--storage", str(storage), *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        told = capsys.readouterr().out
+        assert expected in told
+    assert json.loads(told)["cases"] == 60
