@@ -124,7 +124,7 @@ def train_all(
     *,
     order: Callable[[Assignment], WorkOrder],
     slot: Slot,
-    after_event: Callable[[], None],
+    after_trial: Callable[[str], None],
     trainable: Trainable | None = None,
 ) -> None:
     """Carry out a schedule until it is finished.
@@ -133,10 +133,10 @@ def train_all(
         schedule: decides.
         order: turns an assignment into what a worker needs to know.
         slot: what a trial occupies.
-        after_event: called after everything that was taken in.
+        after_trial: called when a trial has left its slot: ended, paused, failed or stopped.
         trainable: what a worker runs; the trainer, unless a test or a benchmark puts its own in.
     """
-    desk = _Desk(schedule, order, after_event, slot)
+    desk = _Desk(schedule, order, after_trial, slot)
     with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable or _train, lambda _: slot.as_ray()),
@@ -192,12 +192,12 @@ class _Desk:
         self,
         schedule: Schedule,
         order: Callable[[Assignment], WorkOrder],
-        after_event: Callable[[], None],
+        after_trial: Callable[[str], None],
         slot: Slot,
     ):
         self.schedule = schedule
         self._order = order
-        self._after_event = after_event
+        self._after_trial = after_trial
         self._slots = _Slots(slot)
         self._assigned: dict[str, str] = {}
         self._ends: dict[str, dict[str, str]] = {}
@@ -211,17 +211,12 @@ class _Desk:
         if assignment is None:
             return None
         self._assigned[tune_trial] = assignment.trial
-        self._after_event()
         return {"order": self._order(assignment).model_dump_json()}
 
     def told(self, tune_trial: str, message: dict[str, Any]) -> bool:
         """Take in a message of a worker; return whether it goes on."""
         if "epoch" in message:
-            goes_on = self.schedule.epoch(
-                self._assigned[tune_trial], EpochMetrics.model_validate_json(message["epoch"])
-            )
-            self._after_event()
-            return goes_on
+            return self.schedule.epoch(self._assigned[tune_trial], EpochMetrics.model_validate_json(message["epoch"]))
         # Tune delivers a function's last report twice; it is acted on once, when the trial has left its slot.
         self._ends[tune_trial] = message
         return True
@@ -238,14 +233,14 @@ class _Desk:
             self.schedule.failed(trial, end["failure_kind"], end["failure"])
         else:
             self.schedule.released(trial)
-        self._after_event()
+        self._after_trial(trial)
 
     def lost(self, tune_trial: str) -> None:
         """Take in that a trial's process died more often than is put up with."""
         trial = self._assigned.pop(tune_trial, None)
         if trial is not None:
             self.schedule.failed(trial, "lost", f"its process died {RETRIES_OF_A_LOST_PROCESS + 1} times")
-            self._after_event()
+            self._after_trial(trial)
 
 
 class _AssignmentSearcher(Searcher):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from search.study_config import StudyConfig
 from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
 from search.study_state import StudyState
-from trainers import initializations
+from trainers import checkpoint_files, initializations, quota
 from trainers.network_plan import Refusal
 from trainers.trial import Operation, TrialState
 
@@ -51,6 +51,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             run.prepare_data(wanted)
             trials = run.enter_trials(wanted)
             run.search(trials)
+            run.keep_within_budget(trials)
             run.evaluate_winners(trials)
             run.measure_baselines(wanted)
             if desk.changed or not folder.report.is_dir():
@@ -141,7 +142,7 @@ class StudyRun:
             schedule,
             order=lambda assignment: self._work_order(trials[assignment.trial], assignment),
             slot=self.slot,
-            after_event=lambda: self.desk.progress.update(state),
+            after_trial=self._tidy,
         )
         if not schedule.finished:
             raise KeyboardInterrupt
@@ -167,6 +168,26 @@ class StudyRun:
         orders = [worker.BaselineOrder(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
         for index, found in ray_backend.each(worker.measure_baseline, orders, Slot(1, 0)):
             self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
+
+    def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:
+        """Remove the checkpoints of pruned trials, and more if the study's budget of bytes asks for it."""
+        state = self.desk.state
+        chosen = {w.trial for w in selection.winners(state, {i: trial.cell.name for i, trial in trials.items()})}
+        ended = [identity for identity in trials if state.trials[identity].done]
+        for identity in ended:
+            if state.trials[identity].state is TrialState.PRUNED:
+                checkpoint_files.drop_trial(self.folder.trial(identity))
+        if self.study.budget.checkpoint_gb is not None:
+            quota.enforce(
+                [quota.Ended(self.folder.trial(identity), identity in chosen) for identity in ended],
+                study_folder=self.folder.path,
+                limit=int(self.study.budget.checkpoint_gb * 1e9),
+            )
+
+    def _tidy(self, trial: str) -> None:
+        """Drop what only served to go on training; a pruned trial keeps it to the end of the search: it may come back."""
+        if self.desk.state.trials[trial].state is TrialState.COMPLETE:
+            checkpoint_files.drop_resume_state(self.folder.trial(trial))
 
     def _failed(self, trial: str) -> bool:
         return self.desk.state.trials[trial].state is TrialState.FAILED

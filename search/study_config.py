@@ -99,6 +99,14 @@ class Promotion(_Section):
     margin: float = Field(0.0, ge=0, description="in units of the primary metric")
 
 
+class Budget(_Section):
+    """What a study may use."""
+
+    checkpoint_gb: float | None = Field(
+        None, gt=0, description="10^9 bytes of the study folder; beyond it weights of trials that did not win go first"
+    )
+
+
 class StudyConfig(_Section):
     """One study file."""
 
@@ -115,6 +123,7 @@ class StudyConfig(_Section):
     tracking: Tracking = Field(default_factory=Tracking)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     promotion: Promotion = Field(default_factory=Promotion)
+    budget: Budget = Field(default_factory=Budget)
 
     @field_validator("recipe", mode="before")
     @classmethod

@@ -17,9 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
+from trainers.checkpoint_files import MARKER, complete, remove
 from trainers.trial import EpochMetrics, TrialState
 
-MARKER = "COMPLETE"
 DURABLE = "DURABLE"
 NETWORK = "network.safetensors"
 TRIAL = "trial.json"
@@ -99,12 +99,12 @@ def settle(folder: Path, newest: Path, *, keep_best: int | None) -> None:
         _sync(written)
     _sync(folder)
     (newest / DURABLE).touch()
-    for other in _complete(folder, "last-"):
+    for other in complete(folder, "last-"):
         if other != newest and _order(other) < _order(newest):
-            _remove(other)
-    for other in _complete(folder, "best-"):
+            remove(other)
+    for other in complete(folder, "best-"):
         if other != best and other.name < (best.name if best is not None else ""):
-            _remove(other)
+            remove(other)
 
 
 def save_best(folder: Path, *, epoch: int, network: Tensors, trial: Mapping[str, Any]) -> Path:
@@ -114,20 +114,13 @@ def save_best(folder: Path, *, epoch: int, network: Tensors, trial: Mapping[str,
     return target
 
 
-def drop_resume_state(folder: Path) -> None:
-    """Remove what only serves to go on training; for trials that ended (pruned, complete), to save bytes."""
-    for last in _complete(folder, "last-"):
-        for path in last.glob("*.safetensors"):
-            path.unlink()
-
-
 def find_last(folder: Path) -> Path | None:
     """Return the newest whole checkpoint of a trial that can be trusted, or None.
 
     One that was not yet settled is whole only as long as the machine has run since: a crash of the machine may have
     lost pages of it.
     """
-    found = [path for path in _complete(folder, "last-") if (path / DURABLE).is_file() or _written_since_boot(path)]
+    found = [path for path in complete(folder, "last-") if (path / DURABLE).is_file() or _written_since_boot(path)]
     return max(found, key=_order, default=None)
 
 
@@ -152,12 +145,6 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder, a hard link counted once."""
-    sizes = {(stat.st_dev, stat.st_ino): stat.st_size for stat in _stats(folder)}
-    return sum(sizes.values())
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer | None, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
@@ -211,7 +198,7 @@ def _write(
         (aside / name).write_text(text)
     (aside / MARKER).write_text(_boot())
     if target.exists():  # the same epoch written by an attempt that died before it counted
-        _remove(target)
+        remove(target)
     aside.rename(target)
 
 
@@ -222,16 +209,6 @@ def _link(source: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _remove(folder: Path) -> None:
-    """Take the marker away first, so that a half-removed folder is never taken for a whole one."""
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _complete(folder: Path, prefix: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{prefix}*") if (path / MARKER).is_file())
 
 
 def _order(last: Path) -> tuple[int, int, int]:
@@ -260,10 +237,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _stats(folder: Path) -> list[os.stat_result]:
-    return [path.stat() for path in folder.rglob("*") if path.is_file()]
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 from datasets import preprocessing
 from trainers import adaptations, assembly, offload, seeding, tasks
-from trainers.checkpoint import MARKER
+from trainers.checkpoint_files import MARKER
 from trainers.material import ImageMaterial, TensorMaterial, open_images
 from trainers.trial import Operation, TrialConfig, TrialError
 

@@ -1,11 +1,10 @@
 """Keeps a study's checkpoints within a number of bytes."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers import checkpoint
+from trainers import checkpoint_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,12 @@ def enforce(ended: Sequence[Ended], *, study_folder: Path, limit: int) -> int:
         The bytes that are left; above `limit` if nothing more may go.
     """
     for trial in ended:
-        if checkpoint.folder_bytes(study_folder) <= limit:
+        if checkpoint_files.folder_bytes(study_folder) <= limit:
             break
-        checkpoint.drop_resume_state(trial.folder)
+        checkpoint_files.drop_resume_state(trial.folder)
     spare = [best for trial in ended if not trial.needed for best in trial.folder.glob("best-*")]
     for best in sorted(spare, key=lambda path: path.stat().st_mtime):
-        if checkpoint.folder_bytes(study_folder) <= limit:
+        if checkpoint_files.folder_bytes(study_folder) <= limit:
             break
-        (best / checkpoint.MARKER).unlink(missing_ok=True)
-        shutil.rmtree(best)
-    return checkpoint.folder_bytes(study_folder)
+        checkpoint_files.remove(best)
+    return checkpoint_files.folder_bytes(study_folder)

@@ -98,7 +98,7 @@ def _ours(storage: Path, trials: int) -> float:
             desk.record(*_opening(entries))
             schedule = Schedule(entries, state=desk.state, pruning=Pruning(pruner="none"), record=desk.record)
             ray_backend.train_all(
-                schedule, order=order, slot=Slot(1, 0), after_event=lambda: None, trainable=report_epochs
+                schedule, order=order, slot=Slot(1, 0), after_trial=lambda trial: None, trainable=report_epochs
             )
     seconds = time.perf_counter() - began
     _check(folder.tracking_uri, "noop", trials, METRIC, "tags.`radsweep.level` = 'trial'")

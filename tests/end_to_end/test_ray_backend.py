@@ -74,7 +74,7 @@ def carry_out(search: Search, tmp_path: Path, *, deaths: int) -> None:
             trial=a.trial, config=config, operation=operation, until_epoch=a.until_epoch, told_epochs=a.told_epochs
         ),
         slot=Slot(1, 0),
-        after_event=lambda: None,
+        after_trial=lambda trial: None,
         trainable=trainable(marks, deaths=deaths),
     )
 

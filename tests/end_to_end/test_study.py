@@ -95,6 +95,15 @@ def test_optuna_tells_the_truth(undisturbed):
     assert states == ends
 
 
+def test_only_finished_trials_keep_weights_and_nobody_keeps_resume_state(undisturbed):
+    states = {e["trial"]: e["state"] for e in undisturbed.events() if e["kind"] == "ended"}
+    kept = {
+        trial for trial in states if list((undisturbed.folder / "trials" / trial).glob("best-*/network.safetensors"))
+    }
+    assert kept == {trial for trial, state in states.items() if state == "COMPLETE"}
+    assert not list(undisturbed.folder.glob("trials/*/last-*/*.safetensors"))
+
+
 def test_a_second_run_does_nothing(again):
     before = (again.folder / "ledger.jsonl").read_bytes()
     checkpoints = {path: path.stat().st_mtime_ns for path in again.folder.glob("trials/**/*") if path.is_file()}

@@ -46,7 +46,7 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
         (("1e-4, 3e-4", "-1"), "learning_rate: Input should be greater than 0, found -1"),
         (("name: tiny", "name: Tiny Study"), "study.yaml:2: name: String should match pattern"),
         (("name: tiny\n", ""), "name: Field required"),
-        (("recipe:", "recipee:"), "study.yaml:9: recipee: unknown key; keys here: axes, data, evaluation,"),
+        (("recipe:", "recipee:"), "study.yaml:9: recipee: unknown key; keys here: axes, budget, data, evaluation,"),
         (
             ("recipe: {epochs: 2}", "pruning: {prunner: median}"),
             "study.yaml:9: pruning.prunner: unknown key; keys here: pruner,",

@@ -1,0 +1,38 @@
+"""A trial's checkpoint folders as files: which are whole, what may go. No torch here: the driver tidies with it."""
+
+import shutil
+from pathlib import Path
+
+MARKER = "COMPLETE"
+"""Written last into a checkpoint folder; without it the folder is not one."""
+
+
+def complete(folder: Path, prefix: str) -> list[Path]:
+    """Return a trial's whole checkpoint folders whose name begins with `last-` or `best-`, sorted."""
+    return sorted(path for path in folder.glob(f"{prefix}*") if (path / MARKER).is_file())
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, its marker first, so that a half-removed folder is never taken for a whole one."""
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def drop_resume_state(folder: Path) -> None:
+    """Remove what only serves to go on training; for trials that ended (pruned, complete), to save bytes."""
+    for last in complete(folder, "last-"):
+        for path in last.glob("*.safetensors"):
+            path.unlink()
+
+
+def drop_trial(folder: Path) -> None:
+    """Remove everything of a trial that ended and is not wanted: if it comes back, it begins anew."""
+    for checkpoint in (*complete(folder, "last-"), *complete(folder, "best-")):
+        remove(checkpoint)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder, a file with two names counted once."""
+    stats = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
