@@ -29,6 +29,20 @@ class ExternalTest:
     outputs: np.ndarray
 
 
+def check_external(source: str, *, trained_on: str) -> None:
+    """Refuse a source that shares images with the one that a network was trained on.
+
+    Raises:
+        DatasetError: it is the same source or one that shares its images.
+    """
+    if source == trained_on or {source, trained_on} <= _SAME_IMAGES:
+        raise DatasetError(
+            f"{source} is not external to {trained_on}",
+            "key `external`",
+            "a source without the images of the training",
+        )
+
+
 def external_test(other: Manifest, *, trained_on: str, pathologies: Sequence[str]) -> ExternalTest:
     """Return the test partition of another source on the pathologies that a trained network knows.
 
@@ -40,12 +54,7 @@ def external_test(other: Manifest, *, trained_on: str, pathologies: Sequence[str
     Raises:
         DatasetError: it is the same source or one that shares its images, or no pathology is shared.
     """
-    if other.source == trained_on or {other.source, trained_on} <= _SAME_IMAGES:
-        raise DatasetError(
-            f"{other.source} is not external to {trained_on}",
-            "key `external`",
-            "a source without the images of the training",
-        )
+    check_external(other.source, trained_on=trained_on)
     names = shared(pathologies, other.pathologies)
     if not names:
         raise DatasetError(

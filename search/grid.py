@@ -142,6 +142,12 @@ def _configuration(study: StudyConfig, settings: dict[str, Any], seed: int, cell
         raise StudyError(f"study {study.name}, cell {cell.name}:\n" + "\n".join(problems)) from None
 
 
+def external_datasets(study: StudyConfig) -> dict[str, DatasetConfig]:
+    """Return the data sets that winners are also measured on, by name."""
+    names = [name for others in study.evaluation.external.values() for name in others]
+    return {name: _dataset(study, {"dataset": name}) for name in dict.fromkeys(names)}
+
+
 def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
     name = str(settings["dataset"])
     own = study.data.get(name) or {}

@@ -43,7 +43,8 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     """
     wanted = grid.expand(study)
     folder = StudyFolder(machine.storage.resolve(), study.name)
-    roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in wanted.datasets}
+    datasets = (*wanted.datasets, *grid.external_datasets(study).values())
+    roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in datasets}
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
         desk = Desk(study, ledger, delivery, progress)
         with ray_backend.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
@@ -165,7 +166,7 @@ class StudyRun:
         """Measure what the metadata of each data set tell without an image, if the study asks for it."""
         datasets = {key_of(d): d for d in wanted.datasets} if self.study.evaluation.metadata_baseline else {}
         missing = {key: d for key, d in datasets.items() if key not in self.desk.state.baselines}
-        orders = [worker.BaselineOrder(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
+        orders = [worker.DatasetPlace(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
         for index, found in ray_backend.each(worker.measure_baseline, orders, Slot(1, 0)):
             self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
 
@@ -185,7 +186,7 @@ class StudyRun:
             )
 
     def _tidy(self, trial: str) -> None:
-        """Drop what only served to go on training; a pruned trial keeps it to the end of the search: it may come back."""
+        """Drop what only served to go on training; a pruned trial keeps it for now, since it may come back."""
         if self.desk.state.trials[trial].state is TrialState.COMPLETE:
             checkpoint_files.drop_resume_state(self.folder.trial(trial))
 
@@ -221,6 +222,11 @@ class StudyRun:
             checkpoint=winner.checkpoint,
             folder=self.folder.winner(winner.trial),
             settings=self.study.evaluation,
+            external=[
+                worker.DatasetPlace(dataset=dataset, data_root=self.roots[key_of(dataset)])
+                for name, dataset in grid.external_datasets(self.study).items()
+                if name in self.study.evaluation.external.get(trial.config.dataset.name, [])
+            ],
         )
 
 

@@ -87,6 +87,10 @@ class Evaluation(_Section):
     subgroups: tuple[Literal["sex", "age_band", "view", "origin"], ...] = Field(
         ("sex", "age_band", "view", "origin"), description="also report these groups of the test cases by themselves"
     )
+    external: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="data sets on whose test partitions the winners of a data set are also measured",
+    )
 
 
 class Promotion(_Section):
@@ -97,6 +101,16 @@ class Promotion(_Section):
         "superiority", description="the paired interval's lower bound must lie above +margin, or above -margin"
     )
     margin: float = Field(0.0, ge=0, description="in units of the primary metric")
+    per_pathology: float | None = Field(
+        0.02, ge=0, description="no pathology's whole interval may lie below minus this; None does not ask"
+    )
+    calibration: float | None = Field(
+        None, gt=0, le=1, description="largest mean expected calibration error; None does not ask"
+    )
+    minimum_positives: int = Field(0, ge=0, description="test cases of either class that every pathology must have")
+    reproduction: float = Field(
+        1e-5, gt=0, description="how far the registered model's scores may lie from the stored ones"
+    )
 
 
 class Budget(_Section):
@@ -181,10 +195,15 @@ class StudyConfig(_Section):
 
     def _problems_of_data(self) -> list[str]:
         names = self.axes.get("dataset", [])
+        externals = {name for others in self.evaluation.external.values() for name in others}
         return [
             f"`{key}` is neither a setting ({', '.join(sorted(DATASET_FIELDS))}) nor a data set of the axes"
             for key in self.data
-            if key not in DATASET_FIELDS and key not in names
+            if key not in DATASET_FIELDS and key not in names and key not in externals
+        ] + [
+            f"evaluation.external: {name} is not a data set of the axes: {', '.join(map(str, names))}"
+            for name in self.evaluation.external
+            if name not in names
         ]
 
 

@@ -12,7 +12,7 @@ Kinds of event (key `kind`), in the order they come:
 | decision | trial, epoch, action (prune, keep, spare), reason |
 | ended | trial, state, reason, time_ms, result |
 | reopened | trial, reason |
-| evaluated | trial, cell, time_ms, metrics, rows, subgroups, thresholds |
+| evaluated | trial, cell, time_ms, metrics, rows, external, subgroups, thresholds |
 | baseline | key (of the data), rows |
 | closed | status, time_ms |
 """

@@ -42,6 +42,15 @@ class PreparationOrder(BaseModel):
     workers: int = 1
 
 
+class DatasetPlace(BaseModel):
+    """A data set and where it lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetConfig
+    data_root: Path
+
+
 class EvaluationOrder(BaseModel):
     """A cell's winner to measure once on the test partition."""
 
@@ -54,15 +63,7 @@ class EvaluationOrder(BaseModel):
     checkpoint: str
     folder: Path
     settings: Evaluation
-
-
-class BaselineOrder(BaseModel):
-    """A data set whose metadata alone are to be measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset: DatasetConfig
-    data_root: Path
+    external: list[DatasetPlace] = []
 
 
 def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
@@ -128,22 +129,27 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
 def evaluate(order: EvaluationOrder) -> dict[str, Any]:
     """Measure a winner on the test partition; scores go to its folder, the figures are returned."""
     from trainers.evaluation.redraws import Bootstrap
-    from trainers.evaluation.winner import evaluate_winner
+    from trainers.evaluation.winner import Asked, evaluate_winner
 
     settings = order.settings
+    external = {
+        place.dataset.name: (
+            order.config.model_copy(update={"dataset": place.dataset}),
+            order.operation.model_copy(update={"data_root": place.data_root}),
+        )
+        for place in order.external
+    }
+    redraws = Bootstrap(settings.redraws, settings.unit, level=settings.confidence, seed=settings.seed)
     return evaluate_winner(
         order.config,
         operation=order.operation,
         checkpoint_folder=order.operation.trial_folder / order.checkpoint,
         folder=order.folder,
-        subgroups=settings.subgroups,
-        bootstrap=Bootstrap(
-            redraws=settings.redraws, unit=settings.unit, level=settings.confidence, seed=settings.seed
-        ),
+        asked=Asked(redraws, settings.subgroups, external),
     )
 
 
-def measure_baseline(order: BaselineOrder) -> dict[str, Any]:
+def measure_baseline(order: DatasetPlace) -> dict[str, Any]:
     """Say what view, sex and age alone reach on the test partition, as rows like those of a winner."""
     from datasets import sources
     from trainers.evaluation.metadata import baseline_rows

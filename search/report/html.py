@@ -28,6 +28,8 @@ def render(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
     parts += [f"<p>{escape(sentence)}</p>" for sentence in tables.sentences(found)]
     parts += [_section("Winners", _table(tables.overview(found)))]
     parts += [_section("Per target", _picture(pictures, "targets") + _table(tables.per_target(found).reset_index()))]
+    if len(tables.external(found)):
+        parts.append(_section("On other data sets", _table(tables.external(found))))
     groups = tables.by_subgroup(found)
     if len(groups):
         parts.append(_section("Groups of the test cases", _table(groups)))

@@ -53,6 +53,7 @@ def _cell(winner: selection.Winner, state: StudyState) -> dict[str, Any]:
         "epoch": progress.result.best_epoch if progress.result else None,
         "validation": winner.value,
         "test": event.get("rows", []) if event.get("trial") == winner.trial else [],
+        "external": event.get("external", []) if event.get("trial") == winner.trial else [],
         "subgroups": event.get("subgroups", []) if event.get("trial") == winner.trial else [],
         "record": progress.result.record if progress.result else {},
     }

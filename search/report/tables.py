@@ -85,11 +85,29 @@ def by_subgroup(found: dict[str, Any], columns: Sequence[str] | None = None) -> 
     return pd.DataFrame([{"division": d, "group": g, "cases": n, **cells} for (d, g, n), cells in rows.items()])
 
 
+def external(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per cell and external data set: macro over the pathologies that both know; empty where none was asked."""
+    rows = [
+        {
+            "cell": short_name(found, cell),
+            "tested on": row["dataset"],
+            "cases": row["cases"],
+            f"external {primary(found)}": interval(row),
+            f"internal {primary(found)}": interval(rows_of(found, cell).get(MACRO)),
+        }
+        for cell in found["cells"]
+        for row in cell["external"]
+        if row["target"] == MACRO and row["metric"] == primary(found)
+    ]
+    return pd.DataFrame(rows)
+
+
 def tidy_csv(found: dict[str, Any]) -> str:
     """One row per cell and target, with every axis, in the fashion of the authors' result files."""
     rows = [
         {
             **cell["axes"],
+            "evaluation_type": f"external: {row['dataset']}" if "dataset" in row else "internal",
             "label": "macro_avg" if row["target"] == MACRO else row["target"],
             "metric": row["metric"],
             "mean": row["value"],
@@ -100,7 +118,7 @@ def tidy_csv(found: dict[str, Any]) -> str:
             "trial": cell["trial"],
         }
         for cell in found["cells"]
-        for row in cell["test"]
+        for row in [*cell["test"], *cell["external"]]
     ]
     buffer = io.StringIO()
     pd.DataFrame(rows).to_csv(buffer, index=False)
@@ -111,6 +129,8 @@ def markdown(found: dict[str, Any]) -> str:
     """The report as Markdown."""
     parts = [f"# {found['study']}", "", *sentences(found), "", _markdown_table(overview(found)), ""]
     parts += ["## Per target", "", _markdown_table(per_target(found).reset_index()), ""]
+    if len(external(found)):
+        parts += ["## On other data sets", "", _markdown_table(external(found)), ""]
     groups = by_subgroup(found)
     if len(groups):
         parts += ["## Groups of the test cases", "", _markdown_table(groups), ""]
@@ -148,6 +168,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(_rich(overview(found)))
     if len(found["cells"]) <= 8:
         console.print(_rich(per_target(found).reset_index()))
+    if len(external(found)):
+        console.print(_rich(external(found)))
     within = by_subgroup(found, ["origin"])
     if len(within) and found["baselines"]:  # whoever asks what metadata tell also wants to know this
         console.print(_rich(within))

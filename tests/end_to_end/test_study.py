@@ -95,6 +95,31 @@ def test_optuna_tells_the_truth(undisturbed):
     assert states == ends
 
 
+def test_winners_are_also_measured_on_other_data_sets(elsewhere):
+    """Another phantom would be the same source; a CSV table over its films is another one."""
+    from datasets import sources
+    from datasets.dataset_config import DatasetConfig
+
+    phantom = DatasetConfig(name="p", source="phantom", options={"patients": 24, "size": 64, "seed": 5})
+    root = elsewhere.storage / "other"
+    manifest = sources.load(phantom, root)
+    table = manifest.instances[["path", "patient"]].assign(nodule=manifest.labels[:, 2], split="test")
+    table.loc[:3, "split"] = "train"
+    table.loc[4:7, "split"] = "val"
+    table["patient"] = range(len(table))
+    table["nodule"] = [i % 2 for i in range(len(table))]
+    table.to_csv(root / "labels.csv", index=False)
+    study = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_convnext2")
+    study = study.replace("metadata_baseline: true", "external: {phantom: [other]}")
+    study = study.replace("data: {", "data: {other: {source: csv, findings: [nodule], partition: split}, ")
+    elsewhere.study.write_text(study)
+    elsewhere("run", "--data-root", f"other={root}")
+    external = report(elsewhere)["cells"][0]["external"]
+    assert {(row["dataset"], row["target"]) for row in external} == {("other", "nodule"), ("other", "macro")}
+    assert {row["cases"] for row in external} == {len(table) - 8}
+    assert "external: other" in (elsewhere.folder / "report" / "results.csv").read_text()
+
+
 def test_only_finished_trials_keep_weights_and_nobody_keeps_resume_state(undisturbed):
     states = {e["trial"]: e["state"] for e in undisturbed.events() if e["kind"] == "ended"}
     kept = {

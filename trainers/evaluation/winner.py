@@ -1,12 +1,14 @@
 """The one look at the test partition that a cell's winner gets: scores to disk, figures to the driver."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from datasets.external import check_external
 from trainers.evaluation import thresholds
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.redraws import Bootstrap
@@ -19,48 +21,67 @@ SCORES = "scores.parquet"
 SUMMARY = "evaluation.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be measured of a winner beside the test partition as a whole.
+
+    Attributes:
+        bootstrap: of the intervals; the same for all winners of a data set.
+        subgroups: columns of the case scores whose groups are also evaluated by themselves.
+        external: by name, the trial with another data set and where that lies; its test partition is scored on the
+            pathologies that both know.
+    """
+
+    bootstrap: Bootstrap
+    subgroups: Sequence[str] = COLUMNS
+    external: Mapping[str, tuple[TrialConfig, Operation]] = field(default_factory=dict)
+
+
 def evaluate_winner(
-    config: TrialConfig,
-    *,
-    operation: Operation,
-    checkpoint_folder: Path,
-    folder: Path,
-    bootstrap: Bootstrap,
-    subgroups: Sequence[str] = COLUMNS,
+    config: TrialConfig, *, operation: Operation, checkpoint_folder: Path, folder: Path, asked: Asked
 ) -> dict[str, Any]:
     """Score the test partition once, at thresholds chosen on validation.
 
-    Writes `scores.parquet` (validation and test cases, identifiers hashed) and `evaluation.json` into `folder`.
+    Writes `scores.parquet` (validation and test cases, identifiers hashed), `scores_NAME.parquet` for every external
+    data set, and `evaluation.json` into `folder`.
 
     Args:
         config: of the winner.
         operation: where and with what.
         checkpoint_folder: its best checkpoint.
-        folder: appears with both files in it.
-        bootstrap: of the intervals; the same for all winners of a data set.
-        subgroups: columns of the case scores whose groups are also evaluated by themselves.
+        folder: where the files go.
+        asked: what else to measure.
 
     Returns:
         metrics: named scalars of the test partition, e.g. test/auroc/macro and test/auroc/macro/low.
         rows: a list of metric, target, value, low, high, positives, negatives.
         subgroups: the same with `column`, `group` and `cases`, for groups that are large enough.
+        external: the same with `dataset` and `cases`.
         thresholds: by pathology, from validation.
     """
     validation = evaluate(config, operation=operation, checkpoint_folder=checkpoint_folder, partition="val")
     test = evaluate(config, operation=operation, checkpoint_folder=checkpoint_folder, partition="test")
     chosen = thresholds.choose(validation)
-    whole = summarize(test, bootstrap=bootstrap, at=chosen)
-    found = {
+    whole = summarize(test, bootstrap=asked.bootstrap, at=chosen)
+    found: dict[str, Any] = {
         "metrics": whole.scalars("test"),
         "rows": rows(whole),
         "subgroups": [
             {"column": part.column, "group": part.value, "cases": part.cases, **row}
-            for part in by_subgroup(test, columns=subgroups, bootstrap=bootstrap)
+            for part in by_subgroup(test, columns=asked.subgroups, bootstrap=asked.bootstrap)
             if part.evaluation is not None
             for row in rows(part.evaluation)
         ],
+        "external": [],
         "thresholds": chosen,
     }
+    for name, (other, place) in asked.external.items():
+        check_external(other.dataset.source, trained_on=config.dataset.source)
+        scores = evaluate(other, operation=place, checkpoint_folder=checkpoint_folder, partition="test")
+        scores.save(folder / f"scores_{name}.parquet")
+        part = summarize(scores, bootstrap=asked.bootstrap)
+        found["external"] += [{"dataset": name, "cases": part.cases, **row} for row in rows(part)]
+        found["metrics"] |= part.scalars(f"external_{name}")
     both = CaseScores(pd.concat([validation.table, test.table], ignore_index=True), test.pathologies)
     both.save(folder / SCORES)
     _write(folder / SUMMARY, found)
