@@ -21,6 +21,9 @@ from mlflow_server.errors import TrackingError
 IDENTITY_TAG = "radsweep.identity"
 """Tag that holds the study's name or the trial's identity: what a run is found by."""
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow's UI takes an experiment for one of language models and hides its runs."""
+
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 """Limits of MLflow's log_batch."""
@@ -173,7 +176,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
         return str(found.experiment_id)
     location = (artifacts / name).resolve().as_uri() if artifacts is not None else None
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=KIND))
     except MlflowException:
         # Another driver may have created it in between.
         found = client.get_experiment_by_name(name)
