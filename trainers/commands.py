@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,9 +25,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser(
         "fetch-weights",
         help="download the pretrained weights of some cells into a folder, for `--weights DIR`",
-        description="Cells come from `--cell` or from a plan: "
-        "`python -m search plan STUDY.yaml --json | python -m trainers fetch-weights --plan - --to DIR`.",
+        description="Run this on a machine with access to the hub, carry DIR over, and give it to `python -m search run "
+        "STUDY.yaml --weights DIR`. Cells come from a study, from `--cell`, or from a plan's JSON.",
     )
+    fetch.add_argument("study", nargs="?", type=Path, metavar="STUDY.yaml", help="fetch what its cells begin with")
     fetch.add_argument("--cell", action="append", default=[], metavar="INITIALIZATION:BACKBONE")
     fetch.add_argument("--plan", metavar="FILE", help="JSON with initialization and backbone pairs; - reads it here")
     fetch.add_argument("--to", type=Path, required=True, metavar="DIR")
@@ -50,12 +52,23 @@ def _fetch(given: argparse.Namespace) -> None:
     cells = [tuple(cell.split(":", 1)) for cell in given.cell]
     if malformed := [cell for cell in cells if len(cell) != 2]:
         raise ValueError(f"--cell wants INITIALIZATION:BACKBONE, not {malformed[0][0]!r}")
+    if given.study:
+        cells += cells_in(json.loads(_plan_of(given.study)))
     if given.plan:
         text = sys.stdin.read() if given.plan == "-" else Path(given.plan).read_text()
         cells += cells_in(json.loads(text))
     if not cells:
-        raise ValueError("nothing to fetch: give --cell INITIALIZATION:BACKBONE or --plan FILE")
+        raise ValueError("nothing to fetch: give STUDY.yaml, --cell INITIALIZATION:BACKBONE or --plan FILE")
     fetch([(cell[0], cell[1]) for cell in dict.fromkeys(cells)], to=given.to, tell=print)
+
+
+def _plan_of(study: Path) -> str:
+    """Ask the room `search`, which reads study files, in a process of its own: imports go the other way."""
+    asked = [sys.executable, "-m", "search", "plan", str(study), "--json"]
+    planned = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if planned.returncode:
+        raise ValueError(planned.stderr.strip().removeprefix("error: "))
+    return planned.stdout
 
 
 def _convert(given: argparse.Namespace) -> None:

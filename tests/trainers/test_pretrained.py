@@ -199,3 +199,14 @@ def test_large_encoders_take_over_their_file_in_bfloat16(
         features = network(images.bfloat16()).float()
         expected = reference.bfloat16().forward_head(reference.forward_features(images.bfloat16()), pre_logits=True)
     assert torch.allclose(features, expected.float(), atol=2e-2)
+
+
+def test_a_study_file_says_what_to_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainers.commands import main
+
+    study = Path(__file__).parents[2] / "search" / "studies" / "demo.yaml"
+    main(["fetch-weights", str(study), "--to", str(tmp_path / "weights")])
+    assert "imagenet × tf_efficientnet_lite0: nothing to fetch" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fetch-weights", str(tmp_path / "none.yaml"), "--to", str(tmp_path)])
+    assert "none.yaml: no such study file" in capsys.readouterr().err
