@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         "fetch-weights",
         help="download the pretrained weights of some cells into a folder, for `--weights DIR`",
         description="Run this on a machine with access to the hub, carry DIR over, and give it to "
-        "`python -m search run STUDY.yaml --weights DIR`. Cells come from a study, from `--cell`, or from a plan's JSON.",
+        "`python -m search run STUDY.yaml --weights DIR`. Cells come from a study, `--cell` or a plan's JSON.",
     )
     fetch.add_argument("study", nargs="?", type=Path, metavar="STUDY.yaml", help="fetch what its cells begin with")
     fetch.add_argument("--cell", action="append", default=[], metavar="INITIALIZATION:BACKBONE")
