@@ -1,14 +1,16 @@
 """`python -m mlflow_server`: the tracking server."""
 
+import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from mlflow_server.errors import TrackingError
-from mlflow_server.server import ServerSettings
+from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.server import ServerSettings, start_configured
 from mlflow_server.server import start as start_server
 
 app = typer.Typer(
@@ -29,18 +31,96 @@ def start(
     storage: Annotated[Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.")] = Path("storage"),
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    config: Annotated[Path | None, typer.Option(metavar="SERVER.yaml", help="Instead: what this file says.")] = None,
 ) -> None:
-    """Open the UI on the studies of a storage folder; stop it with Ctrl-C."""
+    """Open the UI on the studies of a storage folder, or a server for many users; stop it with Ctrl-C."""
+    if config is not None:
+        from mlflow_server import server_config
+
+        configured = server_config.load(config)
+        typer.echo(f"MLflow UI: {configured.uri}")
+        if configured.authentication:
+            typer.echo(f"user admin, password in {configured.folder.resolve() / 'credentials' / 'admin-password'}")
+        raise typer.Exit(start_configured(configured))
     settings = ServerSettings(storage, host, port)
     typer.echo(f"MLflow UI: {settings.uri}  (storage {storage})")
     raise typer.Exit(start_server(settings))
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Argument(metavar="SERVER.yaml")]) -> None:
+    """Ask a running server whether it is whole: reachable, closed to strangers, artifacts (else exit code 1)."""
+    from mlflow_server import check as checking
+    from mlflow_server import server_config
+
+    found = checking.check(server_config.load(config))
+    for finding in found:
+        typer.echo(f"{'ok  ' if finding.holds else 'FAIL'} {finding.name}: {finding.evidence}")
+    if not all(finding.holds for finding in found):
+        raise typer.Exit(1)
+
+
+Storage = Annotated[Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.")]
+Tracking = Annotated[
+    str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Server of the registry; default: the storage's store.")
+]
+Name = Annotated[str, typer.Argument(help="Registered model.")]
+
+
+@app.command()
+def history(
+    name: Name,
+    storage: Storage = Path("storage"),
+    tracking: Tracking = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything, one JSON object a line.")] = False,
+) -> None:
+    """Show what was promoted, refused and rolled back, by whom and on what evidence."""
+    from mlflow_server.history import History
+    from mlflow_server.registry import Registry
+
+    entries = History(storage.resolve(), name).read() or Registry(_registry_uri(storage, tracking)).remembered(name)
+    for entry in entries:
+        typer.echo(json.dumps(entry) if as_json else _line(entry))
+
+
+@app.command()
+def rollback(name: Name, storage: Storage = Path("storage"), tracking: Tracking = None) -> None:
+    """Make the champion before this one champion again."""
+    from mlflow_server.history import History
+    from mlflow_server.registry import Registry
+    from mlflow_server.rollback import roll_back
+
+    registry = Registry(_registry_uri(storage, tracking))
+    typer.echo(_line(roll_back(name, registry=registry, history=History(storage.resolve(), name))))
+
+
+@app.command()
+def unlock(name: Name, storage: Storage = Path("storage"), tracking: Tracking = None) -> None:
+    """Take away the claim that a promotion left which died while it moved the alias."""
+    from mlflow_server.registry import Registry
+
+    found = Registry(_registry_uri(storage, tracking)).unlock(name)
+    typer.echo(f"{name}: the claim is gone" if found else f"{name}: nothing holds it")
+
+
+def _registry_uri(storage: Path, tracking: str | None) -> str:
+    return tracking or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def _line(entry: dict[str, Any]) -> str:
+    when = datetime.fromtimestamp(entry["time_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    source = f", from study {entry['study']}" if "study" in entry else ""
+    failed = [f"{r['condition']} ({r['evidence']})" for r in entry.get("reasons", []) if not r["holds"]]
+    because = f": {'; '.join(failed)}" if failed else ""
+    before = f" instead of {entry['champion_before']}" if entry.get("champion_before") else ""
+    return f"{when}  {entry['action']}  version {entry['version']}{before}, by {entry['who']}{source}{because}"
 
 
 def main() -> None:
     """Run a command; bad input ends with a message and exit code 2."""
     try:
         app()
-    except TrackingError as problem:
+    except (PromotionError, TrackingError) as problem:
         Console(stderr=True).print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
 

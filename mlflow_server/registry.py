@@ -1,8 +1,10 @@
-"""The model registry: versions, the alias `champion`, and the evidence on every version."""
+"""The model registry: versions, the aliases `challenger` and `champion`, and the evidence on every version."""
 
+import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import PromotionError
+from mlflow_server.history import who
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
+CLAIM = ".promotion"
+"""Suffix of the registered model that stands for a promotion being carried out; the server makes each name once."""
 SCORES = "evaluation/scores.parquet"
 """Artifact of a winner's run."""
-TAG_CHARACTERS = 4000
+ENTRY = "radsweep.promotion."
+"""Prefix of the tags that mirror the history."""
+TAG_CHARACTERS = 50_000
 REFERENCE = re.compile(r"models:/([\w.-]+)(?:@([\w.-]+)|/([0-9]+))")
 
 
@@ -41,13 +49,7 @@ class Registry:
 
     def champion(self, name: str) -> Version | None:
         """Return the version that bears the alias, or None."""
-        try:
-            found = self._client.get_model_version_by_alias(name, CHAMPION)
-        except MlflowException as problem:
-            if problem.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                return None
-            raise
-        return Version(name, str(found.version), str(found.run_id), dict(found.tags))
+        return self._by_alias(name, CHAMPION)
 
     def find(self, reference: str) -> Version:
         """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
@@ -96,23 +98,73 @@ class Registry:
         return Version(name, str(found[0].version), run_id, dict(found[0].tags)) if found else None
 
     def crown(self, version: Version, *, instead_of: Version | None) -> None:
-        """Give a version the alias `champion`.
+        """Give a version the alias `champion`, and take `challenger` from it.
 
         Raises:
-            PromotionError: the champion is no longer the one that the decision was about.
+            PromotionError: the champion is no longer the one that the decision was about, or another promotion of
+                the same model is being carried out.
         """
-        present = self.champion(version.name)
-        if (present.version if present else None) != (instead_of.version if instead_of else None):
+        with self.claim(version.name):
+            present = self.champion(version.name)
+            if (present.version if present else None) != (instead_of.version if instead_of else None):
+                raise PromotionError(
+                    f"{version.name}: the champion changed to version {present.version if present else 'none'} while "
+                    "this promotion was judged; run promote again"
+                )
+            self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+            challenger = self._by_alias(version.name, CHALLENGER)
+            if challenger is not None and challenger.version == version.version:
+                self._client.delete_registered_model_alias(version.name, CHALLENGER)
+
+    def challenge(self, version: Version) -> None:
+        """Give a version the alias `challenger`."""
+        self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[None]:
+        """Hold a registered model's aliases alone: MLflow itself can only overwrite them, never compare and set.
+
+        Raises:
+            PromotionError: another promotion holds them, or died while it did; says how to go on.
+        """
+        claim = f"{name}{CLAIM}"
+        try:
+            self._client.create_registered_model(claim, description=f"promotion by {who()}")
+        except MlflowException as problem:
+            if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
             raise PromotionError(
-                f"{version.name}: the champion changed to version {present.version if present else 'none'} while this "
-                "promotion was judged; run promote again"
-            )
-        self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+                f"{name}: another promotion is being carried out; run this again in a moment. If that one died, "
+                f"`python -m mlflow_server unlock {name}`"
+            ) from problem
+        try:
+            yield
+        finally:
+            self._client.delete_registered_model(claim)
+
+    def unlock(self, name: str) -> bool:
+        """Take away the claim that a dead promotion left; returns whether there was one."""
+        try:
+            self._client.delete_registered_model(f"{name}{CLAIM}")
+        except MlflowException:
+            return False
+        return True
 
     def tag(self, version: Version, tags: Mapping[str, Any]) -> None:
         """Set tags of a version."""
         for key, value in tags.items():
             self._client.set_model_version_tag(version.name, version.version, key, str(value)[:TAG_CHARACTERS])
+
+    def remember(self, version: Version, entry: Mapping[str, Any]) -> None:
+        """Mirror an entry of the history in a tag of its own; the differences stay in the history's file."""
+        kept = {key: value for key, value in entry.items() if key != "differences"}
+        self.tag(version, {f"{ENTRY}{entry['time_ms']}": json.dumps(kept)})
+
+    def remembered(self, name: str) -> list[dict[str, Any]]:
+        """Return the entries mirrored in the versions' tags, eldest first: the history as the server has it."""
+        found = self._client.search_model_versions(f"name='{name}'")
+        mirrored = [json.loads(value) for v in found for key, value in v.tags.items() if key.startswith(ENTRY)]
+        return sorted(mirrored, key=lambda entry: entry["time_ms"])
 
     def artifact(self, run_id: str, path: str) -> bytes:
         """Return the content of a run's artifact.
@@ -128,6 +180,15 @@ class Registry:
                     f"run {run_id}: no artifact {path} ({str(problem).splitlines()[0]}); it is written by `search run`"
                 ) from problem
             return Path(local).read_bytes()
+
+    def _by_alias(self, name: str, alias: str) -> Version | None:
+        try:
+            found = self._client.get_model_version_by_alias(name, alias)
+        except MlflowException as problem:
+            if problem.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+        return Version(name, str(found.version), str(found.run_id), dict(found.tags))
 
     def _create_registered_model(self, name: str) -> None:
         try:

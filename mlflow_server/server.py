@@ -1,4 +1,4 @@
-"""Starts MLflow's server over a storage folder: loopback, two processes, no job execution."""
+"""Starts MLflow's server, embedded over a storage folder or as its own YAML file says; no job execution."""
 
 import os
 import subprocess
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from mlflow_server import credentials
 from mlflow_server.errors import TrackingError
+from mlflow_server.server_config import LOOPBACK, ServerConfig
 
 FIRST_SAFE_VERSION = "3.17.2"
 """Earlier ones have open holes (CVE-2026-0545, CVE-2026-2652, CVE-2026-2635) or retry storms."""
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,7 @@ def command(settings: ServerSettings) -> list[str]:
             f"--host {settings.host}: the embedded server has no authentication and listens on this machine only; "
             "reach it through `ssh -L 5000:127.0.0.1:5000 HOST`"
         )
-    installed = version("mlflow")
-    if Version(installed) < Version(FIRST_SAFE_VERSION):
-        raise TrackingError(f"mlflow {installed} has known holes; install {FIRST_SAFE_VERSION} or later")
+    refuse_old_versions()
     storage = settings.storage.resolve()
     return [
         *(sys.executable, "-m", "mlflow", "server"),
@@ -58,6 +57,66 @@ def command(settings: ServerSettings) -> list[str]:
         *("--host", settings.host, "--port", str(settings.port), "--workers", "1"),
         *("--allowed-hosts", f"{settings.host}:{settings.port},localhost:{settings.port}"),
     ]
+
+
+def refuse_old_versions() -> None:
+    """Refuse an MLflow with known holes.
+
+    Raises:
+        TrackingError: says which one to install.
+    """
+    installed = version("mlflow")
+    if Version(installed) < Version(FIRST_SAFE_VERSION):
+        raise TrackingError(f"mlflow {installed} has known holes; install {FIRST_SAFE_VERSION} or later")
+
+
+def configured_command(config: ServerConfig) -> list[str]:
+    """Return the command that starts a server from its file; no secret is in it."""
+    refuse_old_versions()
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", config.backend),
+        *("--artifacts-destination", config.destination, "--serve-artifacts"),
+        *("--host", config.host, "--port", str(config.port), "--workers", str(config.workers)),
+        *("--allowed-hosts", config.hosts),
+        *(("--app-name", "basic-auth") if config.authentication else ()),
+    ]
+
+
+def configured_environment(config: ServerConfig) -> dict[str, str]:
+    """Return the environment of a server from its file, secrets included; makes them at the first start.
+
+    Raises:
+        TrackingError: others may read the secrets.
+    """
+    config.folder.mkdir(parents=True, exist_ok=True)
+    found = environment()
+    if not config.authentication:
+        return found
+    folder = config.folder.resolve() / "credentials"
+    secret = credentials.obtain(folder)
+    settings = folder / "basic_auth.ini"
+    settings.touch(mode=0o600)
+    settings.write_text(
+        "[mlflow]\ndefault_permission = READ\n"
+        f"database_uri = sqlite:///{folder / 'users.db'}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    return {
+        **found,
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_AUTH_ADMIN_USERNAME": credentials.ADMIN,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secret.password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secret.session_key,
+    }
+
+
+def start_configured(config: ServerConfig) -> int:
+    """Run a server from its file until it is stopped; returns its exit code."""
+    try:
+        return subprocess.run(configured_command(config), env=configured_environment(config), check=False).returncode
+    except KeyboardInterrupt:
+        return 0
 
 
 def environment() -> dict[str, str]:

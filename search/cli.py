@@ -158,12 +158,22 @@ def replay(
 
 
 @app.command()
-def promote(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> None:
+def promote(
+    study: Study,
+    storage: Storage = STORAGE,
+    data_root: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Judge, and change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
     """Register the study's winner and make it champion if the evidence allows; else say why not (exit code 1)."""
+    from search import data_roots
     from search import promote as promoting
     from search.study_config import load_study
 
-    decision = promoting.promote(load_study(study), storage.resolve())
+    roots = data_roots.parse(data_root or [])
+    decision = promoting.promote(load_study(study), storage.resolve(), roots=roots, dry_run=dry_run)
     if as_json:
         _print_json(decision)
     else:

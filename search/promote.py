@@ -1,24 +1,82 @@
 """From a finished study to a registered model: the winner of winners is judged against the champion."""
 
 import io
-import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from search import grid, ledger, selection
+from search import data_roots, grid, ledger, selection
 from search.desk import now_ms
 from search.errors import StudyError
 from search.identity import identified
 from search.study_config import StudyConfig
 from search.study_delivery import connect_tracker, tracking_uri
 from search.study_folder import StudyFolder
-from search.study_state import StudyState
+from search.study_state import StudyState, TrialProgress
+from trainers.trial import Operation, TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow_server.promotion import Reason
+    from mlflow_server.registry import Registry, Version
 
 
-def promote(study: StudyConfig, storage: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The study's best winner and where its things are."""
+
+    study: StudyConfig
+    folder: StudyFolder
+    state: StudyState
+    winner: selection.Winner
+    run_id: str
+
+    @property
+    def progress(self) -> TrialProgress:
+        """What the ledger has of the trial."""
+        return self.state.trials[self.winner.trial]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, as the ledger has it."""
+        return str(self.state.datasets[self.progress.dataset_key]["fingerprint"])
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the best checkpoint."""
+        return self.folder.trial(self.winner.trial) / self.winner.checkpoint
+
+    @property
+    def name(self) -> str:
+        """Of the registered model."""
+        return self.study.promotion.registered_model or self.study.name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where the model comes from."""
+        return {
+            "study": self.study.name,
+            "trial": self.winner.trial,
+            "cell": self.winner.cell,
+            "run_id": self.run_id,
+            "data_fingerprint": self.fingerprint,
+        }
+
+
+def promote(
+    study: StudyConfig, storage: Path, *, roots: Mapping[str, Path] | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """Judge the study's best winner, chosen on validation, and crown it if the evidence allows.
+
+    Args:
+        study: finished.
+        storage: folder of all studies.
+        roots: where data sets lie; some test images are scored again.
+        dry_run: judge, and change nothing.
 
     Returns:
         The decision with its reasons, the model's name and version, and who was champion before.
@@ -27,53 +85,113 @@ def promote(study: StudyConfig, storage: Path) -> dict[str, Any]:
         StudyError: the study is not finished.
         PromotionError: the registry lacks the champion's evidence, or the champion changed meanwhile.
     """
-    from mlflow_server import packaging, promotion
+    from mlflow_server import promotion
     from mlflow_server.registry import Registry
-    from trainers.evaluation.redraws import Bootstrap
 
     folder = StudyFolder(storage, study.name)
     state = StudyState.of(ledger.read(folder.ledger).events)
     winner = best_winner(study, state)
+    candidate = Candidate(study, folder, state, winner, connect_tracker(study, folder).run_id(winner.trial))
     uri = tracking_uri(study, folder)
-    run_id = connect_tracker(study, folder).run_id(winner.trial)
     registry = Registry(uri)
-    name = study.promotion.registered_model or study.name
-    champion = registry.champion(name)
-    settings = study.evaluation
-    policy = promotion.Policy(
-        rule=study.promotion.rule,
-        margin=study.promotion.margin,
-        metric=state.declaration.primary_metric.split("/")[1],
-        bootstrap=Bootstrap(settings.redraws, settings.unit, level=settings.confidence, seed=settings.seed),
-    )
-    if champion is not None and champion.run_id == run_id:
-        return _outcome(study, winner, name, champion.version, champion.version) | {
+    champion = registry.champion(candidate.name)
+    if champion is not None and champion.run_id == candidate.run_id:
+        crowned = {
             "promoted": True,
+            "dry_run": dry_run,
             "reasons": [
                 {"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}
             ],
         }
+        return _outcome(candidate, champion.version, champion.version) | crowned
+    challenger = _test_scores((folder.winner(winner.trial) / "scores.parquet").read_bytes())
+    with _packaged(candidate, registry, uri=uri, dry_run=dry_run) as (source, version):
+        found = _checks(candidate, source, challenger, uri=uri, roots=roots or {})
     decision = promotion.judge(
-        _test_scores((folder.winner(winner.trial) / "scores.parquet").read_bytes()),
-        _test_scores(registry.artifact(champion.run_id, "evaluation/scores.parquet")) if champion else None,
-        policy,
+        challenger, _test_scores(registry.scores(champion)) if champion else None, _policy(candidate), checks=found
     )
-    version = registry.version_of(name, run_id)
-    if decision.promoted:
-        if version is None:
-            facts = {"study": study.name, "trial": winner.trial, "cell": winner.cell, "run_id": run_id}
-            checkpoint = folder.trial(winner.trial) / winner.checkpoint
-            source = packaging.log_model(packaging.Package(checkpoint, facts), run_id=run_id, uri=uri)
-            evidence = {"radsweep.study": study.name, "radsweep.trial": winner.trial, "radsweep.cell": winner.cell}
-            version = registry.register(name, source=source, run_id=run_id, tags=evidence)
-        registry.tag(version, {"radsweep.promotion": json.dumps(decision.as_json()["reasons"])})
-        registry.crown(version, instead_of=champion)
-    outcome = _outcome(
-        study, winner, name, version.version if version else None, champion.version if champion else None
-    )
-    outcome |= decision.as_json()
-    _remember(folder, outcome)
+    outcome = _outcome(candidate, version.version if version else None, champion.version if champion else None)
+    outcome |= {**decision.as_json(), "dry_run": dry_run}
+    if version is not None:
+        _carry_out(candidate, registry, outcome, pair=(version, champion))
     return outcome
+
+
+def _policy(candidate: Candidate) -> Any:
+    from mlflow_server.promotion import Policy
+    from trainers.evaluation.redraws import Bootstrap
+
+    settings, wanted = candidate.study.evaluation, candidate.study.promotion
+    return Policy(
+        rule=wanted.rule,
+        margin=wanted.margin,
+        metric=candidate.state.declaration.primary_metric.split("/")[1],
+        bootstrap=Bootstrap(settings.redraws, settings.unit, level=settings.confidence, seed=settings.seed),
+        per_pathology=wanted.per_pathology,
+        calibration=wanted.calibration,
+        minimum_positives=wanted.minimum_positives,
+    )
+
+
+@contextmanager
+def _packaged(
+    candidate: Candidate, registry: "Registry", *, uri: str, dry_run: bool
+) -> "Iterator[tuple[str, Version | None]]":
+    """Package the network: as a registered version with the alias `challenger`, or, dry, in a passing folder."""
+    from mlflow_server import packaging
+
+    package = packaging.Package(candidate.checkpoint, candidate.facts)
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
+            packaging.save_model(package, Path(place) / "model")
+            yield str(Path(place) / "model"), None
+        return
+    version = registry.version_of(candidate.name, candidate.run_id)
+    if version is None:
+        source = packaging.log_model(package, run_id=candidate.run_id, uri=uri)
+        tags = {f"radsweep.{key}": value for key, value in candidate.facts.items() if key != "run_id"}
+        version = registry.register(candidate.name, source=source, run_id=candidate.run_id, tags=tags)
+    registry.challenge(version)
+    yield f"models:/{version.name}/{version.version}", version
+
+
+def _checks(
+    candidate: Candidate, source: str, scores: Any, *, uri: str, roots: Mapping[str, Path]
+) -> "Sequence[Reason]":
+    from mlflow_server import reload
+
+    config = TrialConfig.model_validate(candidate.progress.config)
+    result = candidate.progress.result
+    original = reload.Original(
+        checkpoint=candidate.checkpoint,
+        sha256=result.checkpoint_sha256 if result else None,
+        fingerprint=candidate.fingerprint,
+        scores=scores,
+        config=config,
+        operation=Operation(
+            data_root=data_roots.find(config.dataset, roots, candidate.folder.storage),
+            cache=candidate.folder.cache,
+            key_folder=candidate.folder.storage,
+            trial_folder=candidate.folder.trial(candidate.winner.trial),
+        ),
+    )
+    return reload.checks(source, original, uri=uri, tolerance=candidate.study.promotion.reproduction)
+
+
+def _carry_out(
+    candidate: Candidate, registry: "Registry", outcome: dict[str, Any], *, pair: "tuple[Version, Version | None]"
+) -> None:
+    """Crown the challenger where it was promoted, and put the decision on record."""
+    from mlflow_server.history import History
+
+    version, champion = pair
+    if outcome["promoted"]:
+        registry.crown(version, instead_of=champion)
+    evidence = {**outcome, **candidate.facts, "policy": candidate.study.promotion.model_dump(mode="json")}
+    history = History(candidate.folder.storage, candidate.name)
+    registry.remember(version, history.append("promoted" if outcome["promoted"] else "refused", evidence))
+    with ledger.Ledger(candidate.folder.promotions) as own:
+        own.append({"kind": "promotion", **outcome})
 
 
 def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
@@ -100,26 +218,27 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
 
 def show(outcome: dict[str, Any], console: Console) -> None:
     """Print a decision for people."""
-    verdict = "[green]promoted[/green]" if outcome["promoted"] else "[yellow]not promoted[/yellow]"
+    promoted = "would be promoted" if outcome["dry_run"] else "promoted"
+    verdict = f"[green]{promoted}[/green]" if outcome["promoted"] else "[yellow]not promoted[/yellow]"
     console.print(f"{verdict}: {outcome['cell']} (trial {outcome['trial']}) of study {outcome['study']}")
     for reason in outcome["reasons"]:
         mark = "[green]yes[/green]" if reason["holds"] else "[red]no [/red]"
         console.print(f"  {mark} {reason['condition']}: {reason['evidence']}", soft_wrap=True)
-    if outcome["promoted"]:
+    if outcome["dry_run"]:
+        console.print("a dry run: nothing was changed")
+    elif outcome["promoted"]:
         console.print(f"registered model {outcome['registered_model']}, version {outcome['version']}, alias champion")
 
 
-def _outcome(
-    study: StudyConfig, winner: selection.Winner, name: str, version: str | None, before: str | None
-) -> dict[str, Any]:
+def _outcome(candidate: Candidate, version: str | None, before: str | None) -> dict[str, Any]:
     return {
-        "study": study.name,
-        "registered_model": name,
+        "study": candidate.study.name,
+        "registered_model": candidate.name,
         "version": version,
         "champion_before": before,
-        "cell": winner.cell,
-        "trial": winner.trial,
-        "validation": winner.value,
+        "cell": candidate.winner.cell,
+        "trial": candidate.winner.trial,
+        "validation": candidate.winner.value,
         "time_ms": now_ms(),
     }
 
@@ -129,8 +248,3 @@ def _test_scores(content: bytes) -> Any:
 
     scores = case_scores.load(io.BytesIO(content))
     return scores.where((scores.table["partition"] == "test").to_numpy(bool))
-
-
-def _remember(folder: StudyFolder, outcome: dict[str, Any]) -> None:
-    with ledger.Ledger(folder.promotions) as history:
-        history.append({"kind": "promotion", **outcome})

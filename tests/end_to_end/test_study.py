@@ -204,9 +204,15 @@ def test_unreadable_images_are_quarantined_and_too_many_stop_the_study(elsewhere
 
 
 def test_the_winner_is_promoted_and_its_scores_come_back(again):
+    dry = json.loads(again("promote", "--json", "--dry-run"))
+    found = client(again)
+    assert dry["promoted"]
+    assert dry["version"] is None
+    assert not found.search_registered_models()
     decision = json.loads(again("promote", "--json"))
     assert decision["promoted"]
-    found = client(again)
+    assert all(reason["holds"] for reason in decision["reasons"])
+    assert any("gives the stored scores to 1e-05" in reason["condition"] for reason in decision["reasons"])
     version = found.get_model_version_by_alias("tiny", "champion")
     mlflow.set_tracking_uri(f"sqlite:///{again.storage}/mlflow.db")
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
@@ -243,6 +249,28 @@ def test_cases(command, trial, facts):
 
 
 test_cases.__test__ = False
+
+
+def test_weights_that_changed_after_training_are_refused_and_the_refusal_is_on_record(again):
+    from safetensors.numpy import load_file, save_file
+
+    trial = json.loads(again("promote", "--json", "--dry-run"))["trial"]
+    (weights,) = (again.folder / "trials" / trial).glob("best-*/network.safetensors")
+    tensors = load_file(weights)
+    changed = {
+        name: array * np.float32(1.01) if array.dtype == np.float32 else array for name, array in tensors.items()
+    }
+    weights.unlink()
+    save_file(changed, weights)
+    refused = json.loads(again("promote", "--json", code=1))
+    failed = [reason["condition"] for reason in refused["reasons"] if not reason["holds"]]
+    assert len(failed) == 2
+    assert failed[0] == "the packaged weights are those of the ledger"
+    assert failed[1].startswith("loaded anew, the model gives the stored scores")
+    version = client(again).get_model_version_by_alias("tiny", "challenger")
+    assert any(tag.startswith("radsweep.promotion.") for tag in version.tags)
+    (line,) = (again.storage / "mlpromotions" / "tiny.jsonl").read_text().splitlines()
+    assert json.loads(line)["action"] == "refused"
 
 
 def test_an_equal_challenger_is_refused_with_the_figures(again):

@@ -1,11 +1,13 @@
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import PromotionError, TrackingError
-from mlflow_server.promotion import Policy, judge
-from mlflow_server.registry import Registry
+from mlflow_server.promotion import Policy, Reason, judge
+from mlflow_server.registry import CLAIM, Registry
 from mlflow_server.server import ServerSettings, command, environment
 from trainers.evaluation.case_scores import IDENTITY, collect
 from trainers.evaluation.redraws import Bootstrap
@@ -21,8 +23,24 @@ def scores(strength, *, seed=0, cases=200, first=0):
     return collect(identity, rng.normal(size=(cases, 2)) + strength * labels, labels, pathologies=["a", "b"])
 
 
-def policy(rule="superiority", margin=0.0):
-    return Policy(rule, margin, "auroc", Bootstrap(redraws=300))
+def policy(rule="superiority", margin=0.0, **more):
+    return Policy(rule, margin, "auroc", Bootstrap(redraws=300), **more)
+
+
+def condition(decision, words):
+    """The one reason whose condition has the words."""
+    (found,) = [reason for reason in decision.reasons if words in reason.condition]
+    return found
+
+
+def probabilities(sharpness, *, lost=False):
+    """Two pathologies; `lost` takes all knowledge of the second from the scores."""
+    found = scores(0.0)
+    rng = np.random.default_rng(5)
+    values = 1 / (1 + np.exp(-sharpness * (2 * found.labels - 1) - rng.normal(size=found.labels.shape)))
+    if lost:
+        values[:, 1] = rng.uniform(size=len(values))
+    return collect(found.table[list(IDENTITY)], values, found.labels, pathologies=["a", "b"])
 
 
 def test_the_first_model_is_promoted():
@@ -51,6 +69,47 @@ def test_scores_of_other_cases_cannot_be_compared():
     decision = judge(scores(2.0), scores(1.0, first=50), policy())
     assert not decision.promoted
     assert "50 only in the first" in decision.reasons[0].evidence
+
+
+def test_a_pathology_that_got_lost_refuses_a_challenger_that_is_better_on_the_whole():
+    champion, challenger = probabilities(0.2), probabilities(3.0, lost=True)
+    before = condition(judge(challenger, probabilities(1.0), policy("non_inferiority", 0.5)), "lower bound")
+    assert before.holds
+    decision = judge(challenger, probabilities(1.0), policy("non_inferiority", 0.5, per_pathology=0.02))
+    found = condition(decision, "significantly worse by more than 0.02")
+    assert not decision.promoted
+    assert not found.holds
+    assert found.evidence.startswith("b -")
+    assert "a " not in found.evidence
+    allowed = judge(challenger, champion, policy("non_inferiority", 0.5, per_pathology=0.9))
+    assert condition(allowed, "significantly worse").holds
+
+
+def test_badly_calibrated_scores_are_refused_even_without_a_champion():
+    sharp = probabilities(3.0)
+    assert judge(sharp, None, policy(calibration=0.2)).promoted
+    decision = judge(probabilities(0.2), None, policy(calibration=0.01))
+    assert not decision.promoted
+    assert "over 2 pathologies" in condition(decision, "calibration error is at most 0.01").evidence
+    assert "no probabilities" in condition(judge(scores(1.0), None, policy(calibration=0.5)), "calibration").evidence
+
+
+def test_too_few_cases_are_named_with_their_numbers():
+    decision = judge(scores(2.0), scores(0.5), policy(minimum_positives=100))
+    labels = scores(2.0).labels[:, 0]
+    found = condition(decision, "at least 100 positive")
+    assert not decision.promoted
+    assert f"a {int(labels.sum())} positive, {int((1 - labels).sum())} negative" in found.evidence
+    assert judge(scores(2.0), scores(0.5), policy(minimum_positives=50)).promoted
+
+
+def test_every_reason_is_reported_and_one_that_fails_refuses():
+    broken = Reason("the packaged weights are those of the ledger", False, "ledger 12, package 13")
+    decision = judge(scores(2.0), scores(0.5), policy(per_pathology=0.02, minimum_positives=5), checks=[broken])
+    assert [reason.holds for reason in decision.reasons] == [True, True, True, False]
+    assert not decision.promoted
+    unpaired = judge(scores(2.0), scores(0.5, first=50), policy(minimum_positives=5), checks=[broken])
+    assert [reason.holds for reason in unpaired.reasons] == [False, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +152,50 @@ def test_a_promotion_that_was_overtaken_is_refused(registered):
     with pytest.raises(PromotionError, match="the champion changed to version 1 while this promotion was judged"):
         registry.crown(second, instead_of=None)
     assert registry.champion(first.name).version == first.version
+
+
+def test_a_crowned_challenger_is_no_challenger_any_more(registered):
+    registry, (first, second) = registered
+    registry.challenge(second)
+    registry.crown(first, instead_of=None)
+    assert registry.find(f"models:/{first.name}@challenger").version == second.version
+    registry.crown(second, instead_of=first)
+    with pytest.raises(PromotionError, match="challenger"):
+        registry.find(f"models:/{first.name}@challenger")
+
+
+def test_of_promotions_at_the_same_time_one_is_carried_out_and_the_others_are_told(registered, registry_uri):
+    registry, (first, second) = registered
+    registry.crown(first, instead_of=None)
+    start, ends = threading.Barrier(4), []
+
+    def crown():
+        own = Registry(registry_uri)
+        start.wait()
+        try:
+            own.crown(second, instead_of=first)
+            ends.append("crowned")
+        except PromotionError as refused:
+            ends.append(str(refused))
+
+    threads = [threading.Thread(target=crown) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends.count("crowned") == 1
+    assert all("promotion" in end for end in ends if end != "crowned")
+    assert registry.champion(first.name).version == second.version
+
+
+def test_the_claim_of_a_dead_promotion_is_told_and_taken_away(registered, registry_uri):
+    registry, (first, _) = registered
+    MlflowClient(registry_uri).create_registered_model(f"{first.name}{CLAIM}")
+    with pytest.raises(PromotionError, match=f"`python -m mlflow_server unlock {first.name}`"):
+        registry.crown(first, instead_of=None)
+    assert registry.unlock(first.name)
+    assert not registry.unlock(first.name)
+    registry.crown(first, instead_of=None)
 
 
 def test_a_missing_artifact_is_named(registered):

@@ -1,0 +1,151 @@
+"""Whether a running server is whole and closed, asked from outside as a client would."""
+
+import json
+import os
+import secrets
+import tempfile
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from mlflow_server import credentials
+from mlflow_server.errors import TrackingError
+from mlflow_server.server_config import ServerConfig
+
+SECONDS = 20
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    holds: bool
+    evidence: str
+
+
+def check(config: ServerConfig) -> list[Finding]:
+    """Look at a server.
+
+    Returns:
+        reachable, version, authentication, hosts and artifacts, as far as the server answers at all.
+    """
+    reachable = _found("reachable", lambda: _version(config))
+    if not reachable.holds:
+        return [reachable]
+    return [
+        reachable,
+        _found("authentication", lambda: _closed_to_strangers(config)),
+        _found("hosts", lambda: _closed_to_other_hosts(config)),
+        _found("database and artifacts", lambda: _round_trip(config)),
+    ]
+
+
+def login(config: ServerConfig) -> tuple[str, str] | None:
+    """Return user and password of a server, from the environment or its own file; None if it asks for none."""
+    if not config.authentication:
+        return None
+    name, password = (os.environ.get(key) for key in LOGIN)
+    if name and password:
+        return name, password
+    return credentials.ADMIN, credentials.read_secret(config.folder / "credentials" / "admin-password")
+
+
+@contextmanager
+def logged_in(config: ServerConfig) -> Iterator[None]:
+    """Let MLflow's own client know who asks: it reads the environment alone."""
+    pair = login(config)
+    before = {name: os.environ.get(name) for name in LOGIN}
+    os.environ.update(dict(zip(LOGIN, pair, strict=True)) if pair else {})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def request(config: ServerConfig, path: str, *, known: bool, host: str | None = None) -> tuple[int, bytes]:
+    """Ask a server for a path; returns status and body, whatever the status.
+
+    Args:
+        config: of the server.
+        path: with its query.
+        known: whether to say who asks.
+        host: value of the Host header; None: the true one.
+    """
+    asked = urllib.request.Request(f"{config.uri}{path}")  # noqa: S310 - the configuration says http
+    if host is not None:
+        asked.add_header("Host", host)
+    pair = login(config) if known else None
+    if pair is not None:
+        asked.add_header("Authorization", "Basic " + b64encode(":".join(pair).encode()).decode())
+    try:
+        with urllib.request.urlopen(asked, timeout=SECONDS) as answer:  # noqa: S310
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read()
+
+
+def _found(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except (TrackingError, OSError) as problem:
+        return Finding(name, False, str(problem))
+
+
+def _version(config: ServerConfig) -> str:
+    status, body = request(config, "/version", known=True)
+    told = body.decode(errors="replace")[:40]
+    if status != 200 or told != version("mlflow"):
+        raise TrackingError(f"{config.uri} answers {status} {told!r}; the client here has mlflow {version('mlflow')}")
+    return f"{config.uri}, mlflow {told}"
+
+
+def _closed_to_strangers(config: ServerConfig) -> str:
+    if not config.authentication:
+        return "off; this machine alone reaches the server"
+    stranger, _ = request(config, EXPERIMENTS, known=False)
+    user, _ = request(config, EXPERIMENTS, known=True)
+    if (stranger, user) != (401, 200):
+        raise TrackingError(f"a stranger is answered {stranger} instead of 401, a user {user} instead of 200")
+    return "a stranger is answered 401"
+
+
+def _closed_to_other_hosts(config: ServerConfig) -> str:
+    status, _ = request(config, EXPERIMENTS, known=True, host="attacker.example")
+    if status != 403:
+        raise TrackingError(f"a request for another host is answered {status} instead of 403")
+    return "a request for another host is answered 403"
+
+
+def _round_trip(config: ServerConfig) -> str:
+    """Write a run with a file through the server, read both, and take them away again."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    content = {"content": secrets.token_hex(16)}
+    with logged_in(config), tempfile.TemporaryDirectory(prefix="radsweep-") as folder:
+        client = MlflowClient(config.uri)
+        try:
+            experiment = client.create_experiment(f"check-{secrets.token_hex(8)}")
+            run = client.create_run(experiment).info.run_id
+            client.log_metric(run, "check", 1.0)
+            client.log_dict(run, content, "check.json")
+            read = json.loads(Path(client.download_artifacts(run, "check.json", folder)).read_text())
+            whole = read == content and client.get_run(run).data.metrics == {"check": 1.0}
+            client.delete_experiment(experiment)
+        except MlflowException as problem:
+            raise TrackingError(str(problem).splitlines()[0]) from problem
+    if not whole:
+        raise TrackingError("what was written is not what was read")
+    return "a run and a file were written and read back"

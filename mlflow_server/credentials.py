@@ -1,0 +1,64 @@
+"""Generated secrets of a server, each in a file that only its owner can read."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_server.errors import TrackingError
+
+ADMIN = "admin"
+OTHERS = 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the server is started with; never printed.
+
+    Attributes:
+        password: of the user `admin`.
+        session_key: signs the forms of MLflow's user pages.
+    """
+
+    password: str
+    session_key: str
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+def obtain(folder: Path) -> Credentials:
+    """Read the secrets of a server, or make them where there are none.
+
+    Raises:
+        TrackingError: others may read a file.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Credentials(_secret(folder / "admin-password"), _secret(folder / "session-key"))
+
+
+def read_secret(path: Path) -> str:
+    """Return a file's content if nobody but its owner may read it.
+
+    Raises:
+        TrackingError: it is missing, empty, or open to others.
+    """
+    try:
+        mode, content = path.stat().st_mode, path.read_text().strip()
+    except OSError as problem:
+        raise TrackingError(f"{path}: {problem.strerror}") from None
+    if mode & OTHERS:
+        raise TrackingError(f"{path} can be read by others (mode {mode & 0o777:o}); `chmod 600 {path}`")
+    if not content:
+        raise TrackingError(f"{path} is empty; take it away, and the next start makes a new one")
+    return content
+
+
+def _secret(path: Path) -> str:
+    try:
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return read_secret(path)
+    with os.fdopen(made, "w") as stream:
+        stream.write(secrets.token_urlsafe(32) + "\n")
+    return read_secret(path)

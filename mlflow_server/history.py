@@ -1,0 +1,100 @@
+"""What was promoted, refused and rolled back: an append-only ledger for each registered model.
+
+Every line carries the hash of the line before it, so that a changed or missing line is noticed.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mlflow_server.errors import PromotionError
+
+Entry = dict[str, Any]
+START = "0" * 64
+
+
+class History:
+    """The ledger of one registered model.
+
+    Args:
+        storage: folder of all studies.
+        name: of the registered model; letters, digits, `_`, `.` and `-`.
+
+    Raises:
+        PromotionError: the name would lead elsewhere.
+    """
+
+    def __init__(self, storage: Path, name: str):
+        if not name or name.startswith(".") or not all(c.isalnum() or c in "_.-" for c in name):
+            raise PromotionError(f"registered model {name!r}: only letters, digits, `_`, `.` and `-` may be in a name")
+        self._path = storage / "mlpromotions" / f"{name}.jsonl"
+
+    def append(self, action: str, evidence: Mapping[str, Any]) -> Entry:
+        """Write an entry durably.
+
+        Args:
+            action: promoted, refused or rolled_back.
+            evidence: what it rests on, as JSON.
+
+        Returns:
+            The entry with action, time_ms, who, previous and hash.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._path}.lock", timeout=60):
+            entries = self.read()
+            entry: Entry = {
+                **json.loads(json.dumps(evidence, default=str)),
+                "action": action,
+                "time_ms": time.time_ns() // 1_000_000,
+                "who": who(),
+                "previous": entries[-1]["hash"] if entries else START,
+            }
+            entry["hash"] = _hash(entry)
+            with self._path.open("ab") as stream:
+                stream.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        return entry
+
+    def read(self) -> list[Entry]:
+        """Return all entries, eldest first.
+
+        Raises:
+            PromotionError: a line was changed, or one is missing.
+        """
+        if not self._path.is_file():
+            return []
+        previous, entries = START, []
+        for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                whole = entry["previous"] == previous and entry["hash"] == _hash(entry)
+            except (ValueError, KeyError, TypeError):
+                whole = False
+            if not whole:
+                raise PromotionError(f"{self._path}: line {number} was changed, or one before it is missing")
+            previous = entry["hash"]
+            entries.append(entry)
+        return entries
+
+
+def who() -> str:
+    """Return who acts: the user of the tracking server, or of this machine."""
+    try:
+        local = getpass.getuser()
+    except (KeyError, OSError):
+        local = f"uid {os.getuid()}"
+    return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or local}@{socket.gethostname()}"
+
+
+def _hash(entry: Entry) -> str:
+    content = {key: value for key, value in entry.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""Whether a packaged model is the trained network: its hash, its data, and its scores after loading it anew."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+
+from mlflow_server.promotion import Reason
+from trainers import checkpoint
+from trainers.evaluation.case_scores import CaseScores
+from trainers.trial import Operation, TrialConfig
+
+CASES = 256
+"""Test cases that are scored again."""
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What the packaged model must agree with.
+
+    Attributes:
+        checkpoint: folder of the trial's best checkpoint.
+        sha256: of the network's weights, as the study's ledger has it; None if it has none.
+        fingerprint: of the data, as the ledger has it.
+        scores: test scores that the trial stored.
+        config: of the trial.
+        operation: where its data and cache are.
+    """
+
+    checkpoint: Path
+    sha256: str | None
+    fingerprint: str
+    scores: CaseScores
+    config: TrialConfig
+    operation: Operation
+
+
+def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tuple[Reason, ...]:
+    """Load a packaged model as a user of the registry would and hold it against its origin.
+
+    Args:
+        source: a model's URI or folder.
+        original: the trial.
+        uri: MLflow tracking URI.
+        tolerance: largest difference of a score.
+
+    Returns:
+        Two conditions: weights; data and scores.
+    """
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model(source)
+    facts = loaded.metadata.metadata or {}
+    return (
+        _same(
+            "the packaged weights are those of the ledger",
+            {
+                "ledger": original.sha256,
+                "checkpoint": checkpoint.sha256(original.checkpoint / checkpoint.NETWORK),
+                "package": facts.get("weights_sha256"),
+            },
+        ),
+        _reproduced(loaded, original, facts, tolerance),
+    )
+
+
+def _same(condition: str, hashes: dict[str, str | None]) -> Reason:
+    holds = len(set(hashes.values())) == 1 and None not in hashes.values()
+    told = ", ".join(f"{where} {str(value)[:12]}" for where, value in hashes.items())
+    return Reason(condition, holds, f"sha256 {str(hashes['ledger'])[:12]} in all three" if holds else told)
+
+
+def _reproduced(loaded: Any, original: Original, facts: dict[str, Any], tolerance: float) -> Reason:
+    from datasets.errors import DatasetError
+    from trainers.evaluation.run import by_case
+    from trainers.material import open_images
+
+    condition = f"loaded anew, the model gives the stored scores to {tolerance:g} and reads the data of the ledger"
+    try:
+        material = open_images(original.config, original.operation)
+    except (DatasetError, OSError) as problem:
+        return Reason(condition, False, f"the test images cannot be read: {problem}")
+    if not facts.get("data_fingerprint") == original.fingerprint == material.fingerprint:
+        told = f"package {str(facts.get('data_fingerprint'))[:12]}, ledger {original.fingerprint[:12]}"
+        return Reason(condition, False, f"not the same data: {told}, on disk {material.fingerprint[:12]}")
+    rows = _rows_of_first_cases(material)
+    pixels = material.cache.pixels
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    scores = np.concatenate([np.asarray(loaded.predict(pixels[batch][:, None])) for batch in batches])
+    names = tuple(facts["pathologies"])
+    again = by_case(original.config, material, scores, rows, (names, original.operation))
+    known = original.scores.where(original.scores.table["case"].isin(again.table["case"]).to_numpy())
+    if len(known.table) != len(again.table) or known.pathologies != names:
+        return Reason(condition, False, f"{len(again.table)} cases scored, {len(known.table)} of them stored")
+    largest = float(np.abs(again.aligned(known).scores - known.scores).max())
+    return Reason(condition, largest <= tolerance, f"largest difference {largest:.1e} over {len(again.table)} cases")
+
+
+def _rows_of_first_cases(material: Any) -> np.ndarray:
+    """Return the test rows of the first so many cases, whole cases."""
+    rows: np.ndarray = material.rows("test")
+    cases = material.instances["case"].to_numpy()[rows]
+    first = set(list(dict.fromkeys(cases.tolist()))[:CASES])
+    chosen: np.ndarray = rows[np.array([case in first for case in cases], dtype=bool)]
+    return chosen

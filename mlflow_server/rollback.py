@@ -1,0 +1,42 @@
+"""Gives the alias `champion` back to the version that had it before."""
+
+from typing import Any
+
+from mlflow_server.errors import PromotionError
+from mlflow_server.history import Entry, History
+from mlflow_server.registry import Registry
+
+PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled_back"
+
+
+def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
+    """Undo the promotion of the present champion.
+
+    Args:
+        name: of the registered model.
+        registry: where the alias moves.
+        history: says which version was champion before, and gets the entry.
+
+    Returns:
+        The new entry of the history.
+
+    Raises:
+        PromotionError: there is no champion, or none before it.
+    """
+    champion = registry.champion(name)
+    if champion is None:
+        raise PromotionError(f"{name}: there is no champion to roll back")
+    before = _before(history.read(), champion.version)
+    if before is None:
+        raise PromotionError(f"{name}: version {champion.version} is the first champion; nothing is before it")
+    version = registry.find(f"models:/{name}/{before}")
+    registry.crown(version, instead_of=champion)
+    told = {"registered_model": name, "version": before, "champion_before": champion.version}
+    entry = history.append(ROLLED_BACK, told)
+    registry.remember(version, entry)
+    return entry
+
+
+def _before(entries: list[dict[str, Any]], version: str) -> str | None:
+    promotions = [e for e in entries if e["action"] == PROMOTED and e["version"] == version]
+    return promotions[-1]["champion_before"] if promotions else None

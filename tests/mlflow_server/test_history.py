@@ -1,0 +1,90 @@
+import json
+import sys
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mlflow_server import __main__ as commands
+from mlflow_server.errors import PromotionError
+from mlflow_server.history import History
+from mlflow_server.registry import Registry
+from mlflow_server.rollback import roll_back
+
+
+@pytest.fixture
+def promoted(tmp_path):
+    """A storage whose model `m` had versions 1, 2 and 3 as champions, in this order."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client, registry, history = MlflowClient(uri), Registry(uri), History(tmp_path, "m")
+    experiment = client.create_experiment("e")
+    champion = None
+    for number in ("1", "2", "3"):
+        run = client.create_run(experiment).info.run_id
+        version = registry.register("m", source=str(tmp_path), run_id=run, tags={})
+        registry.crown(version, instead_of=champion)
+        told = {"version": number, "champion_before": champion.version if champion else None, "study": "s"}
+        registry.remember(version, history.append("promoted", {**told, "reasons": [], "differences": [1]}))
+        champion = version
+    return tmp_path, registry, history
+
+
+def test_rolling_back_goes_from_champion_to_champion_and_is_recorded(promoted):
+    _, registry, history = promoted
+    for expected in ("2", "1"):
+        entry = roll_back("m", registry=registry, history=history)
+        assert registry.champion("m").version == entry["version"] == expected
+    with pytest.raises(PromotionError, match="version 1 is the first champion; nothing is before it"):
+        roll_back("m", registry=registry, history=history)
+    actions = [(entry["action"], entry["version"]) for entry in history.read()]
+    assert actions[3:] == [("rolled_back", "2"), ("rolled_back", "1")]
+
+
+def test_the_history_is_mirrored_in_the_versions_tags(promoted):
+    _, registry, history = promoted
+    mirrored = registry.remembered("m")
+    own = [{key: value for key, value in entry.items() if key != "differences"} for entry in history.read()]
+    assert sorted(mirrored, key=lambda e: e["version"]) == own
+    assert all(entry["who"] and entry["time_ms"] for entry in mirrored)
+
+
+@pytest.mark.parametrize("change", ["edited", "taken out", "torn"])
+def test_a_changed_history_is_noticed(promoted, change):
+    storage, _, history = promoted
+    path = storage / "mlpromotions" / "m.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    if change == "edited":
+        lines[1] = json.dumps(json.loads(lines[1]) | {"who": "nobody"}) + "\n"
+    elif change == "taken out":
+        del lines[1]
+    else:
+        lines[1] = lines[1][:20] + "\n"
+    path.write_text("".join(lines))
+    with pytest.raises(PromotionError, match="line 2 was changed, or one before it is missing"):
+        history.read()
+
+
+@pytest.mark.parametrize("name", ["../m", "", ".hidden", "a/b"])
+def test_a_name_cannot_lead_out_of_the_storage(tmp_path, name):
+    with pytest.raises(PromotionError, match="only letters, digits"):
+        History(tmp_path, name)
+
+
+def test_the_commands_show_the_history_and_roll_back(promoted, capsys, monkeypatch):
+    storage, registry, _ = promoted
+
+    def told(*words):
+        monkeypatch.setattr(sys, "argv", ["mlflow_server", *words, "m", "--storage", str(storage)])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert "rolled_back  version 2 instead of 3, by " in told("rollback")
+    assert registry.champion("m").version == "2"
+    lines = told("history").splitlines()
+    assert len(lines) == 4
+    assert "promoted  version 2 instead of 1, by " in lines[1]
+    assert lines[1].endswith("from study s")
+    (storage / "mlpromotions" / "m.jsonl").unlink()
+    assert len(told("history").splitlines()) == 4
+    assert "nothing holds it" in told("unlock")
