@@ -92,7 +92,10 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return an evaluation's table as plain values, None where undefined."""
     table = evaluation.table().rename(columns={"pathology": "target"}).astype(object)
     plain = table.where(table.notna(), None)[["metric", "target", "value", "low", "high", "positives", "negatives"]]
-    return [{str(key): value for key, value in row.items()} for row in plain.to_dict(orient="records")]
+    found = [{str(key): value for key, value in row.items()} for row in plain.to_dict(orient="records")]
+    for row in found:  # pandas made floats of counts, because macro has none
+        row |= {key: None if row[key] is None else int(row[key]) for key in ("positives", "negatives")}
+    return found
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
