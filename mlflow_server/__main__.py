@@ -13,6 +13,8 @@ from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.server import ServerSettings, start_configured
 from mlflow_server.server import start as start_server
 
+Config = Annotated[Path, typer.Argument(metavar="SERVER.yaml", help="The server's file.")]
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,7 +50,7 @@ def start(
 
 
 @app.command()
-def check(config: Annotated[Path, typer.Argument(metavar="SERVER.yaml")]) -> None:
+def check(config: Config) -> None:
     """Ask a running server whether it is whole: reachable, closed to strangers, artifacts (else exit code 1)."""
     from mlflow_server import check as checking
     from mlflow_server import server_config
@@ -58,6 +60,26 @@ def check(config: Annotated[Path, typer.Argument(metavar="SERVER.yaml")]) -> Non
         typer.echo(f"{'ok  ' if finding.holds else 'FAIL'} {finding.name}: {finding.evidence}")
     if not all(finding.holds for finding in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(config: Config, target: Annotated[Path, typer.Argument(help="New folder.")]) -> None:
+    """Copy database, users and artifacts into a new folder; the server may go on meanwhile."""
+    from mlflow_server import backup as backing
+    from mlflow_server import server_config
+
+    counts = backing.back_up(server_config.load(config), target)
+    typer.echo(f"{target}: {sum(counts.values())} rows of {len(counts)} tables, and the artifacts")
+
+
+@app.command()
+def restore(config: Config, source: Annotated[Path, typer.Argument(help="What `backup` wrote.")]) -> None:
+    """Bring a backup back into an empty database and folder, and verify it row by row and file by file."""
+    from mlflow_server import backup as backing
+    from mlflow_server import server_config
+
+    counts = backing.restore(server_config.load(config), source)
+    typer.echo(f"{source}: {sum(counts.values())} rows of {len(counts)} tables and the artifacts are back, verified")
 
 
 Storage = Annotated[Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.")]

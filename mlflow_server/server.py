@@ -15,6 +15,8 @@ from mlflow_server.server_config import LOOPBACK, ServerConfig
 
 FIRST_SAFE_VERSION = "3.17.2"
 """Earlier ones have open holes (CVE-2026-0545, CVE-2026-2652, CVE-2026-2635) or retry storms."""
+LOGIN_SECONDS = 60
+"""How long a worker remembers that a password was right; a user taken away elsewhere stays that long at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
         "[mlflow]\ndefault_permission = READ\n"
         f"database_uri = sqlite:///{folder / 'users.db'}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        # A password is hashed anew with every request otherwise, and a driver sends thousands.
+        f"auth_cache_ttl_seconds = {LOGIN_SECONDS}\n"
     )
     return {
         **found,

@@ -1,0 +1,93 @@
+import json
+
+import pytest
+import sqlalchemy
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.backup import back_up, restore, rows_by_table
+from mlflow_server.credentials import obtain
+from mlflow_server.errors import TrackingError
+from mlflow_server.server_config import ServerConfig
+
+
+def filled(config):
+    """Write a run with metrics and a file the way a server does."""
+    client = MlflowClient(config.backend)
+    experiment = client.create_experiment("e", artifact_location=f"{config.destination}/e")
+    run = client.create_run(experiment).info.run_id
+    for step in range(5):
+        client.log_metric(run, "loss", 1.0 / (step + 1), step=step)
+    client.log_dict(run, {"a": 1}, "evidence/a.json")
+    obtain(config.folder / "credentials")
+    return run
+
+
+def metrics(config, run):
+    return [(m.step, m.value) for m in MlflowClient(config.backend).get_metric_history(run, "loss")]
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def backed_up(request, tmp_path_factory):
+    """A server's file, one for an empty place, the backup, and a run in it."""
+    folder = tmp_path_factory.mktemp("backup")
+    databases = [None, None]
+    if request.param == "postgresql":
+        uri = request.getfixturevalue("postgresql")
+        engine = sqlalchemy.create_engine(
+            uri.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+        )
+        with engine.connect() as connection:
+            for name in ("before", "after"):
+                connection.execute(sqlalchemy.text(f"CREATE DATABASE backup_{name}"))
+        engine.dispose()
+        databases = [uri.replace("/postgres", f"/backup_{name}") for name in ("before", "after")]
+    before, after = (
+        ServerConfig(folder=folder / name, database=database)
+        for name, database in zip(("before", "after"), databases, strict=True)
+    )
+    before.folder.mkdir()
+    run = filled(before)
+    counts = back_up(before, folder / "copy")
+    assert counts["metrics"] == 5
+    return before, after, folder / "copy", run
+
+
+def test_what_is_restored_is_what_was_backed_up(backed_up):
+    before, after, copy, run = backed_up
+    assert restore(after, copy) == rows_by_table(before)
+    assert metrics(after, run) == metrics(before, run) == [(s, 1.0 / (s + 1)) for s in range(5)]
+    (file,) = (after.folder / "mlartifacts").rglob("a.json")
+    assert json.loads(file.read_text()) == {"a": 1}
+    with pytest.raises(TrackingError, match="a backup is restored into an empty place"):
+        restore(after, copy)
+
+
+def test_a_backup_is_never_written_over_another(backed_up):
+    before, _, copy, _ = backed_up
+    with pytest.raises(TrackingError, match="exists; give a new folder"):
+        back_up(before, copy)
+
+
+@pytest.mark.parametrize("damage", ["a flipped byte", "a missing file", "no manifest"])
+def test_a_damaged_backup_is_refused_before_anything_is_written(tmp_path, damage):
+    config = ServerConfig(folder=tmp_path / "server")
+    config.folder.mkdir()
+    filled(config)
+    back_up(config, tmp_path / "copy")
+    if damage == "a flipped byte":
+        content = bytearray((tmp_path / "copy" / "database").read_bytes())
+        content[-1] ^= 1
+        (tmp_path / "copy" / "database").write_bytes(content)
+    elif damage == "a missing file":
+        next((tmp_path / "copy" / "artifacts").rglob("a.json")).unlink()
+    else:
+        (tmp_path / "copy" / "manifest.json").unlink()
+    empty = ServerConfig(folder=tmp_path / "empty")
+    with pytest.raises(TrackingError, match=r"since the backup|no whole backup"):
+        restore(empty, tmp_path / "copy")
+    assert not empty.folder.exists()
+
+
+def test_artifacts_in_a_bucket_are_left_to_the_bucket(tmp_path):
+    with pytest.raises(TrackingError, match="back the bucket up with its own versioning"):
+        back_up(ServerConfig(folder=tmp_path, artifacts="s3://b/p"), tmp_path / "copy")

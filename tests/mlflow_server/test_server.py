@@ -1,0 +1,202 @@
+import sys
+import threading
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mlflow_server import __main__ as commands
+from mlflow_server import credentials, server, server_config
+from mlflow_server.check import check, logged_in, request
+from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.registry import Registry
+from mlflow_server.server_config import ServerConfig
+from mlflow_server.tracking import Measurement, RunDescription, Tracker
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("host: 0.0.0.0\nauthentication: false", "host 0.0.0.0 is reachable .*: authentication must be on"),
+        ("host: 0.0.0.0", "say allowed_hosts"),
+        ("host: 0.0.0.0\nallowed_hosts: ['*']", "a wildcard lets any web page in"),
+        ("database: postgresql://me:s3cret@db/mlflow", "a password does not belong in this file"),
+        ("database: postgresql://me@db/mlflow?password=s3cret", "a password does not belong in this file"),
+        ("database: mysql://me@db/mlflow", "must begin with one of sqlite:///, postgresql://"),
+        ("pasword: x", "pasword: Extra inputs"),
+        ("folder: [", "while parsing"),
+    ],
+)
+def test_a_server_that_would_be_open_is_refused(tmp_path, lines, message):
+    path = tmp_path / "server.yaml"
+    path.write_text(f"folder: {tmp_path}\n{lines}\n" if "folder" not in lines else lines)
+    with pytest.raises(TrackingError, match=message) as refused:
+        server_config.load(path)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_the_secrets_are_made_once_and_nobody_else_reads_them(tmp_path):
+    folder = tmp_path / "credentials"
+    first = credentials.obtain(folder)
+    assert len(first.password) >= 40
+    assert first.password != first.session_key
+    assert credentials.obtain(folder) == first
+    assert first.password not in repr(first)
+    path = folder / "admin-password"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    with pytest.raises(TrackingError, match=r"can be read by others \(mode 644\); `chmod 600"):
+        credentials.obtain(folder)
+
+
+def test_no_secret_is_in_the_command_line(tmp_path):
+    config = ServerConfig(folder=tmp_path, database="postgresql://me@db/mlflow")
+    environment = server.configured_environment(config)
+    words = " ".join(server.configured_command(config))
+    assert environment["MLFLOW_AUTH_ADMIN_PASSWORD"] not in words
+    assert "--app-name basic-auth" in words
+    assert "postgresql+psycopg://me@db/mlflow" in words
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert "password" not in (tmp_path / "credentials" / "basic_auth.ini").read_text()
+
+
+@pytest.mark.slow
+def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
+    found = check(served)
+    assert [(finding.name, finding.holds) for finding in found] == [
+        ("reachable", True),
+        ("authentication", True),
+        ("hosts", True),
+        ("database and artifacts", True),
+    ], found
+    path = tmp_path / "server.yaml"
+    path.write_text(served.model_dump_json())
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", "check", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.count("ok  ") == 4
+    assert (
+        credentials.read_secret(served.folder / "credentials" / "admin-password")
+        not in (served.folder / "log").read_text()
+    )
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path, monkeypatch):
+    (finding,) = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
+    assert (finding.name, finding.holds) == ("reachable", False)
+
+
+@pytest.mark.slow
+def test_several_drivers_at_once_lose_and_double_nothing(served):
+    with logged_in(served):
+        trackers = [Tracker(served.uri, "drivers") for _ in range(3)]
+        problems = []
+
+        def drive(number):
+            try:
+                tracker = trackers[number]
+                tracker.open(RunDescription(f"study-{number}", "study", 1))
+                for trial in range(2):
+                    identity = f"trial-{number}-{trial}"
+                    tracker.open(RunDescription(identity, identity, 2), parent=f"study-{number}")
+                    for _ in range(2):  # told twice, as after a lost answer
+                        tracker.log(identity, [Measurement(s, 1000 + s, {"a": s, "b": -s}) for s in range(20)])
+                    tracker.finish(identity, "FINISHED", 9000)
+            except Exception as problem:
+                problems.append(problem)
+
+        threads = [threading.Thread(target=drive, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert problems == []
+        client = MlflowClient(served.uri)
+        experiment = client.get_experiment_by_name("drivers")
+        found = client.search_runs([experiment.experiment_id], max_results=100)
+        assert len(found) == 9
+        for number in range(3):
+            run = trackers[number].run_id(f"trial-{number}-1")
+            assert [m.value for m in client.get_metric_history(run, "b")] == [-s for s in range(20)]
+
+
+@pytest.mark.slow
+def test_of_four_promotions_at_once_one_is_carried_out(served):
+    with logged_in(served):
+        client = MlflowClient(served.uri)
+        experiment = client.create_experiment("promotions")
+        runs = [client.create_run(experiment).info.run_id for _ in range(4)]
+        registry = Registry(served.uri)
+        versions = [registry.register("m", source=f"runs:/{run}/model", run_id=run, tags={}) for run in runs]
+        ends, start = [], threading.Barrier(4)
+
+        def crown(version):
+            start.wait()
+            try:
+                Registry(served.uri).crown(version, instead_of=None)
+                ends.append(version.version)
+            except PromotionError as refused:
+                ends.append(str(refused))
+
+        threads = [threading.Thread(target=crown, args=(version,)) for version in versions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        crowned = [end for end in ends if end.isdigit()]
+        assert crowned == [registry.champion("m").version]
+        assert sum("promotion" in end for end in ends) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api/2.0/mlflow/experiments/search?max_results=1",
+        "/api/2.0/mlflow/registered-models/search",
+        "/api/2.0/mlflow/runs/get?run_id=0",
+        "/api/2.0/mlflow-artifacts/artifacts?path=",
+        "/ajax-api/2.0/mlflow/experiments/search?max_results=1",
+        "/ajax-api/3.0/mlflow/logged-models/m-0",
+        "/get-artifact?path=MLmodel&run_uuid=0",
+        "/model-versions/get-artifact?path=MLmodel&name=m&version=1",
+        "/ajax-api/3.0/jobs/0",
+        "/graphql",
+        "/api/2.0/mlflow/users/get?username=admin",
+    ],
+)
+def test_a_stranger_sees_nothing(served, path):
+    status, body = request(served, path, known=False)
+    assert status in {401, 403, 404, 405}, body[:200]
+
+
+@pytest.mark.slow
+def test_a_page_of_another_host_cannot_use_the_browser_of_a_user(served):
+    status, _ = request(served, "/api/2.0/mlflow/experiments/search?max_results=1", known=True, host="evil.example")
+    assert status == 403
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", ["../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "/etc/passwd", "..%252f..%252fetc"]
+)
+def test_no_artifact_path_leads_out_of_the_store(served, path):
+    status, body = request(served, f"/api/2.0/mlflow-artifacts/artifacts/{path}", known=True)
+    assert status in {400, 404, 405, 500}
+    assert b"root:" not in body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "source",
+    ["file:///etc", "/etc", "../../etc", "mlflow-artifacts:/../../etc", "models:/../../etc", "file://evil/etc"],
+)
+def test_no_version_of_a_model_leads_out_of_the_store(served, source):
+    from mlflow.exceptions import MlflowException
+
+    with logged_in(served):
+        client = MlflowClient(served.uri)
+        run = client.create_run("0").info.run_id
+        with pytest.raises(MlflowException):
+            Registry(served.uri).register("traversal", source=source, run_id=run, tags={})
