@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from mlflow_server.errors import PromotionError, TrackingError
-from mlflow_server.server import ServerSettings, start_configured
+from mlflow_server.server import ServerSettings, start_configured, upgrade
 from mlflow_server.server import start as start_server
 
 Config = Annotated[Path, typer.Argument(metavar="SERVER.yaml", help="The server's file.")]
@@ -80,6 +80,29 @@ def restore(config: Config, source: Annotated[Path, typer.Argument(help="What `b
 
     counts = backing.restore(server_config.load(config), source)
     typer.echo(f"{source}: {sum(counts.values())} rows of {len(counts)} tables and the artifacts are back, verified")
+
+
+@app.command()
+def migrate(config: Config) -> None:
+    """Bring the database to the schema of the installed MLflow; make a backup first."""
+    from mlflow_server import server_config
+
+    raise typer.Exit(upgrade(server_config.load(config)))
+
+
+@app.command()
+def retention(
+    config: Config, days: Annotated[float, typer.Option(min=0, help="Younger runs stay in any case.")] = 30
+) -> None:
+    """List the deleted runs that may go, and those that stay since a champion, winner or promotion rests on them."""
+    from mlflow_server import retention as retaining
+    from mlflow_server import server_config
+
+    found = retaining.judge(server_config.load(config).backend, days=days)
+    for run in found.removable:
+        typer.echo(f"may go  {run}")
+    for run, reason in found.kept.items():
+        typer.echo(f"stays   {run}  {reason}")
 
 
 Storage = Annotated[Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.")]

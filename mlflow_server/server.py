@@ -123,6 +123,13 @@ def start_configured(config: ServerConfig) -> int:
         return 0
 
 
+def upgrade(config: ServerConfig) -> int:
+    """Bring a server's database to the schema of the installed MLflow; returns the exit code."""
+    refuse_old_versions()
+    words = [sys.executable, "-m", "mlflow", "db", "upgrade", config.backend]
+    return subprocess.run(words, env=environment(), check=False).returncode
+
+
 def environment() -> dict[str, str]:
     """Return the server's environment: no job execution, which would be 13 more processes and an open job API."""
     return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -7,6 +7,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server.backup import back_up, restore, rows_by_table
 from mlflow_server.credentials import obtain
 from mlflow_server.errors import TrackingError
+from mlflow_server.server import upgrade
 from mlflow_server.server_config import ServerConfig
 
 
@@ -91,3 +92,12 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(tmp_path, damage
 def test_artifacts_in_a_bucket_are_left_to_the_bucket(tmp_path):
     with pytest.raises(TrackingError, match="back the bucket up with its own versioning"):
         back_up(ServerConfig(folder=tmp_path, artifacts="s3://b/p"), tmp_path / "copy")
+
+
+def test_a_restored_database_is_migrated_without_a_change(tmp_path):
+    config = ServerConfig(folder=tmp_path / "server")
+    config.folder.mkdir()
+    filled(config)
+    before = rows_by_table(config)
+    assert upgrade(config) == 0
+    assert rows_by_table(config) == before

@@ -1,0 +1,72 @@
+"""Which runs may go: deleted ones past their time, unless a champion, a winner or a promotion rests on them."""
+
+import json
+import time
+from dataclasses import dataclass
+
+from mlflow.entities import Run, ViewType
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.registry import ENTRY
+
+DAY_MS = 86_400_000
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept and what may go, by run."""
+
+    removable: tuple[str, ...]
+    kept: dict[str, str]
+    """Why a run that is old and deleted stays all the same."""
+
+
+def judge(uri: str, *, days: float) -> Retention:
+    """Look through all deleted runs of a server.
+
+    Args:
+        uri: MLflow tracking URI.
+        days: a run that ended (or began, if it never ended) within these stays.
+    """
+    client = MlflowClient(uri)
+    cited = _cited(client)
+    oldest = time.time_ns() // 1_000_000 - days * DAY_MS
+    removable, kept = [], {}
+    for run in _deleted(client):
+        identity = run.info.run_id
+        if (run.info.end_time or run.info.start_time) > oldest:
+            continue
+        reason = cited.get(identity) or ("winner of its cell" if run.data.tags.get("radsweep.winner") else None)
+        if reason is None:
+            removable.append(identity)
+        else:
+            kept[identity] = reason
+    return Retention(tuple(removable), kept)
+
+
+def _cited(client: MlflowClient) -> dict[str, str]:
+    """Return why the registry needs a run, for every run behind a version of a registered model."""
+    cited: dict[str, str] = {}
+    token: str | None = ""
+    while token is not None:
+        page = client.search_model_versions(max_results=PAGE, page_token=token or None)
+        for version in page:
+            cited[version.run_id] = f"version {version.version} of {version.name}"
+            for key, value in version.tags.items():
+                if key.startswith(ENTRY) and (run := json.loads(value).get("run_id")):
+                    cited.setdefault(run, f"cited by a promotion of {version.name}")
+        token = page.token or None
+    return cited
+
+
+def _deleted(client: MlflowClient) -> list[Run]:
+    experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(experiments, run_view_type=ViewType.DELETED_ONLY, max_results=PAGE, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

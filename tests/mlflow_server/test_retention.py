@@ -1,0 +1,32 @@
+import time
+
+from mlflow.tracking import MlflowClient
+
+from mlflow_server.registry import Registry
+from mlflow_server.retention import DAY_MS, judge
+
+
+def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client, registry = MlflowClient(uri), Registry(uri)
+    experiment = client.create_experiment("e")
+    now = time.time_ns() // 1_000_000
+    ends = {"old": 40, "young": 2, "winner": 40, "champion": 40, "cited": 40, "alive": 40}
+    runs = {}
+    for name, days in ends.items():
+        tags = {"radsweep.winner": "true"} if name == "winner" else {}
+        runs[name] = client.create_run(experiment, start_time=now - days * DAY_MS, tags=tags).info.run_id
+        client.set_terminated(runs[name], end_time=now - days * DAY_MS)
+    version = registry.register("m", source=str(tmp_path), run_id=runs["champion"], tags={})
+    registry.crown(version, instead_of=None)
+    registry.remember(version, {"time_ms": 1, "run_id": runs["cited"]})
+    for name in ends.keys() - {"alive"}:
+        client.delete_run(runs[name])
+    found = judge(uri, days=30)
+    assert found.removable == (runs["old"],)
+    assert found.kept == {
+        runs["winner"]: "winner of its cell",
+        runs["champion"]: "version 1 of m",
+        runs["cited"]: "cited by a promotion of m",
+    }
+    assert set(judge(uri, days=1).removable) == {runs["old"], runs["young"]}
