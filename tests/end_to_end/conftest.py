@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_server.tracking import Tracker
 from search import ledger
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,14 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow store with its tables and nothing in them: making one takes many seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("store")
+    Tracker(f"sqlite:///{folder}/mlflow.db", "none")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Command:
     """The tiny study, run to its end."""
     command = Command(tmp_path_factory.mktemp("undisturbed"))
@@ -85,8 +94,10 @@ def undisturbed(tmp_path_factory) -> Command:
 
 
 @pytest.fixture
-def elsewhere(tmp_path) -> Command:
+def elsewhere(tmp_path, empty_store) -> Command:
     """The same study, not run yet."""
+    (tmp_path / "storage").mkdir()
+    shutil.copy(empty_store, tmp_path / "storage")
     return Command(tmp_path)
 
 
