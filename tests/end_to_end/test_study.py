@@ -294,7 +294,7 @@ def test_an_equal_challenger_is_refused_with_the_figures(again):
             "40 px is not a multiple of the patch size 16",
         ),
         (
-            ("dataset: phantom", "dataset: nih_chest_xray14"),
+            ("dataset: phantom", "dataset: [phantom, nih_chest_xray14]"),
             (),
             "no folder given. Say --data-root nih_chest_xray14=PATH",
         ),
