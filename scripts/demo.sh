@@ -8,7 +8,7 @@ study=search/studies/demo.yaml
 
 .venv/bin/python -m search plan "$study"
 .venv/bin/python -m search run "$study" --storage "$storage"
-.venv/bin/python -m search promote "$study" --storage "$storage" || true
+.venv/bin/python -m search promote "$study" --storage "$storage" || [ $? -eq 1 ] # 1: not good enough
 
 cat <<EOF
 
