@@ -44,7 +44,8 @@ def command(tmp_path_factory):
         rows.append([path.name, f"CANARYID4711-{number}", *rng.integers(0, 2, 2), "Canaryward", "Canary^Erika"])
     write_table(folder / "data" / "labels.csv", "path,patient,Nodule,Mass,ward,name", rows)
     command = Command(folder, STUDY)
-    command.said = command("run", "--data-root", f"mine={folder / 'data'}") + command("promote")
+    place = ("--data-root", f"mine={folder / 'data'}")
+    command.said = command("run", *place) + command("promote", *place)
     return command
 
 
