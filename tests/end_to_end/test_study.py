@@ -298,7 +298,7 @@ def test_an_equal_challenger_is_refused_with_the_figures(again):
             (),
             "no folder given. Say --data-root nih_chest_xray14=PATH",
         ),
-        (("patients: 48", "patients: 3"), (), "options of the phantom: patients"),
+        (("patients: 48", "patients: 3"), (), "options of source phantom: patients"),
         (("name: tiny", "name: tiny\ntracking: {uri: 'http://127.0.0.1:9'}"), (), "cannot be used"),
         (("name: tiny", "name: tiny"), ("--address", "127.0.0.1:9"), "no Ray cluster answers"),
         (("name: tiny", "name: tiny\nresources: {cpus: 999}"), (), "no node of this cluster has that"),
