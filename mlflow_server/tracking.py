@@ -5,10 +5,12 @@ again with its own timestamp is the same row (MLflow's key is run, name, timesta
 """
 
 import math
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -66,6 +68,7 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None):
         self._client = MlflowClient(tracking_uri=uri)
         try:
+            _connect(uri)
             self._experiment = _experiment(self._client, experiment, artifacts)
             self._closed: set[str] = set()
             self._runs = self._adopt_runs()
@@ -164,6 +167,14 @@ class Tracker:
             token = page.token
             if not token:
                 return adopted
+
+
+def _connect(uri: str) -> None:
+    """Fail within seconds where no server listens; MLflow's client tries again for minutes."""
+    place = urlsplit(uri)
+    if place.scheme in {"http", "https"} and place.hostname:
+        port = place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection((place.hostname, port), timeout=10).close()
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
