@@ -6,6 +6,7 @@ Tune's own snapshots are not used: the ledger and the trials' checkpoints are wh
 """
 
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,9 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
     environment = {"working_dir": str(ROOT), "excludes": NOT_CODE}
     own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
     try:
+        host, _, port = (address or "").rpartition(":")
+        if host and port.isdigit() and "/" not in host:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         # A bare init() may join somebody else's cluster; "local" never does.
         ray.init(
             address=address or "local",
@@ -76,7 +80,7 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
             logging_level="ERROR",
             **own,
         )
-    except (ConnectionError, RuntimeError, ValueError) as problem:
+    except (OSError, RuntimeError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise StudyError(
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`, "
