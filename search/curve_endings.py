@@ -23,13 +23,14 @@ FEWEST_GROUPS = 3
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A group whose trials trained to their end.
+    """A group that is over; a curve that stops before share 1 was pruned there.
 
     Attributes:
-        curves: by key of the trial: the hyperparameters that recur in other groups.
+        curves: (key, curve) of each trial; the key names hyperparameters that recur in other groups, and several
+            trials (seeds) may have the same.
     """
 
-    curves: Mapping[str, Values]
+    curves: Sequence[tuple[str, Values]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,16 @@ class Endings:
         """Say whether at least half of the keys were seen before; else there is little to carry over."""
         return 2 * sum(key in self.keys for key in keys) >= len(keys)
 
-    def expected(self, curves: Mapping[str, Values], rung: float) -> dict[str, float]:
+    def expected(self, curves: Sequence[tuple[str, Values]], rung: float) -> list[float]:
         """Return each trial's expected distance to the group's best end, larger is better.
 
         Args:
-            curves: of the live trials by key, at least up to the rung.
+            curves: (key, curve) of the live trials, at least up to the rung.
             rung: share of the epochs that they have trained.
         """
         matrix, spread, standing = _features(curves, rung, self.keys)
         moved = spread * (np.column_stack([matrix, np.ones(len(matrix))]) @ self.weights)
-        return dict(zip(curves, (standing + moved).tolist(), strict=True))
+        return [float(end) for end in standing + moved]
 
 
 def learn(past: Sequence[Past], rung: float) -> Endings | None:
@@ -71,15 +72,19 @@ def learn(past: Sequence[Past], rung: float) -> Endings | None:
         return None
     counts: dict[str, int] = {}
     for group in past:
-        for key in group.curves:
+        for key in {key for key, _ in group.curves}:
             counts[key] = counts.get(key, 0) + 1
     keys = tuple(sorted(key for key, count in counts.items() if count > 1))
     rows, ends = [], []
     for group in past:
-        matrix, spread, standing = _features(group.curves, rung, keys)
-        final = np.array([_last(curve) for curve in group.curves.values()])
+        reached = [(key, curve) for key, curve in group.curves if max(curve) >= rung - 1e-9]
+        if not reached:
+            continue
+        matrix, spread, standing = _features(reached, rung, keys)
         rows.append(matrix)
-        ends.append(((final - final.max()) - standing) / spread)
+        ends.append((_behind_at_the_end([curve for _, curve in reached]) - standing) / spread)
+    if not rows:
+        return None
     design = np.vstack(rows)
     design = np.column_stack([design, np.ones(len(design))])
     shape = design.shape[1] - 1 - len(keys)
@@ -88,15 +93,24 @@ def learn(past: Sequence[Past], rung: float) -> Endings | None:
     return Endings(keys, weights)
 
 
-def _features(curves: Mapping[str, Values], rung: float, keys: Sequence[str]) -> tuple[np.ndarray, float, np.ndarray]:
+def _behind_at_the_end(curves: Sequence[Values]) -> np.ndarray:
+    """Return how far behind the leader each curve was at its own end, which for a pruned one is where it stopped."""
+    return np.array([_at(curve, max(curve)) - max(_at(other, max(curve)) for other in curves) for curve in curves])
+
+
+def _features(
+    curves: Sequence[tuple[str, Values]], rung: float, keys: Sequence[str]
+) -> tuple[np.ndarray, float, np.ndarray]:
     """Return the features (trials, features), the group's spread, and each trial's distance to the leader."""
-    now = np.array([_at(curve, rung) for curve in curves.values()])
-    before = np.array([_at(curve, rung / 2) for curve in curves.values()])
+    now = np.array([_at(curve, rung) for _, curve in curves])
+    before = np.array([_at(curve, rung / 2) for _, curve in curves])
     standing = now - now.max()
     spread = max(float(now.max() - np.median(now)), SMALLEST_SPREAD)
     gap = standing / spread
     rise = (now - before - np.median(now - before)) / spread
-    seen = np.array([[key == known for known in keys] for key in curves], dtype=float).reshape(len(curves), len(keys))
+    seen = np.array([[key == known for known in keys] for key, _ in curves], dtype=float).reshape(
+        len(curves), len(keys)
+    )
     return np.column_stack([gap, np.minimum(gap + 1, 0), rise, seen]), spread, standing
 
 
@@ -104,7 +118,3 @@ def _at(curve: Values, share: float) -> float:
     """Return the last value at or before a share of the epochs, the first one if there is none."""
     reached = [known for known in curve if known <= share + 1e-9]
     return curve[max(reached, default=min(curve))]
-
-
-def _last(curve: Values) -> float:
-    return curve[max(curve)]

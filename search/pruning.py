@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState as OptunaState
 
 from search import pruners
+from search.curve_endings import Past
 from search.study_config import Pruning
 from trainers.trial import TrialState
 
@@ -44,6 +45,20 @@ class ComparisonGroup:
         """Enter a trial with its hyperparameters."""
         self._study.enqueue_trial({name: parameter(value) for name, value in searched.items()})
         self._trials[trial] = self._study.ask(self._space)
+
+    def learn_from(self, past: Sequence[Past]) -> None:
+        """Give the pruner what other groups teach, if it can learn."""
+        learn = getattr(self._pruner, "learn_from", None)
+        if learn is not None and past:
+            learn(past)
+
+    def key_of(self, searched: Mapping[str, Any]) -> str:
+        """Name hyperparameters as the pruner does, the same in every group."""
+        values = {
+            name: space.to_external_repr(space.to_internal_repr(parameter(searched[name])))
+            for name, space in self._space.items()
+        }
+        return pruners.key_of(values)
 
     def report(self, trial: str, epoch: int, value: float) -> None:
         """Tell the primary metric after an epoch."""

@@ -5,13 +5,13 @@ next one and our scheduler what to do after each epoch; both only pass the quest
 Tune's own snapshots are not used: the ledger and the trials' checkpoints are what a killed study resumes from.
 """
 
+import json
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +29,18 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.errors import StudyError
+from search.resources import Node, Slot
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder, carry_out
 from trainers.trial import EpochMetrics, TrialResult
 
 ROOT = Path(__file__).resolve().parents[1]
-RETRIES_OF_A_LOST_PROCESS = 3
 SECONDS_BETWEEN_COUNTS = 5.0
 NOT_CODE = [".git", ".venv", "storage", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "docs", "tests"]
 
 
 Trainable = Callable[[dict[str, str]], None]
 """A function trainable: its config holds a `WorkOrder` as JSON under `order`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """What one trial occupies."""
-
-    cpus: int
-    gpus: float
-
-    def as_ray(self) -> dict[str, float]:
-        """Write it as Ray's resource dictionary."""
-        return {"CPU": float(self.cpus), "GPU": float(self.gpus)} if self.gpus else {"CPU": float(self.cpus)}
 
 
 @contextmanager
@@ -92,32 +80,24 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         ray.shutdown()
 
 
-def check_fit(slot: Slot) -> None:
-    """Refuse a trial that could never start.
-
-    Raises:
-        StudyError: with what a trial asks for and the largest that one node has.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(node.get(name, 0) >= amount for name, amount in slot.as_ray().items()) for node in nodes):
-        largest = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
-        raise StudyError(
-            f"resources: a trial asks for {slot.as_ray()}, but no node of this cluster has that; the largest has "
-            f"{largest['CPU']:g} CPU and {largest['GPU']:g} GPU. Lower resources.cpus or resources.gpus"
-        )
+def nodes() -> list[Node]:
+    """Return the resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def stream(function: Callable[..., Iterator[Any]], order: Any, slot: Slot) -> Iterator[Any]:
     """Run a generator function in a worker and yield what it yields."""
-    remote = ray.remote(num_returns="streaming", num_cpus=slot.cpus, num_gpus=slot.gpus)(function)
+    remote = ray.remote(num_returns="streaming", **_options(slot))(function)
     for reference in remote.remote(order):
         yield _result(reference)
 
 
-def each(function: Callable[..., Any], orders: list[Any], slot: Slot) -> Iterator[tuple[int, Any]]:
-    """Run a function over orders in workers; yield (index, result) as they finish."""
-    remote = ray.remote(num_cpus=slot.cpus, num_gpus=slot.gpus)(function)
-    waiting = {remote.remote(order): index for index, order in enumerate(orders)}
+def each(function: Callable[..., Any], orders: Sequence[Any], slots: Sequence[Slot]) -> Iterator[tuple[int, Any]]:
+    """Run a function over orders in workers, each in its slot; yield (index, result) as they finish."""
+    waiting = {
+        ray.remote(**_options(slot))(function).remote(order): index
+        for index, (order, slot) in enumerate(zip(orders, slots, strict=True))
+    }
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=1)
         yield waiting.pop(done[0]), _result(done[0])
@@ -127,7 +107,7 @@ def train_all(
     schedule: Schedule,
     *,
     order: Callable[[Assignment], WorkOrder],
-    slot: Slot,
+    slot_of: Callable[[str], Slot],
     after_trial: Callable[[str], None],
     trainable: Trainable | None = None,
 ) -> None:
@@ -136,14 +116,14 @@ def train_all(
     Args:
         schedule: decides.
         order: turns an assignment into what a worker needs to know.
-        slot: what a trial occupies.
+        slot_of: what a trial occupies.
         after_trial: called when a trial has left its slot: ended, paused, failed or stopped.
         trainable: what a worker runs; the trainer, unless a test or a benchmark puts its own in.
     """
-    desk = _Desk(schedule, order, after_trial, slot)
+    desk = _Desk(schedule, order, after_trial, slot_of)
     with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable or _train, lambda _: slot.as_ray()),
+            tune.with_resources(trainable or _train, lambda config: json.loads(config["slot"])),
             tune_config=tune.TuneConfig(
                 search_alg=_AssignmentSearcher(desk),
                 scheduler=_PruningScheduler(desk),
@@ -154,7 +134,6 @@ def train_all(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=RETRIES_OF_A_LOST_PROCESS),
             ),
         )
         tuner.fit()
@@ -162,6 +141,13 @@ def train_all(
 
 def _train(config: dict[str, str]) -> None:
     carry_out(WorkOrder.model_validate_json(config["order"]), tune.report)
+
+
+def _options(slot: Slot) -> dict[str, Any]:
+    asked = slot.as_ray()
+    memory = {"memory": asked["memory"]} if "memory" in asked else {}
+    others = {name: amount for name, amount in asked.items() if name not in {"CPU", "GPU", "memory"}}
+    return {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "resources": others, **memory}
 
 
 def _result(reference: Any) -> Any:
@@ -172,21 +158,27 @@ def _result(reference: Any) -> Any:
         raise failure.cause if isinstance(failure.cause, Exception) else failure from None
 
 
-class _Slots:
-    """How many trials fit on the cluster now; nodes come and go."""
+class _Room:
+    """Whether one more trial fits on the cluster now; nodes come and go."""
 
-    def __init__(self, slot: Slot):
-        self._slot = slot
-        self._counted = 0
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
         self._at = float("-inf")
 
-    def count(self) -> int:
+    def holds(self, slots: Iterable[Slot]) -> bool:
+        """Say whether all these slots fit at once, the largest placed first, each on the first node with room."""
         if time.monotonic() - self._at > SECONDS_BETWEEN_COUNTS:
-            asked = self._slot.as_ray()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            fits = [min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes]
-            self._counted, self._at = sum(fits), time.monotonic()
-        return self._counted
+            self._nodes = nodes()
+            self._at = time.monotonic()
+        free = [dict(node) for node in self._nodes]
+        for slot in sorted(slots, key=lambda slot: (-slot.gpus, -slot.cpus)):
+            asked = slot.as_ray()
+            node = next((n for n in free if all(n.get(k, 0) >= v - 1e-9 for k, v in asked.items())), None)
+            if node is None:
+                return False
+            for name, amount in asked.items():
+                node[name] -= amount
+        return True
 
 
 class _Desk:
@@ -197,25 +189,29 @@ class _Desk:
         schedule: Schedule,
         order: Callable[[Assignment], WorkOrder],
         after_trial: Callable[[str], None],
-        slot: Slot,
+        slot_of: Callable[[str], Slot],
     ):
         self.schedule = schedule
         self._order = order
         self._after_trial = after_trial
-        self._slots = _Slots(slot)
+        self._slot_of = slot_of
+        self._room = _Room()
         self._assigned: dict[str, str] = {}
         self._ends: dict[str, dict[str, str]] = {}
 
     def suggest(self, tune_trial: str) -> Any:
-        if self.schedule.finished:
+        if self.schedule.finished or (self.schedule.out_of_budget and not self._assigned):
             return Searcher.FINISHED
-        if len(self._assigned) >= self._slots.count():
+        taken = [self._slot_of(trial) for trial in self._assigned.values()]
+        wanted = self.schedule.peek()
+        if wanted is None or not self._room.holds([*taken, self._slot_of(wanted)]):
             return None  # Tune would queue it: an assignment made late knows more
         assignment = self.schedule.next()
         if assignment is None:
             return None
         self._assigned[tune_trial] = assignment.trial
-        return {"order": self._order(assignment).model_dump_json()}
+        slot = json.dumps(self._slot_of(assignment.trial).as_ray())
+        return {"order": self._order(assignment).model_dump_json(), "slot": slot}
 
     def told(self, tune_trial: str, message: dict[str, Any]) -> bool:
         """Take in a message of a worker; return whether it goes on."""
@@ -234,17 +230,32 @@ class _Desk:
         if "result" in end:
             self.schedule.ended(trial, TrialResult.model_validate_json(end["result"]))
         elif "failure" in end:
-            self.schedule.failed(trial, end["failure_kind"], end["failure"])
+            log = str(end.get("log", "")).splitlines()
+            self.schedule.failed(trial, end["failure_kind"], end["failure"], log)
         else:
             self.schedule.released(trial)
         self._after_trial(trial)
 
-    def lost(self, tune_trial: str) -> None:
-        """Take in that a trial's process died more often than is put up with."""
+    def lost(self, tune_trial: str, said: str) -> None:
+        """Take in that a trial's process went away, and what Ray said of it."""
         trial = self._assigned.pop(tune_trial, None)
         if trial is not None:
-            self.schedule.failed(trial, "lost", f"its process died {RETRIES_OF_A_LOST_PROCESS + 1} times")
+            self.schedule.interrupted(trial, *classify(said))
             self._after_trial(trial)
+
+
+def classify(said: str) -> tuple[str, str]:
+    """Return the class of a lost process (a key of `failures.POLICIES`) and what happened in one line.
+
+    Args:
+        said: Ray's message; its errors of lost actors differ by their text alone.
+    """
+    lowered = said.lower()
+    if "outofmemoryerror" in lowered or "running low on memory" in lowered:
+        return "host_memory", "Ray ended its process, since the host was running out of memory"
+    if any(word in lowered for word in ("node died", "node has died", "node is dead", "preempted", "node failure")):
+        return "node_lost", "its node went away"
+    return "process_died", "its process died"
 
 
 class _AssignmentSearcher(Searcher):  # type: ignore[misc]
@@ -258,8 +269,7 @@ class _AssignmentSearcher(Searcher):  # type: ignore[misc]
         return self._desk.suggest(trial_id) if self._desk else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if self._desk and error:
-            self._desk.lost(trial_id)
+        """Nothing to do: the scheduler below hears the same, and more."""
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the ledger is the truth."""
@@ -282,7 +292,9 @@ class _PruningScheduler(TrialScheduler):  # type: ignore[misc]
         """Nothing to do: the schedule knows its trials."""
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do: Tune tries again, and the searcher hears of the last time."""
+        if self._desk:
+            # Tune's own file of the error as text; the pickled one beside it is not opened.
+            self._desk.lost(trial.trial_id, Path(trial.error_file).read_text())
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = self._desk is None or self._desk.told(trial.trial_id, result)

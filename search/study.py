@@ -12,13 +12,15 @@ from search.grid import Grid, Trial
 from search.identity import identified, key_of
 from search.ledger import Ledger
 from search.progress import Progress
-from search.ray_backend import Slot
+from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
+from search.slots import SlotKey, choose_slots, setting_of, slot_key
 from search.study_config import StudyConfig
 from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
 from search.study_state import StudyState
-from trainers import checkpoint_files, initializations, quota
+from search.teachers import teachers
+from trainers import adaptations, checkpoint_files, initializations, quota
 from trainers.network_plan import Refusal
 from trainers.trial import Operation, TrialState
 
@@ -48,7 +50,8 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
         desk = Desk(study, ledger, delivery, progress)
         with ray_backend.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
-            run = StudyRun(study, machine, folder, roots, slot_of(study, resources), desk)
+            slots = choose_slots(study, wanted, has_gpus=resources.get("GPU", 0) > 0)
+            run = StudyRun(study, machine, folder, roots, slots, desk)
             run.prepare_data(wanted)
             trials = run.enter_trials(wanted)
             run.search(trials)
@@ -68,7 +71,7 @@ class StudyRun:
     machine: Machine
     folder: StudyFolder
     roots: Mapping[str, Path]
-    slot: Slot
+    slots: Mapping[SlotKey, Slot]
     desk: Desk
 
     def prepare_data(self, wanted: Grid) -> None:
@@ -85,9 +88,9 @@ class StudyRun:
                 resolutions=tuple(sorted(sizes[key])),
                 data_root=self.roots[key],
                 cache=self.folder.cache,
-                workers=self.slot.cpus,
+                workers=max(slot.cpus for slot in self.slots.values()),
             )
-            for message in ray_backend.stream(worker.prepare, order, Slot(1, 0)):
+            for message in ray_backend.stream(worker.prepare, order, Slot(1)):
                 if "data" not in message:
                     self.desk.progress.note(message["note"])
                 elif message["data"] != self.desk.state.datasets.get(key):
@@ -122,7 +125,8 @@ class StudyRun:
         return trials
 
     def search(self, trials: Mapping[str, Trial]) -> None:
-        """Train, prune and finish every trial that is not done."""
+        """Train, prune and finish every trial that is not done, as far as the budget goes."""
+        taught = teachers({trial.cell.name: trial.cell for trial in trials.values()}, self.study.pruning)
         entries = [
             Entry(
                 trial=identity,
@@ -131,21 +135,26 @@ class StudyRun:
                 searched=dict(trial.searched),
                 epochs=trial.config.recipe.epochs,
                 cost=estimate.relative_cost(trial.config),
+                cpus=self._slot(trial).cpus,
+                gpus=self._slot(trial).gpus,
+                teachers=taught.get(trial.cell.name, ()),
             )
             for identity, trial in trials.items()
         ]
-        state = self.desk.state
-        schedule = Schedule(entries, state=state, pruning=self.study.pruning, record=self.desk.record)
+        state, record = self.desk.state, self.desk.record
+        schedule = Schedule(entries, state=state, pruning=self.study.pruning, budget=self.study.budget, record=record)
         self.desk.progress.searching(entries, state)
         if schedule.finished:
             return
         ray_backend.train_all(
             schedule,
             order=lambda assignment: self._work_order(trials[assignment.trial], assignment),
-            slot=self.slot,
+            slot_of=lambda identity: self._slot(trials[identity]),
             after_trial=self._tidy,
         )
-        if not schedule.finished:
+        if schedule.out_of_budget:
+            self.desk.progress.note(f"the search stops here, {schedule.out_of_budget}; raise the budget to go on")
+        elif not schedule.finished:
             raise KeyboardInterrupt
 
     def evaluate_winners(self, trials: Mapping[str, Trial]) -> None:
@@ -156,7 +165,8 @@ class StudyRun:
         orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
         if orders:
             self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")
-        for index, found in ray_backend.each(worker.evaluate, orders, self.slot):
+        slots = [self._slot(trials[winner.trial]) for winner in missing]
+        for index, found in ray_backend.each(worker.evaluate, orders, slots):
             winner = missing[index]
             self.desk.record(
                 {"kind": "evaluated", "trial": winner.trial, "cell": winner.cell, "time_ms": now_ms(), **found}
@@ -167,7 +177,7 @@ class StudyRun:
         datasets = {key_of(d): d for d in wanted.datasets} if self.study.evaluation.metadata_baseline else {}
         missing = {key: d for key, d in datasets.items() if key not in self.desk.state.baselines}
         orders = [worker.DatasetPlace(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
-        for index, found in ray_backend.each(worker.measure_baseline, orders, Slot(1, 0)):
+        for index, found in ray_backend.each(worker.measure_baseline, orders, [Slot(1)] * len(orders)):
             self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
 
     def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:
@@ -193,6 +203,9 @@ class StudyRun:
     def _failed(self, trial: str) -> bool:
         return self.desk.state.trials[trial].state is TrialState.FAILED
 
+    def _slot(self, trial: Trial) -> Slot:
+        return self.slots[slot_key(trial)]
+
     def _operation(self, trial: Trial, identity: str) -> Operation:
         return Operation(
             data_root=self.roots[key_of(trial.config.dataset)],
@@ -200,8 +213,9 @@ class StudyRun:
             key_folder=self.folder.storage,
             trial_folder=self.folder.trial(identity),
             weights=self.machine.weights,
-            threads=self.slot.cpus,
-            loader_workers=self.study.resources.loader_workers,
+            threads=self._slot(trial).cpus,
+            loader_workers=self.study.resources.for_setting(setting_of(trial)).loader_workers,
+            processes=1 if adaptations.load(trial.config.adaptation).on_features else self._slot(trial).processes,
         )
 
     def _work_order(self, trial: Trial, assignment: Assignment) -> worker.WorkOrder:
@@ -237,17 +251,3 @@ def input_size(trial: Trial) -> int:
     if isinstance(plan, Refusal):
         raise StudyError(plan.reason)
     return plan.input_size
-
-
-def slot_of(study: StudyConfig, resources: Mapping[str, float]) -> Slot:
-    """Decide what a trial occupies on this cluster.
-
-    Raises:
-        StudyError: no node could ever hold it.
-    """
-    gpus = study.resources.gpus
-    if gpus is None:
-        gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
-    slot = Slot(study.resources.cpus, gpus)
-    ray_backend.check_fit(slot)
-    return slot

@@ -5,6 +5,8 @@ machine and come from the command line or the environment.
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,16 +52,59 @@ class Pruning(_Section):
     pruner: str = Field("cell_race", description="a file in search/pruners, an Optuna pruner's class name, or none")
     settings: dict[str, Any] = Field(default_factory=dict, description="the pruner's own settings")
     within: Literal["cell", "study"] | list[str] = Field("cell", description="comparison group: cell, study, or axes")
+    carry: bool = Field(True, description="cells learn from those of lower resolution, where there are at least three")
     spare_share: float = Field(0.05, ge=0, le=1, description="share of would-be-pruned trials that run on regardless")
     spare_seed: int = Field(0, ge=0)
 
 
-class Resources(_Section):
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """What one trial gets, all defaults filled in; the fields are those of `Resources`."""
+
+    cpus: int = 1
+    gpus: float | None = None
+    gpu_type: str | None = None
+    gpu_memory_gb: float | None = None
+    memory_gb: float | None = None
+    loader_workers: int = 0
+
+
+class _Amounts(_Section):
+    cpus: int | None = Field(None, ge=1, description="None: one")
+    gpus: float | None = Field(None, ge=0, description="None: from the memory that the trial needs; several share one")
+    gpu_type: str | None = Field(None, description="Ray's accelerator_type, e.g. A100; None: any")
+    gpu_memory_gb: float | None = Field(None, gt=0, description="of one GPU; None: by its type")
+    memory_gb: float | None = Field(None, gt=0, description="host memory to reserve; None: none")
+    loader_workers: int | None = Field(None, ge=0, description="None: none")
+
+
+class Override(_Amounts):
+    """Other amounts for the trials of some axis values."""
+
+    when: dict[str, Values] = Field(min_length=1, description="axis values that it is for, e.g. resolution: 1024")
+
+    @field_validator("when")
+    @classmethod
+    def _coerced_values(cls, when: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {axis: _coerced(axis, values) for axis, values in when.items()}
+
+    def meets(self, setting: Mapping[str, Any]) -> bool:
+        """Say whether it is for a trial."""
+        return all(setting.get(axis) in values for axis, values in self.when.items())
+
+
+class Resources(_Amounts):
     """What one trial gets; settings of operation, not part of its identity."""
 
-    cpus: int = Field(1, ge=1)
-    gpus: float | None = Field(None, ge=0, description="None: one where the cluster has GPUs, else none")
-    loader_workers: int = Field(0, ge=0)
+    overrides: list[Override] = Field(default_factory=list, description="later ones win")
+
+    def for_setting(self, setting: Mapping[str, Any]) -> Amounts:
+        """Return what holds for a trial with these axis and searched values."""
+        chosen = self.model_dump(exclude={"overrides"}, exclude_none=True)
+        for override in self.overrides:
+            if override.meets(setting):
+                chosen |= override.model_dump(exclude={"when"}, exclude_none=True)
+        return Amounts(**chosen)
 
 
 class Tracking(_Section):
@@ -93,11 +138,21 @@ class Evaluation(_Section):
     )
 
 
+Rule = Literal["superiority", "non_inferiority"]
+
+
+class ExternalBound(_Section):
+    """What the paired interval's lower bound must lie above on another data set."""
+
+    rule: Rule = "non_inferiority"
+    margin: float = Field(0.0, ge=0, description="in units of the primary metric")
+
+
 class Promotion(_Section):
     """When the study's winner replaces the champion of the registered model."""
 
     registered_model: str | None = Field(None, pattern=r"^[\w.-]+$", description="None: the study's name")
-    rule: Literal["superiority", "non_inferiority"] = Field(
+    rule: Rule = Field(
         "superiority", description="the paired interval's lower bound must lie above +margin, or above -margin"
     )
     margin: float = Field(0.0, ge=0, description="in units of the primary metric")
@@ -108,14 +163,21 @@ class Promotion(_Section):
         None, gt=0, le=1, description="largest mean expected calibration error; None does not ask"
     )
     minimum_positives: int = Field(0, ge=0, description="test cases of either class that every pathology must have")
+    external: dict[str, ExternalBound] = Field(
+        default_factory=dict, description="data sets of evaluation.external that must pass as well"
+    )
     reproduction: float = Field(
         1e-5, gt=0, description="how far the registered model's scores may lie from the stored ones"
     )
 
 
 class Budget(_Section):
-    """What a study may use."""
+    """What a study may use, over all its runs."""
 
+    gpu_hours: float | None = Field(
+        None, gt=0, description="GPUs x hours of all trials, pruned and repeated work included"
+    )
+    wall_clock_hours: float | None = Field(None, gt=0, description="hours that its runs may take together")
     checkpoint_gb: float | None = Field(
         None, gt=0, description="10^9 bytes of the study folder; beyond it weights of trials that did not win go first"
     )
@@ -185,6 +247,13 @@ class StudyConfig(_Section):
                 if axis in self.axes and value not in self.axes[axis]
             ]
         problems += [f"data: {problem}" for problem in self._problems_of_data()]
+        problems += self._problems_of_promotion()
+        problems += [
+            f"resources.overrides[{index}].when: `{axis}` is neither an axis nor searched"
+            for index, override in enumerate(self.resources.overrides)
+            for axis in override.when
+            if axis not in self.axes and axis not in self.search
+        ]
         if isinstance(self.pruning.within, list):
             problems += [
                 f"pruning.within: `{axis}` is not an axis" for axis in self.pruning.within if axis not in self.axes
@@ -204,6 +273,14 @@ class StudyConfig(_Section):
             f"evaluation.external: {name} is not a data set of the axes: {', '.join(map(str, names))}"
             for name in self.evaluation.external
             if name not in names
+        ]
+
+    def _problems_of_promotion(self) -> list[str]:
+        measured = {name for others in self.evaluation.external.values() for name in others}
+        return [
+            f"promotion.external: {name} is not measured; name it in evaluation.external too"
+            for name in self.promotion.external
+            if name not in measured
         ]
 
 

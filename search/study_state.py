@@ -7,10 +7,12 @@ Kinds of event (key `kind`), in the order they come:
 | study | study (the file's content), version, time_ms |
 | data | dataset (name), key, fingerprint, images, quarantined, declaration |
 | trial | trial, cell, axes, searched, seed, config, dataset_key |
-| started | trial, time_ms |
+| started | trial, time_ms, gpus, cpus |
 | epoch | trial, epoch, timestamp_ms, metrics, undefined |
 | decision | trial, epoch, action (prune, keep, spare), reason |
-| ended | trial, state, reason, time_ms, result |
+| ended | trial, state, reason, time_ms, result, log (last lines, of a failure) |
+| paused | trial, time_ms |
+| interrupted | trial, time_ms, class (see failures.py), reason |
 | reopened | trial, reason |
 | evaluated | trial, cell, time_ms, metrics, rows, external, subgroups, thresholds |
 | baseline | key (of the data), rows |
@@ -23,6 +25,38 @@ from typing import Any
 
 from search.ledger import Event
 from trainers.trial import EpochMetrics, TaskDeclaration, TrialResult, TrialState
+
+
+@dataclass(slots=True)
+class Use:
+    """What a trial has occupied so far, over all its attempts: pruned, retried and cut off ones too."""
+
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    gpus: float = 0.0
+    """Of the present or last attempt."""
+    since_ms: int | None = None
+    """When the present attempt began; None while it occupies nothing."""
+    seen_ms: int = 0
+    """When the present attempt was last heard of."""
+
+    def begin(self, event: Event) -> None:
+        """Take in that a slot was given to the trial."""
+        self.stop(self.seen_ms)
+        self.since_ms = self.seen_ms = event["time_ms"]
+        self.gpus = float(event.get("gpus", 0.0))
+
+    def hear(self, time_ms: int) -> None:
+        """Take in a sign of life."""
+        self.seen_ms = max(self.seen_ms, time_ms)
+
+    def stop(self, time_ms: int) -> None:
+        """Take in that the slot was given back."""
+        if self.since_ms is not None:
+            seconds = max(0, time_ms - self.since_ms) / 1000
+            self.seconds += seconds
+            self.gpu_seconds += seconds * self.gpus
+            self.since_ms = None
 
 
 @dataclass(slots=True)
@@ -43,6 +77,10 @@ class TrialProgress:
     reason: str = ""
     ended_ms: int | None = None
     result: TrialResult | None = None
+    interruptions: list[Event] = field(default_factory=list)
+    """Since it was last reopened."""
+    log: list[str] = field(default_factory=list)
+    use: Use = field(default_factory=Use)
 
     @property
     def done(self) -> bool:
@@ -70,6 +108,8 @@ class StudyState:
     """By cell."""
     baselines: dict[str, Event] = field(default_factory=dict)
     """By key of the data."""
+    wall: Use = field(default_factory=Use)
+    """The time that runs of this study took, whatever they did."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "StudyState":
@@ -88,6 +128,7 @@ class StudyState:
     def apply(self, event: Event) -> None:
         """Take one event in; telling the same one again changes nothing."""
         kind = event["kind"]
+        self._tick(event)
         if kind == "study":
             self.study = event["study"]
         elif kind == "data":
@@ -102,19 +143,39 @@ class StudyState:
         elif kind != "closed":
             self._apply_to_trial(self.trials[event["trial"]], event)
 
+    def _tick(self, event: Event) -> None:
+        if event["kind"] == "study":
+            self.wall.begin(event)
+            for progress in self.trials.values():
+                progress.use.stop(progress.use.seen_ms)  # an attempt that is still open died with its driver
+        elif event["kind"] == "closed":
+            self.wall.stop(event["time_ms"])
+        elif "time_ms" in event:
+            self.wall.hear(event["time_ms"])
+
     def _apply_to_trial(self, progress: TrialProgress, event: Event) -> None:
         kind = event["kind"]
         if kind == "started":
             progress.starts.append(event["time_ms"])
+            progress.use.begin(event)
         elif kind == "epoch":
             told = EpochMetrics.model_validate({k: v for k, v in event.items() if k not in {"kind", "trial"}})
             progress.epochs.setdefault(told.epoch, told)
+            progress.use.hear(told.timestamp_ms)
         elif kind == "decision":
             progress.decisions.append(event)
         elif kind == "ended":
             progress.state = TrialState(event["state"])
             progress.reason = event["reason"]
             progress.ended_ms = event["time_ms"]
+            progress.log = list(event.get("log") or [])
+            progress.use.stop(event["time_ms"])
             progress.result = TrialResult.model_validate(event["result"]) if event["result"] else None
+        elif kind == "paused":
+            progress.use.stop(event["time_ms"])
+        elif kind == "interrupted":
+            progress.interruptions.append(event)
+            progress.use.stop(event["time_ms"])
         elif kind == "reopened":
+            progress.interruptions = []
             progress.state, progress.reason, progress.ended_ms, progress.result = None, event["reason"], None, None

@@ -6,6 +6,7 @@ the room `trainers`, inside the functions, so that the driver never pays for it.
 
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from datasets.dataset_config import DatasetConfig
 from search.study_config import Evaluation
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
+
+LINES_OF_LOG = 20
+FOOTPRINT_TARGETS = 14
+"""Outputs with which memory is estimated; some more or fewer do not matter."""
 
 
 class WorkOrder(BaseModel):
@@ -81,13 +86,21 @@ def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
     try:
         result = train(order.config, operation=order.operation, report=report, until_epoch=order.until_epoch)
     except TrialError as failure:
-        tell({"failure": str(failure), "failure_kind": failure.kind})
+        tell({"failure": str(failure), "failure_kind": failure.kind, "log": _log(failure)})
     except Exception as failure:  # a bug ends this trial, with its place, not the study
         place = traceback.extract_tb(failure.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
-        tell({"failure": f"{type(failure).__name__}: {failure} ({where})", "failure_kind": "bug"})
+        told = f"{type(failure).__name__}: {failure} ({where})"
+        tell({"failure": told, "failure_kind": "bug", "log": _log(failure)})
     else:
         tell({"result": result.model_dump_json()})
+
+
+def _log(failure: Exception) -> str:
+    """Return the last lines of the way to a failure: places in the code, no values of the data."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    lines = [f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in frames]
+    return "\n".join(lines[-LINES_OF_LOG:])
 
 
 def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
@@ -147,6 +160,13 @@ def evaluate(order: EvaluationOrder) -> dict[str, Any]:
         folder=order.folder,
         asked=Asked(redraws, settings.subgroups, external),
     )
+
+
+def measure_footprint(order: TrialConfig) -> dict[str, Any]:
+    """Say how much GPU memory a trial wants, as the fields of `resources.Want`."""
+    from trainers.footprint import footprint
+
+    return asdict(footprint(order, targets=FOOTPRINT_TARGETS))
 
 
 def measure_baseline(order: DatasetPlace) -> dict[str, Any]:

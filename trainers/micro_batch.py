@@ -43,7 +43,7 @@ class MicroBatch:
             images: in the batch.
 
         Raises:
-            TrialError: kind "configuration" if a single image does not fit.
+            TrialError: kind "out_of_memory" if a single image does not fit.
         """
         statistics = _statistics(network) if self.guarded else []
         generators = _generators(network)
@@ -73,7 +73,7 @@ class MicroBatch:
             self.checkpointing = True
         else:
             raise TrialError(
-                "configuration",
+                "out_of_memory",
                 "not even one image fits in this device's memory, with activations recomputed; "
                 f"use a smaller resolution or backbone, or more memory ({error})",
             ) from error

@@ -106,7 +106,7 @@ class TrialResult(BaseModel):
 class TrialError(Exception):
     """A trial that cannot succeed by being tried again: its configuration, data or numbers are at fault."""
 
-    def __init__(self, kind: Literal["data", "weights", "non_finite", "configuration"], message: str):
+    def __init__(self, kind: Literal["data", "weights", "non_finite", "configuration", "out_of_memory"], message: str):
         super().__init__(kind, message)  # all arguments: the error is pickled between processes
         self.kind = kind
 

@@ -59,7 +59,7 @@ def _ours(storage: Path, trials: int) -> float:
     from search.desk import Desk
     from search.ledger import Ledger
     from search.progress import LineProgress
-    from search.ray_backend import Slot
+    from search.resources import Slot
     from search.schedule import Assignment, Entry, Schedule
     from search.study_config import Pruning, StudyConfig
     from search.study_delivery import delivered
@@ -98,7 +98,11 @@ def _ours(storage: Path, trials: int) -> float:
             desk.record(*_opening(entries))
             schedule = Schedule(entries, state=desk.state, pruning=Pruning(pruner="none"), record=desk.record)
             ray_backend.train_all(
-                schedule, order=order, slot=Slot(1, 0), after_trial=lambda trial: None, trainable=report_epochs
+                schedule,
+                order=order,
+                slot_of=lambda trial: Slot(1),
+                after_trial=lambda trial: None,
+                trainable=report_epochs,
             )
     seconds = time.perf_counter() - began
     _check(folder.tracking_uri, "noop", trials, METRIC, "tags.`radsweep.level` = 'trial'")

@@ -8,6 +8,7 @@ for each other, so that a decision does not depend on which of them ran first.
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -52,6 +53,17 @@ def create(name: str, settings: dict[str, Any], *, epochs: int) -> optuna.pruner
 def rungs(pruner: optuna.pruners.BasePruner) -> tuple[int, ...]:
     """Return the epochs at which a group waits for all its trials; none for pruners that decide at once."""
     return tuple(getattr(pruner, "rungs", ()))
+
+
+def learns(name: str) -> bool:
+    """Say whether a pruner can take over what other groups teach (`learn_from`)."""
+    ours = [module.name for module in pkgutil.iter_modules(__path__)]
+    return name in ours and hasattr(importlib.import_module(f"{__name__}.{name}").PRUNER, "learn_from")
+
+
+def key_of(params: Mapping[str, Any]) -> str:
+    """Name hyperparameters, the same in every group."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(params.items()))
 
 
 def _optunas() -> dict[str, type[optuna.pruners.BasePruner]]:

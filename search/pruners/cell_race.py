@@ -19,6 +19,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search import pruners
 from search.curve_endings import Endings, Past, learn
 
 RUNGS = (0.125, 0.25, 0.5)
@@ -78,7 +79,11 @@ class CellRacePruner(optuna.pruners.BasePruner):
         self._epochs = epochs
         self._margin = margin
         self._slope_credit = slope_credit
-        self._endings: dict[int, Endings | None] = {rung: learn(past, rung / epochs) for rung in self.rungs}
+        self.learn_from(past)
+
+    def learn_from(self, past: Sequence[Past]) -> None:
+        """Take over what finished groups teach, instead of what was known before."""
+        self._endings: dict[int, Endings | None] = {rung: learn(past, rung / self._epochs) for rung in self.rungs}
 
     def prune(self, study: optuna.study.Study, trial: FrozenTrial) -> bool:
         """Say whether `trial` stops at the rung it has reached."""
@@ -117,9 +122,9 @@ class CellRacePruner(optuna.pruners.BasePruner):
             # otherwise stop all others.
             reach = {n: min(s.value + credit * s.slope, leader) for n, s in standings.items()}
             return reach, leader, "value and slope"
-        curves = {key_of(trial): self._curve(trial, rung, direction) for trial in group}
+        curves = [(key_of(trial), self._curve(trial, rung, direction)) for trial in group]
         expected = endings.expected(curves, rung / self._epochs)
-        by_number = {trial.number: expected[key_of(trial)] for trial in group}
+        by_number = {trial.number: end for trial, end in zip(group, expected, strict=True)}
         return by_number, max(by_number.values()), "what other groups taught"
 
     def _curve(self, trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[float, float]:
@@ -134,7 +139,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
 
 def key_of(trial: FrozenTrial) -> str:
     """Name the hyperparameters of a trial, the same in every group."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(trial.params.items())) or str(trial.number)
+    return pruners.key_of(trial.params) or str(trial.number)
 
 
 def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standing:

@@ -75,13 +75,16 @@ def _seeds(name: str, seeds: int) -> int:
 def _past(groups: Mapping[str, Group]) -> dict[str, Past]:
     return {
         name: Past(
-            {
-                f"trial={trial}": {
-                    float(epoch) / policies.longest(group): float(value)
-                    for epoch, value in zip(curve.epochs, curve.values, strict=True)
-                }
+            [
+                (
+                    f"trial={trial}",
+                    {
+                        float(epoch) / policies.longest(group): float(value)
+                        for epoch, value in zip(curve.epochs, curve.values, strict=True)
+                    },
+                )
                 for trial, curve in group.items()
-            }
+            ]
         )
         for name, group in groups.items()
     }

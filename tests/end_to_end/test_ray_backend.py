@@ -9,7 +9,7 @@ import pytest
 from datasets.dataset_config import DatasetConfig
 from search import ray_backend
 from search.errors import StudyError
-from search.ray_backend import Slot
+from search.resources import Slot, check_fit
 from search.worker import WorkOrder
 from tests.search.recorded import PRIMARY, Search
 from trainers.trial import Operation, TrialConfig
@@ -73,7 +73,7 @@ def carry_out(search: Search, tmp_path: Path, *, deaths: int) -> None:
         order=lambda a: WorkOrder(
             trial=a.trial, config=config, operation=operation, until_epoch=a.until_epoch, told_epochs=a.told_epochs
         ),
-        slot=Slot(1, 0),
+        slot_of=lambda trial: Slot(1, 0),
         after_trial=lambda trial: None,
         trainable=trainable(marks, deaths=deaths),
     )
@@ -96,10 +96,10 @@ def test_a_process_that_always_dies_ends_its_trial_and_not_the_study(cluster, tm
     search = Search(CURVES)
     carry_out(search, tmp_path, deaths=99)
     assert search.ends()["dies"] == "FAILED"
-    assert search.state.trials["dies"].reason == "lost: its process died 4 times"
+    assert search.state.trials["dies"].reason == "process_died: 4 times, the last: its process died"
     assert search.ends()["good"] == "COMPLETE"
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(cluster):
-    with pytest.raises(StudyError, match=r"asks for \{'CPU': 3.0\}, but no node .* the largest has 2 CPU and 0 GPU"):
-        ray_backend.check_fit(Slot(3, 0))
+    with pytest.raises(StudyError, match=r"asks for \{'CPU': 3.0\}, but no node .* the largest has 2 CPU, 0 GPU"):
+        check_fit(Slot(3), ray_backend.nodes())

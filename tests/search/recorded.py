@@ -5,7 +5,7 @@ from typing import Any
 
 from search.ledger import Event
 from search.schedule import Entry, Schedule
-from search.study_config import Pruning
+from search.study_config import Budget, Pruning
 from search.study_state import StudyState
 from trainers.trial import EpochMetrics, TrialResult, TrialState
 
@@ -14,7 +14,7 @@ DECLARATION = {"primary_metric": PRIMARY, "direction": "maximize", "targets": ["
 
 
 class Clock:
-    """Counts milliseconds, one a call."""
+    """Counts milliseconds, one a call; an epoch takes a second."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -51,7 +51,11 @@ class Search:
     Args:
         curves: values by trial, epoch 1 first.
         cells: cell by trial; by default all in one.
-        fails: trials that fail at an epoch, and how.
+        fails: trials that fail at an epoch.
+        kind: how they fail.
+        teachers: by cell, the cells it learns from.
+        budget: of the study.
+        gpus: that each trial occupies.
     """
 
     def __init__(
@@ -62,12 +66,24 @@ class Search:
         pruning: Pruning | None = None,
         fails: Mapping[str, int] | None = None,
         events: Sequence[Event] | None = None,
+        kind: str = "non_finite",
+        teachers: Mapping[str, tuple[str, ...]] | None = None,
+        budget: Budget | None = None,
+        gpus: float = 0.0,
+        searched: Mapping[str, float] | None = None,
     ):
         self.curves = curves
+        self.kind = kind
         self.fails = dict(fails or {})
         self.entries = [
             Entry(
-                trial, (cells or {}).get(trial, "cell"), (cells or {}).get(trial, "cell"), {"x": float(i + 1)}, len(c)
+                trial,
+                cell := (cells or {}).get(trial, "cell"),
+                cell,
+                {"x": (searched or {}).get(trial, float(i + 1))},
+                len(c),
+                gpus=gpus,
+                teachers=(teachers or {}).get(cell, ()),
             )
             for i, (trial, c) in enumerate(curves.items())
         ]
@@ -79,6 +95,7 @@ class Search:
             state=self.state,
             pruning=pruning or Pruning(spare_share=0.0),
             record=self.record,
+            budget=budget,
             now=self.clock,
         )
 
@@ -97,7 +114,8 @@ class Search:
             while len(busy) < slots and (assignment := self.schedule.next()) is not None:
                 busy.append([assignment.trial, assignment.told_epochs, assignment.until_epoch])
             if not busy:
-                assert self.schedule.finished, "the schedule has nothing to do but is not finished"
+                over = self.schedule.finished or self.schedule.out_of_budget
+                assert over, "the schedule has nothing to do but is not finished"
                 return
             slot = order(busy) if order else busy[0]
             steps += 1
@@ -112,15 +130,20 @@ class Search:
             self.schedule.ended(trial, self._result(trial, done))
             return False
         if self.fails.get(trial) == done + 1:
-            self.schedule.failed(trial, "non_finite", f"loss is nan in epoch {done + 1}")
+            self.schedule.failed(trial, self.kind, f"in epoch {done + 1}")
             return False
         slot[1] = done + 1
         value = self.curves[trial][done]
         metrics = {} if value is None else {PRIMARY: value}
-        goes_on = self.schedule.epoch(trial, EpochMetrics(epoch=done + 1, timestamp_ms=1000 + done, metrics=metrics))
+        goes_on = self.schedule.epoch(trial, EpochMetrics(epoch=done + 1, timestamp_ms=self.moment(), metrics=metrics))
         if not goes_on:
             self.schedule.released(trial)
         return goes_on
+
+    def moment(self) -> int:
+        """Let a second go by; returns the time in milliseconds."""
+        self.clock.now += 1000
+        return self.clock.now
 
     def _result(self, trial: str, done: int) -> TrialResult:
         curve = self.curves[trial]

@@ -49,7 +49,7 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
         (("recipe:", "recipee:"), "study.yaml:9: recipee: unknown key; keys here: axes, budget, data, evaluation,"),
         (
             ("recipe: {epochs: 2}", "pruning: {prunner: median}"),
-            "study.yaml:9: pruning.prunner: unknown key; keys here: pruner,",
+            "study.yaml:9: pruning.prunner: unknown key; keys here: carry, pruner,",
         ),
         (("recipe: {epochs: 2}", "seeds: [1, 1]"), "study.yaml:9: seeds: a seed is listed twice"),
         (("  dataset: phantom\n", ""), "axes: `dataset` is missing"),

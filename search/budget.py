@@ -1,0 +1,149 @@
+"""Hard budgets of a study: GPU-hours and wall-clock.
+
+While a budget is far away nothing is dropped. When what is left of the search is expected to cost more than what is
+left of the budget, the trials that would tell least go first: those that have not begun, of cells that have most
+others, and then those that stand farthest behind in their cell. The last live trial of a cell is never dropped; when
+a budget is used up the search stops, and a later run with a larger one goes on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from search.groups import Entry
+from search.study_config import Budget
+from search.study_state import StudyState
+
+REASON = "budget: "
+"""How the reason of a trial begins that a budget had no room for."""
+
+
+class Spending:
+    """What a study has used of its budget, and what the rest may cost.
+
+    Args:
+        budget: of the study.
+        entries: its trials.
+        state: what has happened.
+        now: Unix time in milliseconds.
+    """
+
+    def __init__(self, budget: Budget, entries: Sequence[Entry], state: StudyState, now: Callable[[], int]):
+        self._budget = budget
+        self._entries = {entry.trial: entry for entry in entries}
+        self._state = state
+        self._now = now
+        self._judged = -1
+        """Number of trials that had ended when dropping was last considered."""
+
+    def exhausted(self) -> str | None:
+        """Say which budget is used up, or None."""
+        for name, used, limit in self._accounts():
+            if used >= limit:
+                return f"{name}: {used / 3600:.3g} of {limit / 3600:.3g} h are used"
+        return None
+
+    def to_drop(self, waiting: Iterable[str], others_live: Callable[[str, set[str]], bool]) -> dict[str, str]:
+        """Choose the trials that the budget has no room for.
+
+        Args:
+            waiting: trials that are neither done nor running.
+            others_live: whether a trial's cell has others alive, given which are condemned.
+
+        Returns:
+            The reason for each.
+        """
+        accounts = self._accounts()
+        done = sum(self._state.trials[trial].done for trial in self._entries) if accounts else 0
+        if not accounts or done == self._judged:
+            return {}
+        self._judged = done
+        rest = self._expected_seconds()
+        dropped: dict[str, str] = {}
+        candidates = self._least_informative_first([trial for trial in waiting if trial in rest])
+        for name, used, limit in accounts:
+            unit = self._unit_of(name)
+            for trial in candidates:
+                needed = sum(cost * unit(self._entries[t]) for t, cost in rest.items() if t not in dropped)
+                if used + needed <= limit:
+                    break
+                if trial not in dropped and others_live(trial, set(dropped)):
+                    dropped[trial] = (
+                        f"{REASON}the rest of the search would take {needed / 3600:.3g} h of {name}, "
+                        f"{max(0.0, limit - used) / 3600:.3g} h are left; this trial would tell least"
+                    )
+        return dropped
+
+    def _accounts(self) -> list[tuple[str, float, float]]:
+        """Return (name, used, limit) in seconds of each budget that is set."""
+        accounts = []
+        now = self._now() if self._budget.gpu_hours or self._budget.wall_clock_hours else 0
+        if self._budget.gpu_hours is not None:
+            uses = [self._state.trials[trial].use for trial in self._entries]
+            used = sum(use.gpu_seconds + use.gpus * _running(use.since_ms, now) for use in uses)
+            accounts.append(("GPU-hours", used, self._budget.gpu_hours * 3600))
+        if self._budget.wall_clock_hours is not None:
+            wall = self._state.wall
+            used = wall.seconds + _running(wall.since_ms, now)
+            accounts.append(("wall-clock", used, self._budget.wall_clock_hours * 3600))
+        return accounts
+
+    def _unit_of(self, name: str) -> Callable[[Entry], float]:
+        """Return what a second of a trial counts: its GPUs, or its share of a second of the clock."""
+        if name == "GPU-hours":
+            return lambda entry: entry.gpus
+        busy = sum(self._state.trials[trial].use.seconds for trial in self._entries)
+        wall = self._state.wall.seconds + _running(self._state.wall.since_ms, self._now())
+        at_once = max(1.0, busy / wall if wall else 1.0)
+        return lambda entry: 1.0 / at_once
+
+    def _expected_seconds(self) -> dict[str, float]:
+        """Return what each trial that is not done is expected to take still; empty while nothing is known.
+
+        Pruning goes on as it went so far: what ended trials trained, as a share of what they could have.
+        """
+        rate, share = self._rates()
+        if rate is None:
+            return {}
+        return {
+            trial: rate * share * entry.cost * max(0, entry.epochs - len(self._state.trials[trial].epochs))
+            for trial, entry in self._entries.items()
+            if not self._state.trials[trial].done
+        }
+
+    def _rates(self) -> tuple[float | None, float]:
+        """Return seconds per unit of cost, and the share of its epochs that an ended trial trained."""
+        trained = full = units = seconds = 0.0
+        for trial, entry in self._entries.items():
+            progress = self._state.trials[trial]
+            units += entry.cost * len(progress.epochs)
+            seconds += progress.use.seconds
+            if progress.done:
+                trained += entry.cost * len(progress.epochs)
+                full += entry.cost * entry.epochs
+        return (seconds / units if units and seconds else None), (trained / full if trained else 1.0)
+
+    def _least_informative_first(self, trials: Sequence[str]) -> list[str]:
+        alive = Counter(
+            entry.cell
+            for trial, entry in self._entries.items()
+            if self._state.trials[trial].state in (None, "COMPLETE")
+        )
+        order = {trial: place for place, trial in enumerate(self._entries)}
+
+        def told(trial: str) -> tuple[float, float, float, int]:
+            begun = len(self._state.trials[trial].epochs) > 0
+            return begun, -alive[self._entries[trial].cell], self._standing(trial), -order[trial]
+
+        return sorted(trials, key=told)
+
+    def _standing(self, trial: str) -> float:
+        if not self._state.datasets:
+            return 0.0
+        declaration = self._state.declaration
+        curve = self._state.trials[trial].curve(declaration.primary_metric)
+        values = [value if declaration.direction == "maximize" else -value for value in curve.values()]
+        return max(values, default=0.0)
+
+
+def _running(since_ms: int | None, now: int) -> float:
+    return max(0, now - since_ms) / 1000 if since_ms is not None else 0.0

@@ -1,0 +1,46 @@
+"""How a trial can fail, and what is done about each way.
+
+A trial that fails in its own code tells its kind (`trainers.trial.TrialError`); a process that dies cannot, and the
+backend says what it saw. Memory that runs out on a GPU is first met inside the trial, by smaller micro-batches and
+recomputed activations (`trainers.micro_batch`); it comes here when not even one image fits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.ledger import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What follows a failure.
+
+    Attributes:
+        retries: times that the trial goes on from its last checkpoint; None: always.
+        stops_cell: whether the trials of its cell that have not begun are not begun.
+        meaning: in words, for `status`.
+    """
+
+    retries: int | None
+    stops_cell: bool
+    meaning: str
+
+
+POLICIES: dict[str, Policy] = {
+    "node_lost": Policy(None, False, "its node went away or was preempted; goes on from its checkpoint, not counted"),
+    "process_died": Policy(3, False, "its process died; goes on from its checkpoint, three times at most"),
+    "host_memory": Policy(3, False, "the host ran out of memory; goes on from its checkpoint, three times at most"),
+    "out_of_memory": Policy(0, False, "not even one image fits on the GPU; not tried again"),
+    "data": Policy(0, True, "its data cannot be read; the cell stops"),
+    "non_finite": Policy(0, False, "its loss is not finite; recorded, not tried again"),
+    "weights": Policy(0, False, "its pretrained weights are missing or do not fit; not tried again"),
+    "configuration": Policy(0, False, "it cannot be built as configured; not tried again"),
+    "bug": Policy(0, False, "an error in the code; not tried again"),
+}
+
+
+def may_go_on(interruptions: Sequence[Event]) -> bool:
+    """Say whether a trial gets another attempt after these interruptions, the last of which just happened."""
+    last = interruptions[-1]["class"]
+    retries = POLICIES[last].retries
+    return retries is None or sum(event["class"] == last for event in interruptions) <= retries

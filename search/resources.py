@@ -1,0 +1,148 @@
+"""What a trial occupies on a cluster: from the study file where it says so, else from the trial's memory footprint."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.errors import StudyError
+from search.study_config import Amounts, Resources
+
+GIGABYTE = 1e9
+FILL = 0.85
+"""Share of a GPU's memory to plan with: workspaces and fragmentation need the rest."""
+MOST_TRIALS_PER_GPU = 4
+"""More would wait for each other's arithmetic."""
+DEFAULT_GPU_GB = 16.0
+GPU_GB: Mapping[str, float] = {
+    "V100": 16,
+    "P100": 16,
+    "T4": 16,
+    "P4": 8,
+    "K80": 12,
+    "A10": 24,
+    "A10G": 24,
+    "L4": 24,
+    "L40S": 48,
+    "A100": 40,
+    "A100-40G": 40,
+    "A100-80G": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+}
+"""Memory by Ray's `accelerator_type`, the smallest version sold, from the makers' data sheets."""
+ACCELERATOR = "accelerator_type:"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What one trial occupies."""
+
+    cpus: int
+    gpus: float = 0.0
+    memory_gb: float | None = None
+    """Host memory to reserve."""
+    gpu_type: str | None = None
+    """Ray's name of the GPU that it must be."""
+
+    def as_ray(self) -> dict[str, float]:
+        """Write it as Ray's resource dictionary."""
+        asked = {"CPU": float(self.cpus)}
+        if self.gpus:
+            asked["GPU"] = float(self.gpus)
+        if self.memory_gb:
+            asked["memory"] = self.memory_gb * GIGABYTE
+        if self.gpu_type:
+            asked[f"{ACCELERATOR}{self.gpu_type}"] = 0.001
+        return asked
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the trial's batches, one per whole GPU."""
+        return max(1, int(self.gpus))
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Bytes of GPU memory; see `trainers.footprint.Footprint`."""
+
+    fixed: int
+    batch: int
+    per_image: int
+    shared: bool
+
+
+Node = Mapping[str, float]
+"""Ray's resources of one node."""
+
+
+def slot_for(resources: Resources, setting: Mapping[str, Any], want: Want | None, nodes: Sequence[Node]) -> Slot:
+    """Decide what a trial occupies on this cluster.
+
+    Args:
+        resources: the study's section.
+        setting: the trial's axes and searched values, for overrides.
+        want: its GPU memory; None where the cluster has no GPU or the study says how many to use.
+        nodes: of the cluster.
+
+    Raises:
+        StudyError: no node could ever hold it; with the numbers.
+    """
+    asked = resources.for_setting(setting)
+    gpus = asked.gpus
+    if gpus is None:
+        gpus = _gpus_for(want, _gpu_gb(asked, nodes), setting, nodes) if want else 0.0
+    slot = Slot(asked.cpus, gpus, asked.memory_gb, asked.gpu_type if gpus else None)
+    check_fit(slot, nodes)
+    return slot
+
+
+def check_fit(slot: Slot, nodes: Sequence[Node]) -> None:
+    """Refuse a trial that could never start.
+
+    Raises:
+        StudyError: with what a trial asks for and the largest that one node has.
+    """
+    asked = slot.as_ray()
+    if not any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in asked.items()) for node in nodes):
+        largest = ", ".join(
+            f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in {**asked, "GPU": 0}
+        )
+        raise StudyError(
+            f"resources: a trial asks for {asked}, but no node of this cluster has that; the largest has {largest}. "
+            "Lower resources.cpus or resources.gpus"
+        )
+
+
+def gpus_of(want: Want, gpu_gb: float) -> float:
+    """Return the GPUs that a trial needs: a share, one, or several; infinity if no number of them helps."""
+    room = FILL * gpu_gb * GIGABYTE
+    for share in range(MOST_TRIALS_PER_GPU, 1, -1):
+        if want.fixed + want.batch <= room / share and not want.shared:
+            return 1.0 / share
+    if want.fixed + want.per_image <= room or (not want.shared and want.fixed <= room):
+        return 1.0  # smaller micro-batches, and recomputed activations if need be
+    return float(math.ceil(want.fixed / room)) if want.shared else math.inf
+
+
+def _gpus_for(want: Want, gpu_gb: float, setting: Mapping[str, Any], nodes: Sequence[Node]) -> float:
+    gpus = gpus_of(want, gpu_gb)
+    most = max((node.get("GPU", 0) for node in nodes), default=0)
+    if math.isinf(gpus):
+        named = ", ".join(f"{name}={value}" for name, value in setting.items())
+        raise StudyError(
+            f"resources: {named}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, a GPU "
+            f"here has {gpu_gb:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or probe, or name a "
+            "larger GPU in resources.gpu_type"
+        )
+    return min(gpus, most) if want.shared else gpus  # a frozen encoder is offloaded where GPUs are too few
+
+
+def _gpu_gb(resources: Amounts, nodes: Sequence[Node]) -> float:
+    if resources.gpu_memory_gb is not None:
+        return resources.gpu_memory_gb
+    if resources.gpu_type is not None:
+        return GPU_GB.get(resources.gpu_type, DEFAULT_GPU_GB)
+    types = {name.removeprefix(ACCELERATOR) for node in nodes for name in node if name.startswith(ACCELERATOR)}
+    return min((GPU_GB.get(kind, DEFAULT_GPU_GB) for kind in types), default=DEFAULT_GPU_GB)

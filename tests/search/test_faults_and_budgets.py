@@ -1,0 +1,139 @@
+"""What a schedule does when trials fail, processes go away and budgets bind."""
+
+import random
+
+import pytest
+
+from search import failures, ray_backend
+from search.budget import REASON
+from search.study_config import Budget, Pruning
+from tests.search.recorded import Search
+
+NONE = Pruning(pruner="none")
+FLAT = [0.5] * 4
+
+
+def lose(search: Search, kinds: list[str]) -> None:
+    """Start the first trial again and again, and lose its process in each of these ways."""
+    for kind in kinds:
+        assignment = search.schedule.next()
+        assert assignment is not None
+        search.schedule.interrupted(assignment.trial, kind, "gone")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "reason"),
+    [
+        (["process_died"] * 3, None),
+        (["process_died"] * 4, "process_died: 4 times, the last: gone"),
+        (["host_memory"] * 4, "host_memory: 4 times, the last: gone"),
+        (["node_lost"] * 40, None),
+        (["process_died", "node_lost", "host_memory"] * 3, None),
+    ],
+)
+def test_a_lost_process_is_tried_again_as_its_policy_says(kinds, reason):
+    search = Search({"a": FLAT}, pruning=NONE)
+    lose(search, kinds)
+    assert search.state.trials["a"].reason == (reason or "")
+    assert search.state.trials["a"].done is bool(reason)
+    if not reason:
+        search.run()
+        assert search.ends() == {"a": "COMPLETE"}
+
+
+def test_attempts_are_counted_over_a_restart_of_the_driver_and_forgotten_when_reopened():
+    search = Search({"a": FLAT}, pruning=NONE)
+    lose(search, ["process_died"] * 3)
+    again = Search({"a": FLAT}, pruning=NONE, events=search.events)
+    lose(again, ["process_died"])
+    assert again.ends() == {"a": "FAILED"}
+    again.record({"kind": "reopened", "trial": "a", "reason": "run --retry-failed"})
+    assert again.state.trials["a"].interruptions == []
+
+
+@pytest.mark.parametrize(("kind", "others"), [("data", "FAILED"), ("bug", "COMPLETE"), ("out_of_memory", "COMPLETE")])
+def test_data_that_cannot_be_read_stop_the_cell_and_no_other(kind, others):
+    curves = dict.fromkeys(("b", "a", "c", "other"), FLAT)
+    search = Search(curves, cells={"other": "two"}, pruning=NONE, fails={"a": 2}, kind=kind)
+    search.run()
+    assert search.ends()["other"] == "COMPLETE"
+    assert [search.ends()["b"], search.ends()["c"]] == [others, others]
+    if others == "FAILED":
+        assert search.state.trials["b"].reason == "data: not begun, since another trial of its cell failed by it"
+        assert search.state.trials["b"].starts == []
+
+
+def test_every_kind_a_trial_can_tell_has_a_policy():
+    from typing import get_args, get_type_hints
+
+    from trainers.trial import TrialError
+
+    kinds = get_args(get_type_hints(TrialError.__init__)["kind"])
+    assert set(kinds) <= set(failures.POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("The actor died unexpectedly before finishing this task. Worker unexpectedly exits", "process_died"),
+        ("The actor died because its node has died. Node Id: 1f", "node_lost"),
+        ("The actor died because the node was preempted.", "node_lost"),
+        ("Task was killed due to the node running low on memory.", "host_memory"),
+        ("", "process_died"),
+    ],
+)
+def test_what_ray_says_of_a_lost_process_is_classified(said, kind):
+    assert ray_backend.classify(said)[0] == kind
+
+
+def test_time_is_counted_over_attempts_pauses_and_cut_off_runs():
+    search = Search({"a": FLAT, "b": FLAT}, pruning=NONE, gpus=0.5)
+    search.run(stop_after=6)  # a whole, b cut off in the middle
+    again = Search({"a": FLAT, "b": FLAT}, pruning=NONE, gpus=0.5, events=search.events)
+    again.record({"kind": "study", "study": {}, "version": "test", "time_ms": again.moment() + 3_600_000})
+    again.clock.now += 7_200_000  # nobody worked in these hours
+    again.run()
+    for trial in ("a", "b"):
+        use = again.state.trials[trial].use
+        assert use.seconds == pytest.approx(4, abs=0.1)
+        assert use.gpu_seconds == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_budget_drops_what_tells_least_and_leaves_every_cell_a_finished_run(slots, seed):
+    curves = {f"{cell}{n}": [0.5 + n / 100] * 4 for cell in "xyz" for n in range(4)}
+    cells = {name: name[0] for name in curves}
+    whole = 12 * 4 * slots  # one slot moves at a time, and every one that is held counts
+    search = Search(curves, cells=cells, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=whole / 2 / 3600))
+    search.run(slots=slots, order=random.Random(seed).choice)
+    used = sum(progress.use.gpu_seconds for progress in search.state.trials.values())
+    dropped = [p for p in search.state.trials.values() if p.reason.startswith(REASON)]
+    assert used <= whole / 2 + slots * slots
+    assert dropped
+    assert all("this trial would tell least" in progress.reason for progress in dropped)
+    for cell in "xyz":
+        assert "COMPLETE" in [search.ends()[name] for name in curves if name[0] == cell]
+
+
+def test_a_budget_that_is_used_up_stops_the_search_and_a_larger_one_goes_on():
+    curves = {"a": FLAT, "b": FLAT}
+    search = Search(curves, cells={"b": "two"}, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=6 / 3600))
+    search.run()
+    assert search.schedule.out_of_budget == "GPU-hours: 0.00167 of 0.00167 h are used"
+    assert search.ends() == {"a": "COMPLETE", "b": "None"}
+    assert len(search.state.trials["b"].epochs) == 2
+    again = Search(curves, cells={"b": "two"}, pruning=NONE, gpus=1.0, events=search.events)
+    again.run()
+    assert again.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
+
+
+def test_wall_clock_counts_runs_and_not_the_time_between_them():
+    search = Search({"a": FLAT}, pruning=NONE, budget=Budget(wall_clock_hours=2.5 / 3600))
+    search.run()
+    assert search.schedule.out_of_budget
+    assert len(search.state.trials["a"].epochs) == 3
+    search.record({"kind": "closed", "status": "FINISHED", "time_ms": search.clock.now})
+    search.clock.now += 10_000_000
+    search.record({"kind": "study", "study": {}, "version": "test", "time_ms": search.clock.now})
+    assert search.state.wall.seconds == pytest.approx(3, abs=0.1)

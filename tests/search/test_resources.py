@@ -1,0 +1,83 @@
+import pytest
+from pydantic import ValidationError
+
+from search.errors import StudyError
+from search.resources import GIGABYTE, Slot, Want, slot_for
+from search.study_config import Resources, StudyConfig
+
+SMALL = Want(int(0.4 * GIGABYTE), int(2 * GIGABYTE), int(0.06 * GIGABYTE), shared=False)
+LARGE = Want(int(1.4 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
+HUGE = Want(int(60 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
+FROZEN_7B = Want(int(13.5 * GIGABYTE), 0, 0, shared=True)
+T4 = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
+A100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
+K80 = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:P4": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("want", "nodes", "gpus"),
+    [
+        (SMALL, [T4], 0.25),  # 2.4 GB of 0.85 x 16 GB: five would fit, four share
+        (SMALL, [K80], 0.5),  # 2.4 GB of 0.85 x 8 GB: two fit
+        (LARGE, [T4], 1.0),  # with smaller micro-batches
+        (LARGE, [A100], 1.0),
+        (FROZEN_7B, [T4], 1.0),  # 13.5 of 13.6 GB
+        (FROZEN_7B, [K80], 2.0),
+        (FROZEN_7B, [T4, K80], 2.0),  # the smallest GPU of the cluster counts
+    ],
+)
+def test_gpus_follow_from_the_footprint(want, nodes, gpus):
+    assert slot_for(Resources(), {}, want, nodes).gpus == pytest.approx(gpus)
+
+
+def test_what_fits_on_no_gpu_is_refused_with_the_numbers():
+    with pytest.raises(StudyError, match=r"backbone=vit_7b: weights, .* take 60.0 GB, a GPU here has 16 GB"):
+        slot_for(Resources(), {"backbone": "vit_7b"}, HUGE, [T4])
+
+
+@pytest.mark.parametrize(
+    ("setting", "slot"),
+    [
+        ({"resolution": 224, "backbone": "vit"}, Slot(2)),
+        ({"resolution": 512, "backbone": "vit"}, Slot(2, 0.5)),
+        ({"resolution": 1024, "backbone": "vit"}, Slot(8, 2.0, 64.0, "A100")),
+        ({"resolution": 1024, "backbone": "convnext"}, Slot(8, 1.0, 64.0, "A100")),
+    ],
+)
+def test_amounts_are_overridden_per_axis_value_and_the_last_one_wins(setting, slot):
+    resources = Resources.model_validate(
+        {
+            "cpus": 2,
+            "overrides": [
+                {"when": {"resolution": 512}, "gpus": 0.5},
+                {"when": {"resolution": 1024}, "gpus": 2, "cpus": 8, "memory_gb": 64, "gpu_type": "A100"},
+                {"when": {"resolution": [1024], "backbone": "convnext"}, "gpus": 1},
+            ],
+        }
+    )
+    assert slot_for(resources, setting, None, [{**A100, "memory": 2e11}]) == slot
+
+
+def test_a_slot_is_ray_s_resources():
+    assert Slot(8, 2.0, 64.0, "A100").as_ray() == {
+        "CPU": 8.0,
+        "GPU": 2.0,
+        "memory": 64e9,
+        "accelerator_type:A100": 0.001,
+    }
+
+
+def test_no_node_of_the_asked_type_is_told():
+    with pytest.raises(StudyError, match="no node of this cluster has that; the largest has 8 CPU, 4 GPU, 0 acceler"):
+        slot_for(Resources(gpus=1, gpu_type="H100"), {}, None, [T4])
+
+
+def test_an_override_for_an_unknown_axis_is_told():
+    with pytest.raises(ValidationError, match=r"resources.overrides\[0\].when: `size` is neither an axis nor searched"):
+        StudyConfig.model_validate(
+            {
+                "name": "s",
+                "axes": {"dataset": "phantom", "initialization": "random", "backbone": "b", "resolution": 64},
+                "resources": {"overrides": [{"when": {"size": 3}, "gpus": 1}]},
+            }
+        )

@@ -1,0 +1,53 @@
+"""How much GPU memory a trial wants, from its configuration alone: the network is built on the meta device."""
+
+from dataclasses import dataclass
+
+import torch
+
+from trainers import adaptations, assembly, memory_model
+from trainers.timm_networks import meta_network
+from trainers.trial import TrialConfig
+
+BYTES_OF_BF16 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on a GPU.
+
+    Attributes:
+        fixed: parameters, gradients, optimizer state and moving average.
+        batch: what autograd keeps for one whole effective batch.
+        per_image: the same for one image: the least that a step needs.
+        shared: whether several GPUs can hold parts of the network (a frozen encoder), instead of a copy each.
+    """
+
+    fixed: int
+    batch: int
+    per_image: int
+    shared: bool
+
+
+def footprint(config: TrialConfig, targets: int) -> Footprint:
+    """Measure a trial's wants without memory, weights or data.
+
+    Args:
+        config: of the trial.
+        targets: outputs of the network.
+
+    Raises:
+        TrialError: kind "configuration".
+    """
+    recipe = config.recipe
+    if adaptations.load(config.adaptation).on_features:
+        plan = assembly.plan_network(config)
+        parameters = sum(parameter.numel() for parameter in meta_network(plan).parameters())
+        return Footprint(parameters * BYTES_OF_BF16, 0, 0, shared=True)
+    with torch.device("meta"):
+        network = assembly.build_network(config, [f"target {n}" for n in range(targets)], weights=None, load=False)
+        side = assembly.plan_network(config).input_size
+        image = torch.zeros(1, 1, side, side)
+    per_image = memory_model.kept_per_image(network.train(), image)
+    per_image = per_image // 2 if recipe.precision == "bf16" else per_image
+    fixed = memory_model.fixed_bytes(network, optimizer=recipe.optimizer, average=recipe.ema is not None)
+    return Footprint(fixed, per_image * recipe.batch_size, per_image, shared=False)
