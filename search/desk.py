@@ -33,6 +33,7 @@ class Desk:
         self._delivery = delivery
         self.progress = progress
         self.state = StudyState.of(ledger.events)
+        self.earlier_study = dict(self.state.study)
         self.changed = False
 
     def record(self, *events: Event) -> None:

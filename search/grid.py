@@ -1,7 +1,7 @@
 """From a study to its cells and trials: a product, less what is excluded, less what cannot exist."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from datasets import preprocessing, sources
 from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
-from search.study_config import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, StudyConfig
+from search.study_config import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, StudyConfig
 from trainers import adaptations, initializations, tasks
 from trainers.network_plan import Refusal as Refused
+from trainers.recipes import Recipe
 from trainers.trial import TrialConfig
 
 
@@ -67,12 +68,14 @@ class Grid:
     trials: tuple[Trial, ...]
     refused: tuple[Refusal, ...]
     excluded: int
+    examples: tuple[Trial, ...]
+    """One trial of each cell, whether it is trained or not: what the cell needs of data and networks."""
 
     @property
     def datasets(self) -> tuple[DatasetConfig, ...]:
         """The distinct data configurations of all trials, in order of first use."""
-        distinct = {trial.config.dataset.model_dump_json(): trial.config.dataset for trial in self.trials}
-        return tuple(distinct.values())
+        both = (*self.examples, *self.trials)
+        return tuple({trial.config.dataset.model_dump_json(): trial.config.dataset for trial in both}.values())
 
 
 def readable(value: Any) -> str:
@@ -82,8 +85,16 @@ def readable(value: Any) -> str:
     return str(value)
 
 
-def expand(study: StudyConfig) -> Grid:
+Points = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Searched values of each cell's trials, by cell name."""
+
+
+def expand(study: StudyConfig, drawn: Points | None = None) -> Grid:
     """Enumerate a study's cells and trials, in the order of the file.
+
+    Args:
+        study: what is asked for.
+        drawn: what a sampler drew (see sampling.py); None: the product of all searched values.
 
     Raises:
         StudyError: a source, initialization, backbone, task or value that does not exist, or no cell left.
@@ -91,24 +102,27 @@ def expand(study: StudyConfig) -> Grid:
     cells: list[Cell] = []
     trials: list[Trial] = []
     refused: list[Refusal] = []
+    examples: list[Trial] = []
     excluded = 0
     for cell in _product(study.axes):
         if any(_matches(cell, rule) for rule in study.exclude):
             excluded += 1
             continue
-        members = list(_trials_of(study, cell))
-        reason = _refusal(members[0].config)
+        example = next(_trials_of(study, cell, [_first_point(study)]))
+        reason = _refusal(example.config)
         if reason:
             refused.append(Refusal(cell, reason))
             continue
         cells.append(cell)
-        trials.extend(members)
+        examples.append(example)
+        points = _product_of_values(study) if drawn is None else drawn.get(cell.name, ())
+        trials.extend(_trials_of(study, cell, points))
     if not cells:
         reasons = "; ".join(sorted({refusal.reason for refusal in refused}))
         raise StudyError(
             f"study {study.name}: no cell is left ({excluded} excluded, {len(refused)} refused: {reasons})"
         )
-    return Grid(tuple(cells), tuple(trials), tuple(refused), excluded)
+    return Grid(tuple(cells), tuple(trials), tuple(refused), excluded, tuple(examples))
 
 
 def _product(factors: dict[str, list[Any]]) -> Iterator[Cell]:
@@ -121,9 +135,30 @@ def _matches(cell: Cell, rule: dict[str, list[Any]]) -> bool:
     return all(values[axis] in excluded for axis, excluded in rule.items())
 
 
-def _trials_of(study: StudyConfig, cell: Cell) -> Iterator[Trial]:
-    for values in itertools.product(*study.search.values()):
-        searched = tuple(zip(study.search, values, strict=True))
+def _product_of_values(study: StudyConfig) -> Iterator[dict[str, Any]]:
+    listed = {name: values for name, values in study.search.items() if not isinstance(values, Range)}
+    for values in itertools.product(*listed.values()):
+        yield dict(zip(listed, values, strict=True))
+
+
+def _first_point(study: StudyConfig) -> dict[str, Any]:
+    """Return some searched values, to see whether a cell can be at all."""
+    return {name: _number(name, s.low) if isinstance(s, Range) else s[0] for name, s in study.search.items()}
+
+
+def is_whole(name: str) -> bool:
+    """Say whether a setting is a whole number, e.g. `batch_size`."""
+    fields = {**TrialConfig.model_fields, **Recipe.model_fields, **DatasetConfig.model_fields}
+    return name in fields and fields[name].annotation in (int, int | None)
+
+
+def _number(name: str, value: float) -> float:
+    return round(value) if is_whole(name) else value
+
+
+def _trials_of(study: StudyConfig, cell: Cell, points: Iterable[Mapping[str, Any]]) -> Iterator[Trial]:
+    for point in points:
+        searched = tuple((name, point[name]) for name in study.search)
         settings = dict(cell.axes) | dict(searched)
         for seed in study.seeds:
             yield Trial(cell, searched, seed, _configuration(study, settings, seed, cell))

@@ -5,9 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search import grid, pruners
+from search import grid, pruners, sampling
 from search.estimate import estimate
-from search.study_config import StudyConfig
+from search.study_config import Range, StudyConfig
 
 
 def plan(study: StudyConfig) -> dict[str, Any]:
@@ -16,7 +16,8 @@ def plan(study: StudyConfig) -> dict[str, Any]:
     Raises:
         StudyError: anything in the file that cannot be run.
     """
-    wanted = grid.expand(study)
+    wanted = sampling.examples(study)
+    sampling.check(study.sampling)
     for epochs in {trial.config.recipe.epochs for trial in wanted.trials}:
         pruners.create(study.pruning.pruner, study.pruning.settings, epochs=epochs)
     return {
@@ -28,9 +29,13 @@ def plan(study: StudyConfig) -> dict[str, Any]:
         "warnings": warnings(study, wanted),
         "estimated": estimate(wanted).as_json(),
         "axes": study.axes,
-        "search": study.search,
+        "search": {name: _plain(space) for name, space in study.search.items()},
         "seeds": study.seeds,
     }
+
+
+def _plain(space: Range | list[Any]) -> Any:
+    return space.model_dump() if isinstance(space, Range) else space
 
 
 def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
@@ -57,7 +62,8 @@ def show(planned: dict[str, Any], console: Console) -> None:
     for axis, values in planned["axes"].items():
         table.add_row(axis, ", ".join(grid.readable(value) for value in values))
     for name, values in planned["search"].items():
-        table.add_row(f"search {name}", ", ".join(grid.readable(value) for value in values))
+        words = ", ".join(map(grid.readable, values)) if isinstance(values, list) else grid.readable(values)
+        table.add_row(f"search {name}", words)
     table.add_row("seeds", ", ".join(map(str, planned["seeds"])))
     console.print(table)
     cost = planned["estimated"]

@@ -1,44 +1,56 @@
 """The slot of every trial of a study, measured and checked before anything starts."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from search import ray_backend, worker
-from search.grid import Grid, Trial
+from search.grid import Trial
 from search.resources import Slot, Want, slot_for
-from search.study_config import StudyConfig
-
-SlotKey = tuple[str, str]
-"""Cell and searched values: what resources may depend on; seeds never do."""
+from search.study_config import Resources
 
 
-def slot_key(trial: Trial) -> SlotKey:
-    """Return what decides about a trial's slot."""
-    return trial.cell.name, trial.point
+class Slots:
+    """What each trial of a study occupies.
+
+    Args:
+        resources: the study's section.
+        has_gpus: whether the cluster has any.
+    """
+
+    def __init__(self, resources: Resources, *, has_gpus: bool):
+        self._resources = resources
+        self._has_gpus = has_gpus
+        self._slots: dict[tuple[str, str], Slot] = {}
+
+    def choose(self, trials: Sequence[Trial]) -> None:
+        """Decide for trials that are new.
+
+        Raises:
+            StudyError: no node could ever hold one of them; nothing was started.
+        """
+        new = {_key(trial): trial for trial in trials if _key(trial) not in self._slots}
+        shapes = {shape_of(trial): trial.config for trial in new.values()} if self._has_gpus else {}
+        measured = ray_backend.each(worker.measure_footprint, list(shapes.values()), [Slot(1)] * len(shapes))
+        wants = {list(shapes)[index]: Want(**found) for index, found in measured}
+        nodes = ray_backend.nodes()
+        for key, trial in new.items():
+            want = wants.get(shape_of(trial))
+            self._slots[key] = slot_for(self._resources, setting_of(trial), want, nodes)
+
+    def of(self, trial: Trial) -> Slot:
+        """Return a trial's slot."""
+        return self._slots[_key(trial)]
+
+    @property
+    def most_cpus(self) -> int:
+        """CPUs of the largest slot."""
+        return max(slot.cpus for slot in self._slots.values())
 
 
 def setting_of(trial: Trial) -> dict[str, Any]:
-    """Return a trial's axis and searched values."""
+    """Return a trial's axis and searched values: what resources may depend on; seeds never do."""
     return {**dict(trial.cell.axes), **dict(trial.searched)}
-
-
-def choose_slots(study: StudyConfig, wanted: Grid, *, has_gpus: bool) -> dict[SlotKey, Slot]:
-    """Decide what each trial occupies on this cluster.
-
-    Raises:
-        StudyError: no node could ever hold one of them; nothing was started.
-    """
-    trials = {slot_key(trial): trial for trial in wanted.trials}
-    wants: dict[str, Want] = {}
-    if has_gpus:
-        shapes = {shape_of(trial): trial.config for trial in trials.values()}
-        measured = ray_backend.each(worker.measure_footprint, list(shapes.values()), [Slot(1)] * len(shapes))
-        wants = {list(shapes)[index]: Want(**found) for index, found in measured}
-    nodes = ray_backend.nodes()
-    return {
-        key: slot_for(study.resources, setting_of(trial), wants.get(shape_of(trial)), nodes)
-        for key, trial in trials.items()
-    }
 
 
 def shape_of(trial: Trial) -> str:
@@ -46,3 +58,7 @@ def shape_of(trial: Trial) -> str:
     shape = trial.config.model_dump(mode="json", exclude={"dataset", "seed"})
     shape["recipe"] = {key: shape["recipe"][key] for key in ("batch_size", "precision", "optimizer", "ema")}
     return json.dumps(shape, sort_keys=True)
+
+
+def _key(trial: Trial) -> tuple[str, str]:
+    return trial.cell.name, trial.point

@@ -1,17 +1,21 @@
 """Where a study stands, from its ledger alone: works from another terminal while a run goes on."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from search import grid, ledger
+from search import failures, grid, ledger, sampling
 from search.errors import StudyError
 from search.identity import identified
+from search.progress import duration
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
+
+LINES_OF_LOG = 5
 
 
 def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     if not folder.ledger.exists():
         raise StudyError(f"{folder.path}: study {study.name} was not run in this storage; another --storage?")
     state = StudyState.of(ledger.read(folder.ledger).events)
-    wanted = grid.expand(study)
+    wanted = sampling.expand(study, state)
     trials = identified(wanted, state)
     rows = []
     for identity, trial in trials.items():
@@ -40,6 +44,10 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "of": trial.config.recipe.epochs,
                 "best": _best(progress, state),
                 "reason": progress.reason if progress else "",
+                "log": progress.log if progress else [],
+                "interrupted": [event["class"] for event in progress.interruptions] if progress else [],
+                "seconds": round(progress.use.seconds, 1) if progress else 0.0,
+                "gpu_seconds": round(progress.use.gpu_seconds, 1) if progress else 0.0,
             }
         )
     return {"study": study.name, "cells": len(wanted.cells), "trials": rows, "counts": _counts(rows, wanted)}
@@ -49,17 +57,36 @@ def show(found: dict[str, Any], console: Console) -> None:
     """Print a line of counts, a line per cell, and every failure with its reason."""
     counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
     console.print(f"[bold]{found['study']}[/bold]: {found['cells']} cells, {counts}")
-    table = Table("cell", "done", "best on validation", box=None)
+    table = Table("cell", "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
         done = sum(row["state"] in {"COMPLETE", "PRUNED", "FAILED"} for row in rows)
         best = max((row["best"] for row in rows if row["best"] is not None), default=None)
-        table.add_row(cell, f"{done}/{len(rows)}", f"{best:.4f}" if best is not None else "-")
+        table.add_row(
+            cell,
+            f"{done}/{len(rows)}",
+            f"{best:.4f}" if best is not None else "-",
+            duration(sum(row["seconds"] for row in rows)),
+            f"{sum(row['gpu_seconds'] for row in rows) / 3600:.2f}",
+        )
     console.print(table)
     for row in found["trials"]:
+        point = ", ".join(f"{k}={v}" for k, v in row["searched"].items())
         if row["state"] == "FAILED":
-            point = ", ".join(f"{k}={v}" for k, v in row["searched"].items())
-            console.print(f"[red]failed[/red] {row['cell']} {point}: {row['reason']}", soft_wrap=True)
+            _show_failure(row, point, console)
+        elif row["interrupted"]:
+            classes = ", ".join(f"{name} x{times}" for name, times in Counter(row["interrupted"]).items())
+            console.print(f"[yellow]interrupted[/yellow] {row['cell']} {point}: {classes}; went on", soft_wrap=True)
+
+
+def _show_failure(row: dict[str, Any], point: str, console: Console) -> None:
+    """Print why a trial failed, what its class of failure means, and the last lines of its log."""
+    kind = row["reason"].partition(":")[0]
+    console.print(f"[red]failed[/red] {row['cell']} {point}: {row['reason']}", soft_wrap=True)
+    if kind in failures.POLICIES:
+        console.print(f"  {kind}: {failures.POLICIES[kind].meaning}", soft_wrap=True, highlight=False)
+    for line in row["log"][-LINES_OF_LOG:]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _state(progress: Any) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search import data_roots, estimate, grid, ray_backend, report, selection, worker
+from search import data_roots, estimate, grid, ray_backend, report, sampling, selection, worker
+from search.budget import REASON
 from search.desk import Desk, now_ms
 from search.errors import StudyError
 from search.grid import Grid, Trial
@@ -14,8 +15,8 @@ from search.ledger import Ledger
 from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
-from search.slots import SlotKey, choose_slots, setting_of, slot_key
-from search.study_config import StudyConfig
+from search.slots import Slots, setting_of
+from search.study_config import Budget, StudyConfig
 from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
 from search.study_state import StudyState
@@ -43,18 +44,19 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     Raises:
         StudyError, DatasetError, TrackingError: bad input, told before any trial starts wherever that is possible.
     """
-    wanted = grid.expand(study)
     folder = StudyFolder(machine.storage.resolve(), study.name)
+    wanted = sampling.examples(study)
     datasets = (*wanted.datasets, *grid.external_datasets(study).values())
     roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in datasets}
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
         desk = Desk(study, ledger, delivery, progress)
         with ray_backend.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
-            slots = choose_slots(study, wanted, has_gpus=resources.get("GPU", 0) > 0)
+            slots = Slots(study.resources, has_gpus=resources.get("GPU", 0) > 0)
+            slots.choose(wanted.examples)  # what can never fit is told before anything starts
             run = StudyRun(study, machine, folder, roots, slots, desk)
             run.prepare_data(wanted)
-            trials = run.enter_trials(wanted)
-            run.search(trials)
+            run.reopen_what_has_room_again()
+            wanted, trials = run.search_rounds()
             run.keep_within_budget(trials)
             run.evaluate_winners(trials)
             run.measure_baselines(wanted)
@@ -71,13 +73,13 @@ class StudyRun:
     machine: Machine
     folder: StudyFolder
     roots: Mapping[str, Path]
-    slots: Mapping[SlotKey, Slot]
+    slots: Slots
     desk: Desk
 
     def prepare_data(self, wanted: Grid) -> None:
         """Read and decode every data set once, and record what it holds."""
         sizes: dict[str, set[int]] = defaultdict(set)
-        for trial in wanted.trials:
+        for trial in (*wanted.examples, *wanted.trials):
             sizes[key_of(trial.config.dataset)].add(input_size(trial))
         for dataset in wanted.datasets:
             key = key_of(dataset)
@@ -88,13 +90,33 @@ class StudyRun:
                 resolutions=tuple(sorted(sizes[key])),
                 data_root=self.roots[key],
                 cache=self.folder.cache,
-                workers=max(slot.cpus for slot in self.slots.values()),
+                workers=self.slots.most_cpus,
             )
             for message in ray_backend.stream(worker.prepare, order, Slot(1)):
                 if "data" not in message:
                     self.desk.progress.note(message["note"])
                 elif message["data"] != self.desk.state.datasets.get(key):
                     self.desk.record(message["data"])
+
+    def search_rounds(self) -> tuple[Grid, dict[str, Trial]]:
+        """Search the grid, or what a sampler draws round by round; returns all trials there are at the end."""
+        wanted: Grid | None = sampling.expand(self.study, self.desk.state)
+        while wanted is not None:
+            self.slots.choose(wanted.trials)
+            trials, last = self.enter_trials(wanted), wanted
+            finished = self.search(trials)
+            wanted = sampling.draw(self.study, last, self.desk.state) if finished else None
+        return last, trials
+
+    def reopen_what_has_room_again(self) -> None:
+        """Bring trials back that an earlier budget had no room for, if the budget was raised."""
+        earlier = Budget(**self.desk.earlier_study.get("budget", {}))
+        now = self.study.budget
+        limits = [(earlier.gpu_hours, now.gpu_hours), (earlier.wall_clock_hours, now.wall_clock_hours)]
+        if any(before is not None and (after is None or after > before) for before, after in limits):
+            dropped = [t for t, progress in self.desk.state.trials.items() if progress.reason.startswith(REASON)]
+            reason = "the budget was raised"
+            self.desk.record(*({"kind": "reopened", "trial": t, "reason": reason} for t in dropped))
 
     def enter_trials(self, wanted: Grid) -> dict[str, Trial]:
         """Give every trial its identity, and enter those that are new.
@@ -124,8 +146,8 @@ class StudyRun:
             self.desk.record(*new)
         return trials
 
-    def search(self, trials: Mapping[str, Trial]) -> None:
-        """Train, prune and finish every trial that is not done, as far as the budget goes."""
+    def search(self, trials: Mapping[str, Trial]) -> bool:
+        """Train, prune and finish every trial that is not done; returns whether the budget sufficed."""
         taught = teachers({trial.cell.name: trial.cell for trial in trials.values()}, self.study.pruning)
         entries = [
             Entry(
@@ -135,8 +157,8 @@ class StudyRun:
                 searched=dict(trial.searched),
                 epochs=trial.config.recipe.epochs,
                 cost=estimate.relative_cost(trial.config),
-                cpus=self._slot(trial).cpus,
-                gpus=self._slot(trial).gpus,
+                cpus=self.slots.of(trial).cpus,
+                gpus=self.slots.of(trial).gpus,
                 teachers=taught.get(trial.cell.name, ()),
             )
             for identity, trial in trials.items()
@@ -145,17 +167,18 @@ class StudyRun:
         schedule = Schedule(entries, state=state, pruning=self.study.pruning, budget=self.study.budget, record=record)
         self.desk.progress.searching(entries, state)
         if schedule.finished:
-            return
+            return True
         ray_backend.train_all(
             schedule,
             order=lambda assignment: self._work_order(trials[assignment.trial], assignment),
-            slot_of=lambda identity: self._slot(trials[identity]),
+            slot_of=lambda identity: self.slots.of(trials[identity]),
             after_trial=self._tidy,
         )
         if schedule.out_of_budget:
             self.desk.progress.note(f"the search stops here, {schedule.out_of_budget}; raise the budget to go on")
         elif not schedule.finished:
             raise KeyboardInterrupt
+        return schedule.finished
 
     def evaluate_winners(self, trials: Mapping[str, Trial]) -> None:
         """Measure each cell's winner once on the test partition."""
@@ -165,7 +188,7 @@ class StudyRun:
         orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
         if orders:
             self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")
-        slots = [self._slot(trials[winner.trial]) for winner in missing]
+        slots = [self.slots.of(trials[winner.trial]) for winner in missing]
         for index, found in ray_backend.each(worker.evaluate, orders, slots):
             winner = missing[index]
             self.desk.record(
@@ -203,9 +226,6 @@ class StudyRun:
     def _failed(self, trial: str) -> bool:
         return self.desk.state.trials[trial].state is TrialState.FAILED
 
-    def _slot(self, trial: Trial) -> Slot:
-        return self.slots[slot_key(trial)]
-
     def _operation(self, trial: Trial, identity: str) -> Operation:
         return Operation(
             data_root=self.roots[key_of(trial.config.dataset)],
@@ -213,9 +233,9 @@ class StudyRun:
             key_folder=self.folder.storage,
             trial_folder=self.folder.trial(identity),
             weights=self.machine.weights,
-            threads=self._slot(trial).cpus,
+            threads=self.slots.of(trial).cpus,
             loader_workers=self.study.resources.for_setting(setting_of(trial)).loader_workers,
-            processes=1 if adaptations.load(trial.config.adaptation).on_features else self._slot(trial).processes,
+            processes=1 if adaptations.load(trial.config.adaptation).on_features else self.slots.of(trial).processes,
         )
 
     def _work_order(self, trial: Trial, assignment: Assignment) -> worker.WorkOrder:

@@ -35,6 +35,31 @@ def _as_list(value: Any) -> Any:
 Values = Annotated[list[Any], BeforeValidator(_as_list), Field(min_length=1)]
 """One value or a list of values."""
 
+
+class Range(BaseModel):
+    """A continuous or whole-numbered interval that a sampler draws from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+    log: bool = Field(False, description="draw on a logarithmic scale")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Range":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low must be below high, and above 0 if log; found low {self.low}, high {self.high}")
+        return self
+
+
+def _as_space(value: Any) -> Any:
+    is_range = isinstance(value, dict) and bool({"low", "high"} & set(value))
+    return Range.model_validate(value) if is_range else _as_list(value)
+
+
+Space = Annotated[Range | list[Any], BeforeValidator(_as_space)]
+"""A range, or one value or a list of values."""
+
 REQUIRED_AXES = ("dataset", "initialization", "backbone", "resolution")
 DATASET_FIELDS = frozenset(DatasetConfig.model_fields) - {"name", "source", "options"}
 TRIAL_FIELDS = frozenset(TrialConfig.model_fields) - {"dataset", "seed"}
@@ -44,6 +69,18 @@ AXES = frozenset({"dataset"}) | TRIAL_FIELDS | RECIPE_FIELDS | DATASET_FIELDS
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(_Section):
+    """How the searched hyperparameters of a cell are chosen."""
+
+    sampler: Literal["grid", "tpe", "gp", "cmaes", "qmc", "random"] = Field(
+        "grid", description="grid: every listed combination; else Optuna's sampler of this name"
+    )
+    trials: int | None = Field(None, ge=1, description="points per cell; each is trained with every seed")
+    per_round: int = Field(4, ge=1, description="points drawn at once, of tpe, gp and cmaes; more: less waiting")
+    seed: int = Field(0, ge=0)
+    settings: dict[str, Any] = Field(default_factory=dict, description="the sampler's own settings")
 
 
 class Pruning(_Section):
@@ -190,7 +227,8 @@ class StudyConfig(_Section):
     task: str = "multilabel"
     axes: dict[str, Values]
     exclude: list[dict[str, Values]] = Field(default_factory=list)
-    search: dict[str, Values] = Field(default_factory=lambda: {"learning_rate": [1e-4]})
+    search: dict[str, Space] = Field(default={"learning_rate": [1e-4]})
+    sampling: Sampling = Field(default_factory=Sampling)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -208,12 +246,19 @@ class StudyConfig(_Section):
 
     @field_validator("axes", "search")
     @classmethod
-    def _known_settings(cls, factors: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def _known_settings(cls, factors: dict[str, Any]) -> dict[str, Any]:
         unknown = sorted(set(factors) - AXES - {"recipe"})
         if unknown:
             raise ValueError(f"unknown setting {', '.join(unknown)}; settings: {', '.join(sorted(AXES | {'recipe'}))}")
-        factors = {name: _coerced(name, values) for name, values in factors.items()}
-        doubled = [name for name, values in factors.items() if len({repr(v) for v in values}) < len(values)]
+        for name, space in factors.items():
+            if isinstance(space, Range):
+                _coerced(name, [space.low, space.high])
+        factors = {n: space if isinstance(space, Range) else _coerced(n, space) for n, space in factors.items()}
+        listed = {name: values for name, values in factors.items() if isinstance(values, list)}
+        empty = [name for name, values in listed.items() if not values]
+        if empty:
+            raise ValueError(f"{', '.join(empty)}: at least one value is needed")
+        doubled = [name for name, values in listed.items() if len({repr(v) for v in values}) < len(values)]
         if doubled:
             raise ValueError(f"{', '.join(doubled)}: a value is listed twice")
         return factors
@@ -247,6 +292,7 @@ class StudyConfig(_Section):
                 if axis in self.axes and value not in self.axes[axis]
             ]
         problems += [f"data: {problem}" for problem in self._problems_of_data()]
+        problems += [f"sampling: {problem}" for problem in self._problems_of_sampling()]
         problems += self._problems_of_promotion()
         problems += [
             f"resources.overrides[{index}].when: `{axis}` is neither an axis nor searched"
@@ -261,6 +307,13 @@ class StudyConfig(_Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _problems_of_sampling(self) -> list[str]:
+        ranges = [name for name, space in self.search.items() if isinstance(space, Range)]
+        if self.sampling.sampler != "grid":
+            return [] if self.sampling.trials else [f"{self.sampling.sampler} needs `trials`: points per cell"]
+        problems = ["`trials` belongs to a sampler other than grid"] if self.sampling.trials else []
+        return problems + [f"search.{name} is a range; choose a sampler, or list values" for name in ranges]
 
     def _problems_of_data(self) -> list[str]:
         names = self.axes.get("dataset", [])
