@@ -116,13 +116,24 @@ def status(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> N
 
 
 @app.command()
-def report(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> None:
+def report(
+    study: Study,
+    storage: Storage = STORAGE,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Write all files again, from what is stored so far, also while it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show test metrics per cell and per target with their intervals; `run` has written the files."""
     from search import report as reporting
     from search.study_config import load_study
     from search.study_folder import StudyFolder
 
-    found = reporting.read(StudyFolder(storage.resolve(), load_study(study).name))
+    loaded = load_study(study)
+    folder = StudyFolder(storage.resolve(), loaded.name)
+    if renew:
+        reporting.renew(loaded, folder)
+    found = reporting.read(folder)
     if as_json:
         _print_json(found)
     else:

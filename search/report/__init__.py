@@ -1,33 +1,61 @@
-"""The report of a study: computed from the ledger alone, written to the study folder, readable without a server."""
+"""The report of a study: from its ledger and stored scores alone, written to its folder, readable without a server."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from search import grid, ledger
 from search.errors import StudyError
 from search.grid import Grid
-from search.report import figures, html, summary, tables
+from search.report import figures, files, page, summary, tables
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
 
 show = tables.show
 
+MARKER = "report.json"
+"""Written last: where it is, the other files are whole."""
+
 
 def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFolder) -> None:
-    """Write report.json, report.html, report.md, results.csv and the figures, each whole or not at all."""
+    """Write the page, the tables and the figures, each file whole or not at all."""
     folder.report.mkdir(parents=True, exist_ok=True)
-    found = summary.summarize(study, wanted, state)
+    found = summary.summarize(study, wanted, state, folder)
     pictures = figures.draw(found)
-    for name, content in {
-        "report.html": html.render(found, pictures),
-        "report.md": tables.markdown(found),
-        "results.csv": tables.tidy_csv(found),
-        "report.json": json.dumps(found, indent=2, sort_keys=True),
-    }.items():
-        _replace(folder.report / name, content.encode())
-    for name, picture in pictures.items():
-        _replace(folder.report / f"{name}.png", picture)
+    written: dict[str, bytes] = {}
+    for picture in pictures:
+        written |= {f"{picture.name}.svg": picture.svg, f"{picture.name}.png": picture.png}
+    texts = {
+        "report.html": page.render(found, pictures),
+        "report.md": files.markdown(found, [(picture.title, f"{picture.name}.png") for picture in pictures]),
+        "results.tex": files.latex(found) if found["cells"] else None,
+        "results.csv": files.results_csv(found),
+        "results_paper.csv": files.paper_csv(found),
+        "differences.csv": files.differences_csv(found),
+        "averages.csv": files.averages_csv(found),
+        "subgroups.csv": files.subgroups_csv(found),
+    }
+    written |= {name: text.encode() for name, text in texts.items() if text is not None}
+    found["files"] = [*written, MARKER]
+    outdated = set(_files(folder)) - set(found["files"])
+    written[MARKER] = json.dumps(found).encode()
+    for name, content in written.items():
+        _replace(folder.report / name, content)
+    for name in outdated:  # a figure of cells that are no longer asked for
+        (folder.report / name).unlink(missing_ok=True)
+
+
+def renew(study: StudyConfig, folder: StudyFolder) -> None:
+    """Write the report of what is done so far, from the ledger and the stored scores.
+
+    Raises:
+        StudyError: the study has read no data yet.
+    """
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    if not state.datasets:
+        raise StudyError(f"{folder.path}: nothing to report yet; start `python -m search run`. Another --storage?")
+    write(study, grid.expand(study), state, folder)
 
 
 def read(folder: StudyFolder) -> dict[str, Any]:
@@ -36,7 +64,7 @@ def read(folder: StudyFolder) -> dict[str, Any]:
     Raises:
         StudyError: the study has none yet.
     """
-    path = folder.report / "report.json"
+    path = folder.report / MARKER
     if not path.is_file():
         raise StudyError(
             f"{folder.path}: no report yet; it is written when `python -m search run` has measured the winners. "
@@ -44,6 +72,13 @@ def read(folder: StudyFolder) -> dict[str, Any]:
         )
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def _files(folder: StudyFolder) -> list[str]:
+    """Return the names that the last report wrote."""
+    path = folder.report / MARKER
+    names = json.loads(path.read_text()).get("files", []) if path.is_file() else []
+    return [name for name in names if name == Path(name).name]
 
 
 def _replace(path: Path, content: bytes) -> None:

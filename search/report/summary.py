@@ -1,22 +1,32 @@
 """What a report says, as plain values: every table and figure is drawn from this."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from search import provenance, selection
 from search.grid import Grid
-from search.identity import identified
+from search.identity import identified, key_of
+from search.report import differences
 from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
 
 
-def summarize(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, Any]:
-    """Collect cells, winners, test metrics, decisions and provenance of the trials that are asked for now."""
+def summarize(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFolder) -> dict[str, Any]:
+    """Collect cells, winners, test metrics, differences, decisions and provenance of what is asked for now."""
+    found = _collected(study, wanted, state)
+    found["differences"] = differences.measure(found, folder, study.evaluation)
+    return found
+
+
+def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, Any]:
     trials = identified(wanted, state)
     chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
     progress = [state.trials[identity] for identity in trials]
     states = Counter(trial.state.value if trial.state else "UNFINISHED" for trial in progress)
     declaration = state.declaration
+    keys = [key for key in map(key_of, wanted.datasets) if key in state.datasets]
     return {
         "study": study.name,
         "primary_metric": declaration.primary_metric,
@@ -35,9 +45,13 @@ def summarize(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, 
         "cells": [_cell(winner, state) for winner in chosen],
         "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
         "trials": [_trial(trial, declaration.primary_metric) for trial in progress],
-        "data": [_data(event) for event in state.datasets.values()],
-        "baselines": _baselines(state),
-        "provenance": {"version": provenance.code_version(), "libraries": provenance.library_versions()},
+        "data": [_data(state.datasets[key]) for key in keys],
+        "baselines": _baselines(state, keys),
+        "provenance": {
+            "version": provenance.code_version(),
+            "libraries": provenance.library_versions(),
+            "study": study.model_dump(mode="json"),
+        },
     }
 
 
@@ -63,6 +77,7 @@ def _trial(progress: TrialProgress, metric: str) -> dict[str, Any]:
     return {
         "trial": progress.trial,
         "cell": progress.cell,
+        "axes": progress.axes,
         "searched": progress.searched,
         "seed": progress.seed,
         "state": progress.state.value if progress.state else "UNFINISHED",
@@ -81,8 +96,10 @@ def _data(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _baselines(state: StudyState) -> list[dict[str, Any]]:
+def _baselines(state: StudyState, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The metadata-only baseline of each data configuration."""
     return [
-        {"dataset": state.datasets[key]["dataset"], "rows": event["rows"]} for key, event in state.baselines.items()
+        {"dataset": state.datasets[key]["dataset"], "rows": state.baselines[key]["rows"]}
+        for key in keys
+        if key in state.baselines
     ]

@@ -1,25 +1,17 @@
-"""The report's tables: for the terminal, Markdown and CSV."""
+"""The report's tables, and how they are printed."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-MACRO = "macro"
-"""The target name under which a task gives the mean over its targets."""
+from search.report import words
+from search.report.layout import MACRO, cells_of, datasets, primary, rows_of, short_name, targets_of, varies
 
-
-def primary(found: dict[str, Any]) -> str:
-    """Return the bare name of the primary metric: `auroc` of `val/auroc/macro`."""
-    return str(found["primary_metric"]).split("/")[1]
-
-
-def rows_of(found: dict[str, Any], cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return a cell's test rows of the primary metric, by target."""
-    return {row["target"]: row for row in cell["test"] if row["metric"] == primary(found)}
+FEW_CELLS = 8
+"""Up to here a table with a column for each cell can be read."""
 
 
 def interval(row: dict[str, Any] | None) -> str:
@@ -38,16 +30,20 @@ def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
 
 
+def point(searched: dict[str, Any]) -> str:
+    """Write searched values."""
+    return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in searched.items())
+
+
 def overview(found: dict[str, Any]) -> pd.DataFrame:
     """One row per cell: axes, winner, validation and test."""
     metric = primary(found)
     rows = []
     for cell in found["cells"]:
-        searched = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in cell["searched"].items())
         rows.append(
             {
-                **{axis: value for axis, value in cell["axes"].items() if _varies(found, axis)},
-                "winner": searched,
+                **{axis: value for axis, value in cell["axes"].items() if varies(found, axis)},
+                "winner": point(cell["searched"]),
                 "epoch": cell["epoch"],
                 f"validation {metric}": f"{cell['validation']:.3f}",
                 f"test {metric} ({found['confidence']:.0%} interval)": interval(rows_of(found, cell).get(MACRO)),
@@ -56,33 +52,37 @@ def overview(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def per_target(found: dict[str, Any]) -> pd.DataFrame:
-    """One row per target, one column per cell, and the metadata-only baseline where it was asked for."""
-    targets = [*found["targets"], MACRO]
-    columns = {
-        short_name(found, cell): [interval(rows_of(found, cell).get(t)) for t in targets] for cell in found["cells"]
-    }
+def per_target(found: dict[str, Any], dataset: str) -> pd.DataFrame:
+    """One row per target of a data set, one column per cell, and the metadata-only baseline if it was asked for."""
+    targets, cells = targets_of(found, dataset), cells_of(found, dataset)
+    columns = {_column(found, cell): [interval(rows_of(found, cell).get(t)) for t in targets] for cell in cells}
     for baseline in found["baselines"]:
-        known = {row["target"]: row for row in baseline["rows"]}
-        columns[f"view, sex, age only ({baseline['dataset']})"] = [interval(known.get(t)) for t in targets]
+        if baseline["dataset"] == dataset:
+            known = {row["target"]: row for row in baseline["rows"]}
+            columns[f"view, sex, age only ({dataset})"] = [interval(known.get(t)) for t in targets]
     return pd.DataFrame(columns, index=pd.Index(targets, name="test"))
 
 
-def by_subgroup(found: dict[str, Any], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per group of the test cases, one column per cell, macro only; empty where nothing was divided.
+def by_subgroup(found: dict[str, Any], dataset: str, divisions: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per group of a data set's test cases, one column per cell, macro only; empty where none was divided.
 
     Args:
         found: the report.
-        columns: which divisions; all that were measured by default.
+        dataset: whose cells.
+        divisions: such as sex; all that were measured by default.
     """
     rows: dict[tuple[str, str, int], dict[str, str]] = {}
-    for cell in found["cells"]:
+    for cell in cells_of(found, dataset):
         for row in cell["subgroups"]:
-            wanted = columns is None or row["column"] in columns
+            wanted = divisions is None or row["column"] in divisions
             if wanted and row["target"] == MACRO and row["metric"] == primary(found):
                 group = rows.setdefault((row["column"], row["group"], row["cases"]), {})
-                group[short_name(found, cell)] = interval(row)
+                group[_column(found, cell)] = interval(row)
     return pd.DataFrame([{"division": d, "group": g, "cases": n, **cells} for (d, g, n), cells in rows.items()])
+
+
+def _column(found: dict[str, Any], cell: dict[str, Any]) -> str:
+    return short_name(found, cell, without=("dataset",)) or str(cell["cell"])
 
 
 def external(found: dict[str, Any]) -> pd.DataFrame:
@@ -102,94 +102,99 @@ def external(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tidy_csv(found: dict[str, Any]) -> str:
-    """One row per cell and target, with every axis, in the fashion of the authors' result files."""
+def macro_differences(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per pair of cells: the macro difference with its interval and p-values."""
     rows = [
         {
-            **cell["axes"],
-            "evaluation_type": f"external: {row['dataset']}" if "dataset" in row else "internal",
-            "label": "macro_avg" if row["target"] == MACRO else row["target"],
-            "metric": row["metric"],
-            "mean": row["value"],
-            "ci_low": row["low"],
-            "ci_high": row["high"],
-            "positives": row["positives"],
-            "negatives": row["negatives"],
-            "trial": cell["trial"],
+            "axis": row["axis"],
+            "difference of": f"{row['value']} − {row['against']}",
+            "data set": row["dataset"],
+            "at": row["context"],
+            primary(found): _signed(row["difference"]),
+            "interval": f"{_signed(row['low'])} to {_signed(row['high'])}",
+            "p": _p(row["p_value"]),
+            "p (BH)": _p(row["benjamini_hochberg"]),
+            "p (Holm)": _p(row["holm"]),
         }
-        for cell in found["cells"]
-        for row in [*cell["test"], *cell["external"]]
+        for row in found["differences"]["pairs"]
+        if row["target"] == MACRO
     ]
-    buffer = io.StringIO()
-    pd.DataFrame(rows).to_csv(buffer, index=False)
-    return buffer.getvalue()
+    table = pd.DataFrame(rows)
+    return table.drop(columns="at") if rows and not any(table["at"]) else table
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    parts = [f"# {found['study']}", "", *sentences(found), "", _markdown_table(overview(found)), ""]
-    parts += ["## Per target", "", _markdown_table(per_target(found).reset_index()), ""]
-    if len(external(found)):
-        parts += ["## On other data sets", "", _markdown_table(external(found)), ""]
-    groups = by_subgroup(found)
-    if len(groups):
-        parts += ["## Groups of the test cases", "", _markdown_table(groups), ""]
-    return "\n".join(parts)
+def _signed(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:+.4f}"
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
-    """Say in words what was run and what came of it."""
-    counts, epochs = found["counts"], found["epochs"]
-    told = [
-        f"{counts['cells']} cells, {counts['trials']} trials: {counts.get('COMPLETE', 0)} complete, "
-        f"{counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed. "
-        f"{epochs['trained']} of {epochs['full_grid']} epochs were trained.",
-    ]
-    for data in found["data"]:
-        images = data["images"]
-        told.append(
-            f"{data['dataset']}: {images['train']} training, {images['val']} validation and {images['test']} "
-            f"test images ({data['validation']}); {data['quarantined']} quarantined."
-        )
-    told.append(
-        f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
-        f"{found['redraws']} bootstrap redraws of {found['unit']}s."
+def _p(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def decisions(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per decision about a trial: what was done after which epoch, and why."""
+    return pd.DataFrame(
+        {
+            "cell": trial["cell"],
+            "trial": point(trial["searched"]),
+            "seed": trial["seed"],
+            "epoch": decision["epoch"],
+            "decision": decision["action"],
+            "reason": decision["reason"],
+        }
+        for trial in found["trials"]
+        for decision in trial["decisions"]
     )
-    told += [f"Cell without a finished trial: {cell}." for cell in found["cells_without_winner"]]
-    return told
+
+
+def failures(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per failed trial."""
+    return pd.DataFrame(
+        {"cell": trial["cell"], "trial": point(trial["searched"]), "seed": trial["seed"], "reason": trial["reason"]}
+        for trial in found["trials"]
+        if trial["state"] == "FAILED"
+    )
+
+
+def quarantined(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per data set and reason: images that could not be read."""
+    return pd.DataFrame(
+        {"data set": data["dataset"], "reason": reason, "images": count}
+        for data in found["data"]
+        for reason, count in data["reasons"].items()
+    )
+
+
+def refused(found: dict[str, Any]) -> pd.DataFrame:
+    """One row per reason for which combinations cannot exist."""
+    reasons = [one["reason"] for one in found["refused"]]
+    return pd.DataFrame({"combinations": reasons.count(reason), "why": reason} for reason in dict.fromkeys(reasons))
 
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the report."""
     console.print(f"\n[bold]{found['study']}[/bold]")
-    for sentence in sentences(found):
+    for sentence in words.sentences(found):
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print()
-    console.print(_rich(overview(found)))
-    if len(found["cells"]) <= 8:
-        console.print(_rich(per_target(found).reset_index()))
-    if len(external(found)):
-        console.print(_rich(external(found)))
-    within = by_subgroup(found, ["origin"])
-    if len(within) and found["baselines"]:  # whoever asks what metadata tell also wants to know this
-        console.print(_rich(within))
+    for table in _shown(found):
+        console.print(_rich(table))
+    for sentence in words.findings(found):
+        console.print(sentence, soft_wrap=True, highlight=False)
 
 
-def short_name(found: dict[str, Any], cell: dict[str, Any]) -> str:
-    """Name a cell by the axes that vary in this study."""
-    values = [str(value) for axis, value in cell["axes"].items() if _varies(found, axis)]
-    return " ".join(values) or str(cell["cell"])
-
-
-def _varies(found: dict[str, Any], axis: str) -> bool:
-    return len(found["axes"].get(axis, [])) != 1
-
-
-def _markdown_table(table: pd.DataFrame) -> str:
-    header = "| " + " | ".join(map(str, table.columns)) + " |"
-    rule = "|" + "---|" * len(table.columns)
-    body = ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
-    return "\n".join([header, rule, *body])
+def _shown(found: dict[str, Any]) -> Iterator[pd.DataFrame]:
+    yield overview(found)
+    if len(found["cells"]) <= FEW_CELLS:
+        yield from (per_target(found, dataset).reset_index() for dataset in datasets(found))
+    if len(across := external(found)):
+        yield across
+    for dataset in datasets(found):
+        within = by_subgroup(found, dataset, ["origin"])
+        if len(within) and found["baselines"]:  # whoever asks what metadata tell also wants to know this
+            yield within
 
 
 def _rich(table: pd.DataFrame) -> Table:

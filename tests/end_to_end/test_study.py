@@ -55,7 +55,7 @@ def test_every_cell_has_a_measured_winner(undisturbed):
 def test_the_report_is_written_for_people_too(undisturbed):
     page = (undisturbed.folder / "report" / "report.html").read_text()
     assert "<h1>tiny</h1>" in page
-    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:image/svg+xml;base64,' in page
     assert "http" not in page.replace("http-equiv", "")
     assert "random" not in (undisturbed.folder / "report" / "results.csv").read_text().splitlines()[0]
 
@@ -112,12 +112,16 @@ def test_winners_are_also_measured_on_other_data_sets(elsewhere):
     study = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_convnext2")
     study = study.replace("metadata_baseline: true", "external: {phantom: [other]}")
     study = study.replace("data: {", "data: {other: {source: csv, findings: [nodule], partition: split}, ")
-    elsewhere.study.write_text(study)
+    elsewhere.study.write_text(study + "promotion: {external: {other: {margin: 0.1}}}\n")
     elsewhere("run", "--data-root", f"other={root}")
     external = report(elsewhere)["cells"][0]["external"]
     assert {(row["dataset"], row["target"]) for row in external} == {("other", "nodule"), ("other", "macro")}
     assert {row["cases"] for row in external} == {len(table) - 8}
     assert "external: other" in (elsewhere.folder / "report" / "results.csv").read_text()
+    reasons = json.loads(elsewhere("promote", "--json", "--dry-run"))["reasons"]
+    (reason,) = [reason for reason in reasons if reason["condition"].startswith("on other, non_inferiority:")]
+    assert reason["holds"]
+    assert reason["evidence"] == f"no champion to compare with; measured on {len(table) - 8} cases"
 
 
 def test_only_finished_trials_keep_weights_and_nobody_keeps_resume_state(undisturbed):
@@ -221,7 +225,7 @@ def test_the_winner_is_promoted_and_its_scores_come_back(again):
     assert version.run_id == facts["run_id"]
 
     pixels, stored = test_cases(again, decision["trial"], facts)
-    assert np.abs(loaded.predict(pixels) - stored).max() < 1e-5
+    assert np.abs(loaded.predict(pixels).to_numpy() - stored).max() < 1e-5
 
     assert json.loads(again("promote", "--json"))["reasons"][0]["condition"] == "this model is the champion"
     assert len(found.search_model_versions("name='tiny'")) == 1

@@ -49,13 +49,14 @@ def estimates(
     """
     names = scores.pathologies
     metrics = ("brier", "ece")
-    if scores.scores.min() < 0 or scores.scores.max() > 1:
+    labels, values = scores.labels, scores.scores
+    if values.min() < 0 or values.max() > 1:
         return {metric: {name: Estimate(None) for name in (*names, "macro")} for metric in metrics}
     found: dict[str, dict[str, Estimate]] = {metric: {} for metric in metrics}
     for metric in metrics:
         points, redrawn = [], []
         for index in range(len(names)):
-            table = _table(scores.labels[:, index], scores.scores[:, index], BINS if metric == "ece" else 1)
+            table = _table(labels[:, index], values[:, index], BINS if metric == "ece" else 1)
             sums = redrawn_sums(table, units, drawn)
             measure = _error if metric == "ece" else _squared
             points.append(float(measure(table.sum(axis=0)[:, None])[0]))
@@ -64,8 +65,8 @@ def estimates(
         points.append(float(np.mean([points[i] for i in columns])) if columns else float("nan"))
         empty = np.full(bootstrap.redraws, np.nan)
         redrawn.append(np.mean([redrawn[i] for i in columns], axis=0) if columns else empty)
-        for name, point, values in zip((*names, "macro"), points, redrawn, strict=True):
-            found[metric][name] = percentile(None if np.isnan(point) else point, values, level=bootstrap.level)
+        for name, point, sampled in zip((*names, "macro"), points, redrawn, strict=True):
+            found[metric][name] = percentile(None if np.isnan(point) else point, sampled, level=bootstrap.level)
     return found
 
 

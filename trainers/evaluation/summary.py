@@ -103,7 +103,7 @@ def summarize(
     bootstrap = bootstrap or Bootstrap()
     if len(scores.table) == 0:
         raise ValueError("there are no cases to evaluate")
-    counts = {name: _count(scores.labels[:, index]) for index, name in enumerate(scores.pathologies)}
+    counts = {name: _count(column) for name, column in zip(scores.pathologies, scores.labels.T, strict=True)}
     listed = tuple(macro_over) if macro_over is not None else tuple(n for n in counts if _both(counts[n]))
     if unknown := sorted(set(listed) - set(scores.pathologies)):
         raise ValueError(f"macro_over names {', '.join(unknown)}; pathologies: {', '.join(scores.pathologies)}")
@@ -127,10 +127,8 @@ def summarize(
 def rankings(scores: CaseScores, units: np.ndarray) -> list[ranking.Ranking | None]:
     """Return the sorted cases of every pathology."""
     count = int(units.max()) + 1
-    return [
-        ranking.rank(scores.labels[:, index], scores.scores[:, index], units=units, count=count)
-        for index in range(len(scores.pathologies))
-    ]
+    columns = zip(scores.labels.T, scores.scores.T, strict=True)
+    return [ranking.rank(labels, values, units=units, count=count) for labels, values in columns]
 
 
 def macro(values: np.ndarray, pathologies: Sequence[str], macro_over: Sequence[str]) -> np.ndarray:

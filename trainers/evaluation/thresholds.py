@@ -99,18 +99,18 @@ def estimates(
     names = scores.pathologies
     points: dict[str, list[float]] = {metric: [] for metric in METRICS}
     redrawn: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
-    for index, name in enumerate(names):
+    columns = zip(names, scores.labels.T, scores.scores.T, strict=True)
+    for name, labels, values in columns:
         cut = at.get(name)
-        table = _table(scores.labels[:, index], scores.scores[:, index], np.inf if cut is None else cut)
+        table = _table(labels, values, np.inf if cut is None else cut)
         once = _measure(table.sum(axis=0)[:, None])
         often = _measure(redrawn_sums(table, units, drawn))
         for metric in METRICS:
             points[metric].append(float("nan") if cut is None else float(once[metric][0]))
             redrawn[metric].append(often[metric])
-    columns = [names.index(name) for name in macro_over]
+    listed = [names.index(name) for name in macro_over]
     return {
-        metric: _with_macro(names, points[metric], redrawn[metric], columns, level=bootstrap.level)
-        for metric in METRICS
+        metric: _with_macro(names, points[metric], redrawn[metric], listed, level=bootstrap.level) for metric in METRICS
     }
 
 

@@ -1,0 +1,158 @@
+"""The report's tables as files: Markdown, LaTeX and CSV."""
+
+import io
+from typing import Any
+
+import pandas as pd
+
+from search.report import tables, words
+from search.report.layout import MACRO, datasets, primary, rows_of, short_name, spoken, varies
+
+PAPER_NAMES: dict[str, dict[Any, str]] = {
+    "dataset": {
+        "vindr_pcxr": "pedi",
+        "vindr_cxr": "vindr",
+        "nih_chest_xray14": "cxr14",
+        "mimic_cxr": "mimic",
+        "uka_cxr": "UKA",
+    },
+    "initialization": {"imagenet": "imgnet"},
+    "backbone": {"vit_base": "vitb", "convnext_base": "convnext"},
+}
+"""How the figure scripts of arXiv 2510.07191 spell values (tayebiarasteh/vit-med, data/figure2.py)."""
+PAPER_METRICS = {"auroc": "AUROC", "average_precision": "mAP"}
+PAPER_AXES = {"resolution": "image_size", "label_noise": "noise_ratio"}
+
+
+def results_csv(found: dict[str, Any]) -> str:
+    """One row per cell, metric and target, with every axis and the counts."""
+    return _csv(
+        {
+            **cell["axes"],
+            "evaluation_type": f"external: {row['dataset']}" if "dataset" in row else "internal",
+            "label": "macro_avg" if row["target"] == MACRO else row["target"],
+            "metric": row["metric"],
+            "mean": row["value"],
+            "ci_low": row["low"],
+            "ci_high": row["high"],
+            "positives": row["positives"],
+            "negatives": row["negatives"],
+            "trial": cell["trial"],
+        }
+        for cell in found["cells"]
+        for row in [*cell["test"], *cell["external"]]
+    )
+
+
+def paper_csv(found: dict[str, Any]) -> str | None:
+    """One row per cell and label in the columns, spellings and percent of the paper's figure scripts.
+
+    Its means are those of the redraws, ours the values on the cases as they are; the two differ by less than the
+    last digit that is shown. None where the task has none of the paper's metrics.
+    """
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for cell in found["cells"]:
+        axes = {PAPER_AXES.get(axis, axis): PAPER_NAMES.get(axis, {}).get(v, v) for axis, v in cell["axes"].items()}
+        for row in [*cell["test"], *cell["external"]]:
+            if row["metric"] not in PAPER_METRICS:
+                continue
+            tested = str(row.get("dataset", ""))
+            told = rows.setdefault((cell["cell"], tested, row["target"]), dict(axes))
+            if tested:
+                told["dataset"] = PAPER_NAMES["dataset"].get(tested, tested)
+            trained = f"trained on {axes['dataset']}" if tested else "internal"
+            told |= {"evaluation_type": trained, "label": "macro_avg" if row["target"] == MACRO else row["target"]}
+            name = PAPER_METRICS[row["metric"]]
+            for end, key in (("mean", "value"), ("ci_low", "low"), ("ci_high", "high")):
+                told[f"{name}_{end}"] = None if row[key] is None else 100 * row[key]
+    return _csv(rows.values()) if rows else None
+
+
+def differences_csv(found: dict[str, Any]) -> str:
+    """One row per pair of cells and target."""
+    return _csv(found["differences"]["pairs"])
+
+
+def averages_csv(found: dict[str, Any]) -> str:
+    """One row per contrast and target."""
+    return _csv(found["differences"]["averages"])
+
+
+def subgroups_csv(found: dict[str, Any]) -> str:
+    """One row per cell, group of test cases, metric and target."""
+    return _csv({**cell["axes"], **row, "trial": cell["trial"]} for cell in found["cells"] for row in cell["subgroups"])
+
+
+def _csv(rows: Any) -> str:
+    buffer = io.StringIO()
+    pd.DataFrame(rows).to_csv(buffer, index=False)
+    return buffer.getvalue()
+
+
+def latex(found: dict[str, Any]) -> str:
+    """Return the macro results as a booktabs table: a row per configuration, a column per data set, the best bold."""
+    rows = [
+        {
+            "configuration": short_name(found, cell, without=("dataset",)) or "all",
+            "dataset": cell["axes"]["dataset"],
+            "entry": tables.interval(row),
+            "value": row["value"] if row else None,
+        }
+        for cell in found["cells"]
+        for row in [rows_of(found, cell).get(MACRO)]
+    ]
+    order = list(dict.fromkeys(row["configuration"] for row in rows))
+    wide = pd.DataFrame(rows).set_index(["configuration", "dataset"])
+    entry = wide["entry"].unstack().reindex(index=order, columns=datasets(found)).fillna("--")
+    value = wide["value"].unstack().reindex(index=order, columns=datasets(found)).astype(float)
+    entry.index.name = entry.columns.name = None
+    best = value.eq(value.max() if found["direction"] == "maximize" else value.min()).to_numpy()
+    styled = entry.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    styled = styled.apply(lambda _: pd.DataFrame(best, entry.index, entry.columns).replace(BOLD), axis=None)
+    caption = (
+        f"Test {spoken(primary(found))} (macro) of each configuration's winner with "
+        f"{found['confidence'] * 100:.0f}\\,\\% intervals from {found['redraws']} redraws of {found['unit']}s."
+    )
+    return str(styled.to_latex(hrules=True, caption=caption, label="tab:results", position="htbp"))
+
+
+BOLD = {True: "textbf:--rwrap;", False: ""}
+
+
+def markdown(found: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
+    """The report as Markdown.
+
+    Args:
+        found: the report.
+        pictures: title and file name of each figure beside it.
+    """
+    parts = [f"# {found['study']}", "", *words.sentences(found), ""]
+    parts += [f"- {sentence}" for sentence in words.findings(found)] + [""]
+    sections = {"Winners": tables.overview(found)}
+    for dataset in datasets(found):
+        of = f" ({dataset})" if varies(found, "dataset") else ""
+        sections[f"Per target{of}"] = tables.per_target(found, dataset).reset_index()
+        sections[f"Groups of the test cases{of}"] = tables.by_subgroup(found, dataset)
+    sections |= {
+        "Differences": tables.macro_differences(found),
+        "On other data sets": tables.external(found),
+        "Failed trials": tables.failures(found),
+        "Images that could not be read": tables.quarantined(found),
+    }
+    for title, table in sections.items():
+        if len(table):
+            parts += [f"## {title}", "", _markdown_table(table), ""]
+    parts += [words.method(found), ""]
+    for title, name in pictures:
+        parts += [f"![{title}]({name})", ""]
+    return "\n".join(parts)
+
+
+def _markdown_table(table: pd.DataFrame) -> str:
+    header = "| " + " | ".join(map(str, table.columns)) + " |"
+    rule = "|" + "---|" * len(table.columns)
+    body = [
+        "| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |"
+        for row in table.itertuples(index=False)
+    ]
+    return "\n".join([header, rule, *body])

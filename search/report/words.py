@@ -1,0 +1,94 @@
+"""What a study found, in sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.report import differences
+from search.report.layout import MACRO, cells_of, datasets, primary, rows_of, short_name, spoken
+
+ALPHA = 0.05
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """Say what was run and how it was measured."""
+    counts, epochs = found["counts"], found["epochs"]
+    told = [
+        f"{counts['cells']} cells, {counts['trials']} trials: {counts.get('COMPLETE', 0)} complete, "
+        f"{counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed. "
+        f"{epochs['trained']} of {epochs['full_grid']} epochs were trained.",
+    ]
+    for data in found["data"]:
+        images = data["images"]
+        told.append(
+            f"{data['dataset']}: {images['train']} training, {images['val']} validation and {images['test']} "
+            f"test images ({data['validation']}); {data['quarantined']} quarantined."
+        )
+    told.append(
+        f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
+        f"{found['redraws']} bootstrap redraws of {found['unit']}s."
+    )
+    told += [f"Cell without a finished trial: {cell}." for cell in found["cells_without_winner"]]
+    return told
+
+
+def findings(found: dict[str, Any]) -> list[str]:
+    """Say what came of it: the highest cell of each data set, then what each axis did."""
+    return [*_highest(found), *(_effect(found, contrast) for contrast in differences.contrasts(found))]
+
+
+def method(found: dict[str, Any]) -> str:
+    """Say how the differences were tested."""
+    families = found["differences"]["families"]
+    if not families:
+        return ""
+    return (
+        f"A difference is first minus second of two cells that agree in every other axis, on the same test cases and "
+        f"the same {found['redraws']} redraws of {found['unit']}s; intervals are percentiles ({found['confidence']:.0%}"
+        "). p-values are two-sided, from the redraws' standard deviation and the normal distribution, because counted "
+        f"redraws cannot tell p below {2 / found['redraws']:g}. They are adjusted by Benjamini-Hochberg (BH, false "
+        f"discovery rate) and Holm (any false finding) over the family that was tested: "
+        f"{families['pairs']['macro']} macro differences; {families['pairs']['targets']} of single targets; "
+        f"{families['averages']['macro']} mean macro differences; {families['averages']['targets']} means of single "
+        "targets. An interval tells what other patients would change; it does not tell what another training seed "
+        "would."
+    )
+
+
+def _highest(found: dict[str, Any]) -> list[str]:
+    told = []
+    for dataset in datasets(found):
+        measured = [
+            (row["value"], cell, row)
+            for cell in cells_of(found, dataset)
+            if (row := rows_of(found, cell).get(MACRO)) and row["value"] is not None
+        ]
+        if measured:
+            choose = max if found["direction"] == "maximize" else min
+            value, cell, row = choose(measured, key=lambda one: one[0])
+            name = short_name(found, cell, without=("dataset",)) or cell["cell"]
+            bounds = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
+            told.append(f"{dataset}: the highest of {len(measured)} cells is {name}, {value:.3f}{bounds}.")
+    return told
+
+
+def _effect(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:
+    axis, value, against = contrast
+    average = next(
+        row for row in differences.of_contrast(found["differences"]["averages"], contrast) if row["target"] == MACRO
+    )
+    rows = [
+        r for r in differences.of_contrast(found["differences"]["pairs"], contrast) if r["target"] == MACRO and _sure(r)
+    ]
+    higher = sum(row["difference"] > 0 for row in rows)
+    if average["difference"] is None:
+        return f"{axis}: {value} − {against} is undefined."
+    interval = "" if average["low"] is None else f", interval {average['low']:+.4f} to {average['high']:+.4f}"
+    return (
+        f"{axis}: {value} − {against} is {average['difference']:+.4f} {spoken(primary(found))} on average over "
+        f"{average['pairs']} pairs of cells{interval}; after Holm's correction {higher} "
+        f"of the pairs are higher and {len(rows) - higher} lower."
+    )
+
+
+def _sure(row: Mapping[str, Any]) -> bool:
+    return row["holm"] is not None and row["holm"] < ALPHA

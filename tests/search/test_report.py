@@ -1,0 +1,281 @@
+import io
+import json
+import re
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from search import cli, compare, grid, report
+from search.report import differences, figures, page, summary, words
+from search.report.figures import cost
+from search.report.layout import Looks
+from search.study_folder import StudyFolder
+from trainers.evaluation import family
+from trainers.evaluation.multiplicity import adjust
+from trainers.evaluation.redraws import Bootstrap
+
+
+@pytest.fixture
+def again(reported, tmp_path):
+    """A copy of the reported study, to change."""
+    shutil.copytree(reported.folder.path, tmp_path / "small")
+    return type(reported)(reported.study, StudyFolder(tmp_path, "small"))
+
+
+def rows(found, **wanted):
+    return [row for row in found["differences"]["pairs"] if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_every_axis_is_told_by_the_pairs_that_agree_in_all_others(reported):
+    found = reported.found
+    macro = rows(found, target="macro")
+    counts = pd.Series([f"{r['axis']} {r['value']} {r['against']}" for r in macro]).value_counts()
+    # NIH: two resolutions of (vit: 3 initializations, convnext: 2); VinDr-PCXR: two of (vit: 2, convnext: 2).
+    assert counts.to_dict() == {
+        "initialization dinov3 imagenet": 2 * 2 + 2 * 2,
+        "initialization dinov2 imagenet": 2,
+        "initialization dinov3 dinov2": 2,
+        "backbone convnext_base vit_base": 2 * 2 + 2 * 2,
+        "resolution 512 224": 5 + 4,
+    }
+    axes = {cell["trial"]: cell["axes"] for cell in found["cells"]}
+    for row in macro:
+        first, second = axes[row["first"]], axes[row["second"]]
+        assert [axis for axis in first if first[axis] != second[axis]] == [row["axis"]]
+
+
+def test_numbers_are_compared_with_their_neighbour_and_names_with_all_before():
+    cells = [{"axes": {"dataset": "d", "resolution": r, "adaptation": a}, "test": [1], "trial": f"{r}{a}", "cell": ""}
+             for r in (1024, 224, 512) for a in ("finetune", "lora", "probe")]  # fmt: skip
+    axes = {"dataset": ["d"], "resolution": [1024, 224, 512], "adaptation": ["finetune", "lora", "probe"]}
+    pairs = {(p.value, p.against) for p in differences.pairs({"axes": axes, "cells": cells})}
+    assert pairs == {("512", "224"), ("1024", "512"), ("lora", "finetune"), ("probe", "finetune"), ("probe", "lora")}
+
+
+def test_a_difference_is_what_compare_says_of_the_same_two_cells(reported):
+    found = reported.found
+    first, second = rows(found, axis="backbone", target="macro")[0]["first"], rows(found, axis="backbone")[0]["second"]
+    said = compare.compare(first, second, storage=reported.folder.storage, uri=None, question=compare.Question())
+    mine = rows(found, first=first, second=second)
+    assert [row["target"] for row in mine] == [row["pathology"] for row in said["rows"]]
+    for one, other in zip(mine, said["rows"], strict=True):
+        for key in ("difference", "low", "high"):
+            assert one[key] == pytest.approx(other[key], abs=1e-12)
+
+
+def test_p_values_are_corrected_over_the_families_that_are_named(reported):
+    found = reported.found["differences"]
+    for kind in ("pairs", "averages"):
+        for name, targets in (("macro", {"macro"}), ("targets", {r["target"] for r in found[kind]} - {"macro"})):
+            members = [row for row in found[kind] if row["target"] in targets]
+            assert found["families"][kind][name] == len(members)
+            p_values = [row["p_value"] for row in members]
+            for method in differences.CORRECTIONS:
+                assert [row[method] for row in members] == adjust(p_values, method)
+    assert all(row["benjamini_hochberg"] <= row["holm"] for row in found["pairs"])
+
+
+def test_the_mean_of_a_contrast_is_the_mean_of_its_pairs(reported):
+    found = reported.found
+    average = next(
+        row for row in found["differences"]["averages"] if row["axis"] == "resolution" and row["target"] == "macro"
+    )
+    pairs = rows(found, axis="resolution", target="macro")
+    assert average["pairs"] == len(pairs) == 9
+    assert average["difference"] == pytest.approx(np.mean([row["difference"] for row in pairs]))
+    assert average["high"] - average["low"] < min(row["high"] - row["low"] for row in pairs)
+
+
+def test_p_value_is_the_normal_one_of_the_redraws_standard_deviation():
+    redrawn = np.array([0.0, 0.1, 0.2, np.nan])  # standard deviation 0.1
+    assert family.p_value(0.1, redrawn) == pytest.approx(2 * norm.sf(1.0))
+    assert family.p_value(-0.196, redrawn) == pytest.approx(0.05, abs=1e-3)
+    assert family.p_value(0.0, np.zeros(5)) == 1.0
+    assert family.p_value(float("nan"), redrawn) is None
+    assert family.p_value(0.1, np.array([0.1])) is None
+
+
+def test_several_processes_redraw_as_one_does(reported, monkeypatch):
+    paths = sorted(reported.folder.path.glob("winners/*/scores.parquet"))[:8]
+    found = []
+    for processors in (1, 2):
+        monkeypatch.setattr(family, "_processors", lambda count=processors: count)
+        found.append(family.redraw_files(paths, metric="auroc", bootstrap=Bootstrap(50)))
+    for one, other in zip(*found, strict=True):
+        assert one.fingerprint == other.fingerprint
+        assert np.array_equal(one.values, other.values)
+
+
+def test_scores_that_are_gone_or_of_other_cases_cost_only_their_own_pairs(again):
+    lost, other = sorted(again.folder.path.glob("winners/*/scores.parquet"))[:2]
+    lost.write_bytes(b"PAR1")
+    table = pd.read_parquet(other)
+    table.assign(label_nodule=0.0).to_parquet(other) if "label_nodule" in table else table.iloc[5:].to_parquet(other)
+    before = again.found["differences"]
+    found = summary.summarize(again.study, grid.expand(again.study), again.state, again.folder)
+    after = found["differences"]
+    changed = {lost.parent.name, other.parent.name}
+    kept = [row for row in before["pairs"] if not {row["first"], row["second"]} & changed]
+    assert [(r["first"], r["second"], r["difference"]) for r in after["pairs"]] == [
+        (r["first"], r["second"], r["difference"]) for r in kept
+    ]
+    assert any(lost.parent.name in sentence for sentence in after["not_compared"])
+    assert any("were not measured on the same cases" in sentence for sentence in after["not_compared"])
+    assert "Not compared: scores.parquet of trial" in page.render(found, [])
+
+
+def test_the_papers_columns_spellings_and_percent(reported):
+    table = pd.read_csv(io.StringIO(reported.file("results_paper.csv")))
+    assert list(table.columns) == [
+        "dataset", "initialization", "backbone", "image_size", "evaluation_type", "label",
+        "AUROC_mean", "AUROC_ci_low", "AUROC_ci_high", "mAP_mean", "mAP_ci_low", "mAP_ci_high",
+    ]  # fmt: skip
+    assert set(table["dataset"]) == {"cxr14", "pedi"}
+    assert set(table["initialization"]) == {"imgnet", "dinov2", "dinov3"}
+    assert set(table["backbone"]) == {"vitb", "convnext"}
+    assert set(table["label"]) == {"macro_avg", "cardiomegaly", "nodule", "pneumothorax", "no_finding", "pneumonia"}
+    cell = reported.found["cells"][0]
+    (stored,) = [r["value"] for r in cell["test"] if (r["metric"], r["target"]) == ("average_precision", "macro")]
+    (row,) = table.query(
+        "dataset == 'cxr14' & initialization == 'imgnet' & backbone == 'vitb' & image_size == 224 "
+        "& label == 'macro_avg'"
+    ).to_dict("records")
+    assert row["mAP_mean"] == pytest.approx(100 * stored)
+    assert row["AUROC_ci_low"] < row["AUROC_mean"] < row["AUROC_ci_high"]
+
+
+def test_the_best_of_each_data_set_is_bold_in_latex(reported):
+    lines = [line for line in reported.file("results.tex").splitlines() if line.endswith(r"\\")]
+    assert lines[0].split("&")[1:] == [r" nih\_chest\_xray14 ", r" vindr\_pcxr \\"]
+    assert [sum(r"\textbf" in line.split("&")[column] for line in lines) for column in (1, 2)] == [1, 1]
+    best = max(
+        (row["value"], cell["axes"]["resolution"])
+        for cell in reported.found["cells"]
+        for row in cell["test"]
+        if cell["axes"]["dataset"] == "vindr_pcxr" and (row["metric"], row["target"]) == ("auroc", "macro")
+    )
+    (bold,) = [line for line in lines if r"\textbf" in line.split("&")[2]]
+    assert f"{best[0]:.3f}" in bold
+    assert bold.split("&")[0].endswith(f" {best[1]} ")
+    assert sum("--" in line for line in lines) == 2  # dinov2 was not asked for on vindr_pcxr
+
+
+def test_each_data_set_has_its_own_targets(reported):
+    page_, markdown = reported.file("report.html"), reported.file("report.md")
+    assert "## Per target (vindr_pcxr)" in markdown
+    assert "## Per target (nih_chest_xray14)" in markdown
+    section = markdown.partition("## Per target (vindr_pcxr)")[2].partition("##")[0]
+    assert "no_finding" in section
+    assert "nodule" not in section
+    assert 'id="heat-map-vindr_pcxr"' in page_
+
+
+def test_words_say_what_each_axis_did(reported):
+    found = reported.found
+    told = words.findings(found)
+    macro = {
+        " ".join(str(value) for value in list(cell["axes"].values())[1:]): row["value"]
+        for cell in found["cells"]
+        for row in cell["test"]
+        if cell["axes"]["dataset"] == "vindr_pcxr" and (row["metric"], row["target"]) == ("auroc", "macro")
+    }
+    best = max(macro, key=macro.__getitem__)
+    assert told[1].startswith(f"vindr_pcxr: the highest of 8 cells is {best}, {macro[best]:.3f} (")
+    (resolution,) = [sentence for sentence in told if sentence.startswith("resolution")]
+    average = next(r for r in found["differences"]["averages"] if (r["axis"], r["target"]) == ("resolution", "macro"))
+    assert f"512 − 224 is {average['difference']:+.4f} AUROC on average over 9 pairs of cells" in resolution
+    assert f"{found['differences']['families']['pairs']['macro']} macro differences" in words.method(found)
+
+
+def test_figures_are_files_and_stand_in_the_page_with_words(reported):
+    page_ = reported.file("report.html")
+    images = re.findall(r'<img alt="([^"]+)" width="\d+" src="data:image/svg\+xml;base64,', page_)
+    figures_ = sorted(path.stem for path in reported.folder.report.glob("*.svg"))
+    assert len(images) == len(figures_) == len(list(reported.folder.report.glob("*.png")))
+    assert all(len(alt) > 40 for alt in images)
+    assert {"results", "cost", "curves", "subgroups", "sensitivity-learning_rate"} < set(figures_)
+    assert {"difference-resolution-512-224", "difference-resolution-512-224-by-target"} < set(figures_)
+    assert {f"{name}.png" for name in figures_} == set(re.findall(r"\]\(([^)]+\.png)\)", reported.file("report.md")))
+
+
+def test_the_same_study_gives_the_same_bytes(reported, again):
+    again.write()
+    for path in reported.folder.report.iterdir():
+        assert (again.folder.report / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_figures_of_cells_no_longer_asked_for_go_and_other_files_stay(again):
+    (again.folder.report / "mine.png").write_bytes(b"a user's own")
+    assert (again.folder.report / "heat-map-vindr_pcxr.png").is_file()
+    axes = again.study.axes | {"dataset": ["nih_chest_xray14"]}
+    fewer = again.study.model_copy(update={"axes": axes, "exclude": []})
+    report.write(fewer, grid.expand(fewer), again.state, again.folder)
+    assert not (again.folder.report / "heat-map-vindr_pcxr.png").exists()
+    assert (again.folder.report / "mine.png").exists()
+    assert "vindr" not in again.file("report.md")
+
+
+def test_what_stands_in_a_reason_cannot_become_markup(reported):
+    found = reported.found
+    found["trials"][0] |= {"state": "FAILED", "reason": "<script>alert(1)</script>"}
+    found["study"] = "<img src=x onerror=alert(1)>"
+    html = page.render(found, [])
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+@pytest.mark.parametrize("settled", [0, 1])
+def test_a_study_with_nothing_or_one_cell_measured_still_has_a_page(reported, settled):
+    found = reported.found
+    for cell in found["cells"][settled:]:
+        cell |= {"test": [], "subgroups": [], "record": {}}
+    found["differences"] = {"pairs": [], "averages": [], "not_compared": [], "families": {}}
+    html = page.render(found, figures.draw(found))
+    assert "not measured" in html
+    assert 'id="differences"' not in html
+
+
+def test_the_pareto_front_holds_what_nothing_cheaper_equals():
+    points = [(1.0, 0.7, {}), (1.0, 0.8, {}), (2.0, 0.8, {}), (3.0, 0.9, {}), (4.0, 0.85, {})]
+    assert [point[:2] for point in cost.front(points, maximize=True)] == [(1.0, 0.8), (3.0, 0.9)]
+    assert [point[:2] for point in cost.front(points, maximize=False)] == [(1.0, 0.7)]
+
+
+def test_cost_is_gpu_hours_or_else_hours():
+    assert cost.hours({"gpu_seconds": 7200.0, "train_seconds": 1.0}) == 2.0
+    assert cost.hours({"train_seconds": 3000.0, "evaluation_seconds": 600.0}) == 1.0
+    assert cost.hours({}) is None
+
+
+def test_cells_are_told_apart_by_place_colour_and_shape(reported):
+    found = reported.found
+    looks = Looks.of(found)
+    assert (looks.place, looks.colour, looks.shapes) == ("resolution", "initialization", ("backbone",))
+    here = [cell for cell in found["cells"] if cell["axes"]["dataset"] == "nih_chest_xray14"]
+    assert len({(looks.place_of(c), looks.colour_of(c), looks.marker_of(c)) for c in here}) == len(here) == 10
+
+
+def run(monkeypatch, *words_):
+    monkeypatch.setattr(sys, "argv", ["search", "report", *words_])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_the_command_renews_the_report_from_what_is_stored(again, monkeypatch, capsys, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(json.dumps(again.study.model_dump(mode="json")))
+    words_ = [str(study), "--storage", str(tmp_path)]
+    shutil.rmtree(again.folder.report)
+    assert run(monkeypatch, *words_) == 2
+    assert "no report yet" in capsys.readouterr().err
+    assert run(monkeypatch, *words_, "--renew", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 18
+    again.folder.ledger.unlink()
+    assert run(monkeypatch, *words_, "--renew") == 2
+    assert "nothing to report yet" in capsys.readouterr().err
