@@ -7,13 +7,15 @@ import getpass
 import hashlib
 import json
 import os
+import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mlflow_server.errors import PromotionError
 
@@ -36,6 +38,60 @@ class History:
         if not name or name.startswith(".") or not all(c.isalnum() or c in "_.-" for c in name):
             raise PromotionError(f"registered model {name!r}: only letters, digits, `_`, `.` and `-` may be in a name")
         self._path = storage / "mlpromotions" / f"{name}.jsonl"
+        self._intent = self._path.with_suffix(".intent")
+        self._name = name
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the right to change the champion; the system lets go of it when the process dies.
+
+        Raises:
+            PromotionError: another process holds it.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._path.with_suffix(".promotion"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PromotionError(
+                f"{self._name}: another promotion or rollback is being carried out; run this again in a moment"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def intend(self, action: str, evidence: Mapping[str, Any]) -> Entry:
+        """Write down durably what is about to happen, so that it can be put on record after a crash.
+
+        Returns:
+            What `intended` gives until `forget`: action, evidence, and an `intent` that names it.
+        """
+        intent = {"action": action, "evidence": _plain(evidence), "intent": secrets.token_hex(8)}
+        aside = self._intent.with_suffix(".writing")
+        with aside.open("w") as stream:
+            stream.write(json.dumps(intent))
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(self._intent)
+        return intent
+
+    def intended(self) -> Entry | None:
+        """Return what was begun and not put on record, or None."""
+        try:
+            intent: Entry = json.loads(self._intent.read_text())
+        except FileNotFoundError:
+            return None
+        return intent
+
+    def record(self, intent: Entry) -> Entry:
+        """Append, unless that was done, that what was intended has happened; returns the entry."""
+        told = [entry for entry in self.read() if entry.get("intent") == intent["intent"]]
+        return told[0] if told else self.append(intent["action"], {**intent["evidence"], "intent": intent["intent"]})
+
+    def forget(self) -> None:
+        """Drop what was intended: it has not happened, or is on record."""
+        self._intent.unlink(missing_ok=True)
 
     def append(self, action: str, evidence: Mapping[str, Any]) -> Entry:
         """Write an entry durably.
@@ -51,7 +107,7 @@ class History:
         with FileLock(f"{self._path}.lock", timeout=60):
             entries = self.read()
             entry: Entry = {
-                **json.loads(json.dumps(evidence, default=str)),
+                **_plain(evidence),
                 "action": action,
                 "time_ms": time.time_ns() // 1_000_000,
                 "who": who(),
@@ -93,6 +149,11 @@ def who() -> str:
     except (KeyError, OSError):
         local = f"uid {os.getuid()}"
     return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or local}@{socket.gethostname()}"
+
+
+def _plain(evidence: Mapping[str, Any]) -> Entry:
+    plain: Entry = json.loads(json.dumps(evidence, default=str))
+    return plain
 
 
 def _hash(entry: Entry) -> str:

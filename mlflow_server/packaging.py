@@ -1,57 +1,63 @@
-"""A trained network as an MLflow model that loads without this repository.
+"""A trained network as an MLflow model that loads without this repository, from image files to named probabilities.
 
-The artefact is an exported program (torch.export, no pickle) from uint8 pixels to one probability per
-pathology, with its preprocessing and pathology names in the model's metadata. Size, channels and normalisation
-are inside the program.
+Its files: `artifacts/program.pt2` and `artifacts/weights.safetensors` (see `export.py`), `artifacts/reader/` (what
+reads and prepares images, see `reader.py`), `artifacts/contract.json` (pathologies, thresholds, preprocessing, hashes),
+`artifacts/MODEL_CARD.md`, and `inference.py`, which puts them together. Nothing in it is a pickle.
 """
 
-from collections.abc import Mapping, Sequence
+import base64
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow.pytorch
+import cv2
+import mlflow.pyfunc
 import numpy as np
-import torch
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
-from torch import Tensor, nn
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
 
+from mlflow_server import inference, reader
+from mlflow_server.export import Scorer, export
+from mlflow_server.model_card import Card
 from trainers import assembly, checkpoint, tasks
-
-EXAMPLES = 2
-"""A traced batch of one would fix the batch size at one."""
-
-
-class Scorer(nn.Module):
-    """Pixels in, probabilities out: the network and its task's scores.
-
-    Args:
-        network: outputs for (N, 1, R, R).
-        scores: turns outputs into probabilities.
-    """
-
-    def __init__(self, network: nn.Module, scores: Any):
-        super().__init__()
-        self.network = network
-        self._scores = scores
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return probabilities float32 (N, pathologies) for uint8 pixels (N, 1, R, R)."""
-        scored: Tensor = self._scores(self.network(pixels))
-        return scored
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What is put into the model beside the program."""
+    """What a model is made of.
+
+    Attributes:
+        checkpoint: folder of the trial's best checkpoint.
+        name: of the registered model.
+        facts: where it comes from: study, cell, trial, run, fingerprint of the data; also in the model's metadata.
+        data: what the study's ledger has of the data.
+        evaluation: what the ledger has of the winner: rows, subgroups, external, thresholds.
+        procedure: how the evaluation's intervals came about, in words.
+    """
 
     checkpoint: Path
-    """Folder of the trial's best checkpoint."""
+    name: str
     facts: Mapping[str, Any]
-    """Written into the model's metadata: trial, study, data fingerprint …"""
-    files: Sequence[Path] = ()
-    """Evidence to ship along, under extra_files/."""
+    data: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    procedure: str
+
+    def card(self) -> Card:
+        """Return the model card."""
+        return Card(
+            name=self.name,
+            provenance=self.facts,
+            network=checkpoint.read_trial(self.checkpoint),
+            data=self.data,
+            evaluation=self.evaluation,
+            procedure=self.procedure,
+            requirements=reader.requirements(),
+        )
 
 
 def log_model(package: Package, *, run_id: str, uri: str) -> str:
@@ -61,37 +67,81 @@ def log_model(package: Package, *, run_id: str, uri: str) -> str:
         The model's URI, `models:/m-…`, that the registry takes.
     """
     mlflow.set_tracking_uri(uri)
-    written = Model.log(artifact_path=None, name="network", flavor=mlflow.pytorch, run_id=run_id, **_contents(package))
+    with _contents(package) as contents:
+        written = Model.log(artifact_path=None, name="network", flavor=mlflow.pyfunc, run_id=run_id, **contents)
     return str(written.model_uri)
 
 
 def save_model(package: Package, folder: Path) -> None:
     """Write the same model to a folder."""
-    mlflow.pytorch.save_model(path=str(folder), **_contents(package))
+    with _contents(package) as contents:
+        mlflow.pyfunc.save_model(path=str(folder), **contents)
 
 
-def _contents(package: Package) -> dict[str, Any]:
+@contextmanager
+def _contents(package: Package) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of MLflow's `save_model`; the files they name live as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="radsweep-") as name:
+        files = {
+            "program": Path(name) / "program.pt2",
+            "weights": Path(name) / "weights.safetensors",
+            "reader": Path(name) / "reader",
+            "card": Path(name) / "MODEL_CARD.md",
+            "contract": Path(name) / "contract.json",
+        }
+        contract = _write(package, files)
+        yield {
+            "python_model": inference.__file__,
+            "artifacts": {key: str(path) for key, path in files.items()},
+            "signature": _signature(contract["pathologies"]),
+            "input_example": [_example(contract["resolution"])],
+            "pip_requirements": reader.requirements(),
+            "metadata": {
+                **contract,
+                "weights_sha256": contract["sha256"]["weights"],
+                "checkpoint_sha256": checkpoint.sha256(package.checkpoint / checkpoint.NETWORK),
+                "licence": checkpoint.read_trial(package.checkpoint)["plan"]["licence"],
+                **package.facts,
+            },
+        }
+
+
+def _write(package: Package, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Write the files of a model; returns its contract."""
     network, config, pathologies = assembly.load_network(package.checkpoint)
-    trial = checkpoint.read_trial(package.checkpoint)
-    side = config.resolution if config.resolution == network.input_size else network.input_size
-    example = np.zeros((EXAMPLES, 1, side, side), np.uint8)
-    return {
-        "pytorch_model": Scorer(network, tasks.load(config.task).scores).eval(),
-        "serialization_format": "pt2",
-        "input_example": example,
-        "signature": ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 1, side, side))]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(pathologies)))]),
-        ),
-        "pip_requirements": [f"torch=={torch.__version__.partition('+')[0]}", "numpy"],
-        "extra_files": [str(path) for path in package.files],
-        "metadata": {
-            "pathologies": list(pathologies),
-            "preprocessing": trial["preprocessing"],
-            "resolution": side,
-            "input": "uint8 (N, 1, R, R): one grey channel after the preprocessing named here, 0 to 255",
-            "weights_sha256": checkpoint.sha256(package.checkpoint / checkpoint.NETWORK),
-            "licence": trial["plan"]["licence"],
-            **package.facts,
+    scorer = Scorer(network, tasks.load(config.task).scores)
+    export(scorer, config.resolution, program=files["program"], weights=files["weights"])
+    reader.copy_modules(files["reader"])
+    files["card"].write_text(package.card().markdown())
+    contract = {
+        "pathologies": list(pathologies),
+        "thresholds": {name: package.evaluation["thresholds"].get(name) for name in pathologies},
+        "preprocessing": checkpoint.read_trial(package.checkpoint)["preprocessing"],
+        "resolution": config.resolution,
+        "sha256": {
+            "program": checkpoint.sha256(files["program"]),
+            "weights": checkpoint.sha256(files["weights"]),
+            "reader": inference.hash_of_folder(files["reader"]),
         },
     }
+    files["contract"].write_text(json.dumps(contract, indent=1, sort_keys=True))
+    return contract
+
+
+def _signature(pathologies: list[str]) -> ModelSignature:
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(AnyType())]),
+        outputs=Schema([ColSpec(DataType.float, name) for name in pathologies]),
+        params=ParamSchema([ParamSpec("decisions", DataType.boolean, default=False)]),
+    )
+    # An image may be bytes, text, a path or an array, alone or in any list: MLflow's types have no word for that. Told
+    # that the code checks its input itself, MLflow hands over what it is given, instead of making a table of it.
+    signature._is_signature_from_type_hint = True
+    return signature
+
+
+def _example(side: int) -> str:
+    """Return a drawn picture, no patient's, as base64 of a PNG."""
+    ramp = np.linspace(0, 255, side, dtype=np.uint8)
+    _, encoded = cv2.imencode(".png", np.minimum(ramp[:, None], ramp[None, ::-1]))
+    return base64.b64encode(encoded.tobytes()).decode()

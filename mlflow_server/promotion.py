@@ -1,7 +1,7 @@
 """Whether a challenger replaces the champion: a decision with its evidence, made of stored scores alone."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,32 +15,57 @@ Rule = Literal["superiority", "non_inferiority"]
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """What the lower end of a paired difference's interval must lie above.
+
+    Attributes:
+        rule: superiority asks that it lies above +margin, non_inferiority that it lies above -margin.
+        margin: in units of the metric.
+    """
+
+    rule: Rule
+    margin: float
+
+    @property
+    def value(self) -> float:
+        """The bound itself."""
+        return self.margin if self.rule == "superiority" else -self.margin
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """When a challenger is good enough.
 
     Attributes:
-        rule: superiority asks that the lower bound of the paired difference lies above +margin,
-            non_inferiority that it lies above -margin.
-        margin: in units of the metric.
+        bound: of the macro mean on the study's own test partition.
         metric: what is compared, e.g. auroc.
         bootstrap: of the paired difference.
         per_pathology: no pathology may be worse by more than this with its whole interval; None does not ask.
         calibration: the largest expected calibration error, mean over the pathologies; None does not ask.
         minimum_positives: test cases that every pathology must have of either class.
+        external: by data set, the bound of the macro mean on its test partition.
     """
 
-    rule: Rule
-    margin: float
+    bound: Bound
     metric: str
     bootstrap: Bootstrap
     per_pathology: float | None = None
     calibration: float | None = None
     minimum_positives: int = 0
+    external: Mapping[str, Bound] = field(default_factory=dict)
 
-    @property
-    def bound(self) -> float:
-        """What the interval must lie above."""
-        return self.margin if self.rule == "superiority" else -self.margin
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Test scores to judge by.
+
+    Attributes:
+        test: of the study's own data set.
+        external: by data set; one that was not measured is not in it.
+    """
+
+    test: CaseScores
+    external: Mapping[str, CaseScores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +91,13 @@ class PromotionDecision:
 
 
 def judge(
-    challenger: CaseScores, champion: CaseScores | None, policy: Policy, *, checks: Sequence[Reason] = ()
+    challenger: Measured, champion: Measured | None, policy: Policy, *, checks: Sequence[Reason] = ()
 ) -> PromotionDecision:
     """Compare a challenger with the champion on the test cases of both.
 
     Args:
-        challenger: test scores.
-        champion: test scores of the champion; None if there is none yet.
+        challenger: its scores.
+        champion: scores of the champion; None if there is none yet.
         policy: of the study.
         checks: what was found about the files themselves (hashes, reload); each has to hold as well.
 
@@ -80,24 +105,44 @@ def judge(
         The decision with every condition, those that hold and those that do not; scores that cannot be paired
         refuse the promotion and say why.
     """
-    alone = (*_enough_cases(challenger, policy), *_calibrated(challenger, policy), *checks)
+    alone = (*_enough_cases(challenger.test, policy), *_calibrated(challenger.test, policy), *checks)
+    external = tuple(_external(name, challenger, champion, policy) for name in policy.external)
     if champion is None:
         first = Reason("there is no champion yet", True, "the first model needs to be better than none")
-        return _decided((first, *alone))
+        return _decided((first, *external, *alone))
     try:
-        comparison = compare(challenger, champion, metric=policy.metric, bootstrap=policy.bootstrap)
+        comparison = compare(challenger.test, champion.test, metric=policy.metric, bootstrap=policy.bootstrap)
     except ValueError as problem:
         reason = Reason("challenger and champion were measured on the same test cases", False, str(problem))
-        return _decided((reason, *alone))
+        return _decided((reason, *external, *alone))
     rows = tuple({str(k): v for k, v in row.items()} for row in comparison.table().to_dict(orient="records"))
-    return _decided((_better(comparison, policy), *_none_worse(comparison, policy), *alone), rows)
+    own = (_above(comparison, policy.bound, policy), *_none_worse(comparison, policy))
+    return _decided((*own, *external, *alone), rows)
+
+
+def _external(name: str, challenger: Measured, champion: Measured | None, policy: Policy) -> Reason:
+    """Judge on another data set; what was not measured does not pass."""
+    bound, own = policy.external[name], challenger.external.get(name)
+    condition = _condition(bound, policy, place=f"on {name}, ")
+    if own is None:
+        return Reason(condition, False, "the challenger was not measured on it; see evaluation.external")
+    if champion is None:
+        return Reason(condition, True, f"no champion to compare with; measured on {len(own.table)} cases")
+    other = champion.external.get(name)
+    if other is None:
+        return Reason(condition, False, "the champion was not measured on it; its run has no such scores")
+    try:
+        comparison = compare(own, other, metric=policy.metric, bootstrap=policy.bootstrap)
+    except ValueError as problem:
+        return Reason(condition, False, f"not the same test cases: {problem}")
+    return _above(comparison, bound, policy, place=f"on {name}, ")
 
 
 def _decided(reasons: tuple[Reason, ...], differences: tuple[dict[str, Any], ...] = ()) -> PromotionDecision:
     return PromotionDecision(all(reason.holds for reason in reasons), reasons, differences)
 
 
-def _better(comparison: Comparison, policy: Policy) -> Reason:
+def _above(comparison: Comparison, bound: Bound, policy: Policy, *, place: str = "") -> Reason:
     found = comparison.macro.difference
     low = found.low
     evidence = (
@@ -106,10 +151,12 @@ def _better(comparison: Comparison, policy: Policy) -> Reason:
         else f"challenger minus champion {found.value:+.4f}, interval {low:+.4f} to {found.high:+.4f} "
         f"({policy.bootstrap.redraws} paired redraws of {policy.bootstrap.unit}s)"
     )
-    condition = (
-        f"{policy.rule}: the lower bound of the paired difference in macro {policy.metric} is above {policy.bound:+g}"
-    )
-    return Reason(condition, low is not None and low > policy.bound, evidence)
+    return Reason(_condition(bound, policy, place=place), low is not None and low > bound.value, evidence)
+
+
+def _condition(bound: Bound, policy: Policy, *, place: str) -> str:
+    above = f"the lower bound of the paired difference in macro {policy.metric} is above {bound.value:+g}"
+    return f"{place}{bound.rule}: {above}"
 
 
 def _none_worse(comparison: Comparison, policy: Policy) -> tuple[Reason, ...]:

@@ -20,7 +20,8 @@ CHALLENGER = "challenger"
 CLAIM = ".promotion"
 """Suffix of the registered model that stands for a promotion being carried out; the server makes each name once."""
 SCORES = "evaluation/scores.parquet"
-"""Artifact of a winner's run."""
+EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
+"""Artifacts of a winner's run."""
 ENTRY = "radsweep.promotion."
 """Prefix of the tags that mirror the history."""
 TAG_CHARACTERS = 50_000
@@ -79,14 +80,33 @@ class Registry:
         """
         return self.artifact(version.run_id, SCORES)
 
-    def register(self, name: str, *, source: str, run_id: str, tags: Mapping[str, Any]) -> Version:
-        """Add a version, unless the run has one already."""
+    def external_scores(self, version: Version, dataset: str) -> bytes | None:
+        """Return the stored case scores of a version's run on another data set, or None."""
+        try:
+            return self.artifact(version.run_id, EXTERNAL_SCORES.format(dataset))
+        except PromotionError:
+            return None
+
+    def register(
+        self, name: str, *, source: str, run_id: str, tags: Mapping[str, Any], description: str | None = None
+    ) -> Version:
+        """Add a version, unless the run has one already.
+
+        Args:
+            name: of the registered model.
+            source: URI of the packaged model.
+            run_id: it was made from.
+            tags: of the version.
+            description: Markdown, shown with the version.
+        """
         self._create_registered_model(name)
         for found in self._client.search_model_versions(f"name='{name}'"):
             if found.run_id == run_id:
                 return Version(name, str(found.version), run_id, dict(found.tags))
         kept = {key: str(value)[:TAG_CHARACTERS] for key, value in tags.items()}
-        created = self._client.create_model_version(name, source=source, run_id=run_id, tags=kept)
+        created = self._client.create_model_version(
+            name, source=source, run_id=run_id, tags=kept, description=description
+        )
         return Version(name, str(created.version), run_id, kept)
 
     def version_of(self, name: str, run_id: str) -> Version | None:
@@ -97,14 +117,19 @@ class Registry:
             return None
         return Version(name, str(found[0].version), run_id, dict(found[0].tags)) if found else None
 
-    def crown(self, version: Version, *, instead_of: Version | None) -> None:
+    def crown(self, version: Version, *, instead_of: Version | None, note: str = "") -> None:
         """Give a version the alias `champion`, and take `challenger` from it.
+
+        Args:
+            version: the new champion.
+            instead_of: the one that the decision was about.
+            note: what the claim can be recognized by, should this process die.
 
         Raises:
             PromotionError: the champion is no longer the one that the decision was about, or another promotion of
                 the same model is being carried out.
         """
-        with self.claim(version.name):
+        with self.claim(version.name, note):
             present = self.champion(version.name)
             if (present.version if present else None) != (instead_of.version if instead_of else None):
                 raise PromotionError(
@@ -112,24 +137,32 @@ class Registry:
                     "this promotion was judged; run promote again"
                 )
             self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
-            challenger = self._by_alias(version.name, CHALLENGER)
-            if challenger is not None and challenger.version == version.version:
-                self._client.delete_registered_model_alias(version.name, CHALLENGER)
+            self.no_challenger(version)
+
+    def no_challenger(self, version: Version) -> None:
+        """Take the alias `challenger` from a version, if it has it."""
+        challenger = self._by_alias(version.name, CHALLENGER)
+        if challenger is not None and challenger.version == version.version:
+            self._client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def challenge(self, version: Version) -> None:
         """Give a version the alias `challenger`."""
         self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[None]:
+    def claim(self, name: str, note: str = "") -> Iterator[None]:
         """Hold a registered model's aliases alone: MLflow itself can only overwrite them, never compare and set.
+
+        Args:
+            name: of the registered model.
+            note: see `release`.
 
         Raises:
             PromotionError: another promotion holds them, or died while it did; says how to go on.
         """
         claim = f"{name}{CLAIM}"
         try:
-            self._client.create_registered_model(claim, description=f"promotion by {who()}")
+            self._client.create_registered_model(claim, description=f"promotion by {who()} {note}")
         except MlflowException as problem:
             if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -141,6 +174,17 @@ class Registry:
             yield
         finally:
             self._client.delete_registered_model(claim)
+
+    def release(self, name: str, note: str) -> None:
+        """Take away the claim that bears this note, if there is one: its process is known to be dead."""
+        try:
+            held = self._client.get_registered_model(f"{name}{CLAIM}")
+        except MlflowException as problem:
+            if problem.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return
+        if (held.description or "").endswith(f" {note}"):
+            self.unlock(name)
 
     def unlock(self, name: str) -> bool:
         """Take away the claim that a dead promotion left; returns whether there was one."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 from mlflow_server.promotion import Reason
 from trainers import checkpoint
@@ -48,10 +49,13 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
         tolerance: largest difference of a score.
 
     Returns:
-        Two conditions: weights; data and scores.
+        Two conditions: weights; data and scores. One alone where the model cannot even be loaded.
     """
     mlflow.set_tracking_uri(uri)
-    loaded = mlflow.pyfunc.load_model(source)
+    try:
+        loaded = mlflow.pyfunc.load_model(source)
+    except (MlflowException, OSError, ValueError) as problem:  # ValueError: a file is not the one that was packaged
+        return (Reason("the packaged model can be loaded", False, str(problem).splitlines()[0]),)
     facts = loaded.metadata.metadata or {}
     return (
         _same(
@@ -59,7 +63,7 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
             {
                 "ledger": original.sha256,
                 "checkpoint": checkpoint.sha256(original.checkpoint / checkpoint.NETWORK),
-                "package": facts.get("weights_sha256"),
+                "package": facts.get("checkpoint_sha256"),
             },
         ),
         _reproduced(loaded, original, facts, tolerance),

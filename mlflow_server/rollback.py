@@ -2,11 +2,10 @@
 
 from typing import Any
 
+from mlflow_server import succession
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import Entry, History
 from mlflow_server.registry import Registry
-
-PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled_back"
 
 
 def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
@@ -23,6 +22,7 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     Raises:
         PromotionError: there is no champion, or none before it.
     """
+    succession.settle(name, registry=registry, history=history)
     champion = registry.champion(name)
     if champion is None:
         raise PromotionError(f"{name}: there is no champion to roll back")
@@ -30,13 +30,17 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     if before is None:
         raise PromotionError(f"{name}: version {champion.version} is the first champion; nothing is before it")
     version = registry.find(f"models:/{name}/{before}")
-    registry.crown(version, instead_of=champion)
-    told = {"registered_model": name, "version": before, "champion_before": champion.version}
-    entry = history.append(ROLLED_BACK, told)
-    registry.remember(version, entry)
-    return entry
+    told = {"registered_model": name, "champion_before": champion.version}
+    return succession.crown(
+        version,
+        instead_of=champion,
+        action=succession.ROLLED_BACK,
+        evidence=told,
+        registry=registry,
+        history=history,
+    )
 
 
 def _before(entries: list[dict[str, Any]], version: str) -> str | None:
-    promotions = [e for e in entries if e["action"] == PROMOTED and e["version"] == version]
+    promotions = [e for e in entries if e["action"] == succession.PROMOTED and e["version"] == version]
     return promotions[-1]["champion_before"] if promotions else None

@@ -6,7 +6,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import PromotionError, TrackingError
-from mlflow_server.promotion import Policy, Reason, judge
+from mlflow_server.promotion import Bound, Measured, Policy, Reason
+from mlflow_server.promotion import judge as judge_measured
 from mlflow_server.registry import CLAIM, Registry
 from mlflow_server.server import ServerSettings, command, environment
 from trainers.evaluation.case_scores import IDENTITY, collect
@@ -24,7 +25,12 @@ def scores(strength, *, seed=0, cases=200, first=0):
 
 
 def policy(rule="superiority", margin=0.0, **more):
-    return Policy(rule, margin, "auroc", Bootstrap(redraws=300), **more)
+    return Policy(Bound(rule, margin), "auroc", Bootstrap(redraws=300), **more)
+
+
+def judge(challenger, champion, policy, **more):
+    """Judge on the test partition alone."""
+    return judge_measured(Measured(challenger), Measured(champion) if champion is not None else None, policy, **more)
 
 
 def condition(decision, words):
@@ -110,6 +116,37 @@ def test_every_reason_is_reported_and_one_that_fails_refuses():
     assert not decision.promoted
     unpaired = judge(scores(2.0), scores(0.5, first=50), policy(minimum_positives=5), checks=[broken])
     assert [reason.holds for reason in unpaired.reasons] == [False, True, False]
+
+
+EXTERNAL = {"elsewhere": Bound("non_inferiority", 0.02)}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "holds", "evidence"),
+    [
+        (scores(1.0), scores(1.0), True, "challenger minus champion +0.0000"),
+        (scores(0.5), scores(2.0), False, "challenger minus champion -0."),
+        (None, scores(1.0), False, "the challenger was not measured on it; see evaluation.external"),
+        (scores(1.0), None, False, "the champion was not measured on it"),
+        (scores(1.0), scores(1.0, first=50), False, "not the same test cases: not the same cases: 50 only in"),
+    ],
+)
+def test_every_external_set_has_to_pass_as_well(own, other, holds, evidence):
+    challenger = Measured(scores(2.0), {} if own is None else {"elsewhere": own})
+    champion = Measured(scores(0.5), {} if other is None else {"elsewhere": other})
+    decision = judge_measured(challenger, champion, policy(external=EXTERNAL))
+    found = condition(decision, "on elsewhere, non_inferiority: the lower bound")
+    assert "above -0.02" in found.condition
+    assert (decision.promoted, found.holds) == (holds, holds)
+    assert found.evidence.startswith(evidence)
+    assert condition(decision, "superiority: the lower bound").holds
+
+
+def test_the_first_model_must_have_been_measured_elsewhere_too():
+    decision = judge_measured(Measured(scores(1.0), {"elsewhere": scores(1.0)}), None, policy(external=EXTERNAL))
+    assert decision.promoted
+    assert condition(decision, "on elsewhere").evidence == "no champion to compare with; measured on 200 cases"
+    assert not judge_measured(Measured(scores(1.0)), None, policy(external=EXTERNAL)).promoted
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,80 @@
+"""Moves the alias `champion` and puts that on record, so that a process killed at any moment leaves both or neither.
+
+What is to happen is written down first. Whoever acts next finds it, sees in the registry whether it has happened, and
+completes the record.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_server.errors import PromotionError
+from mlflow_server.history import Entry, History
+from mlflow_server.registry import Registry, Version
+
+PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled_back"
+
+
+def crown(
+    version: Version,
+    *,
+    instead_of: Version | None,
+    action: str,
+    evidence: Mapping[str, Any],
+    registry: Registry,
+    history: History,
+) -> Entry:
+    """Make a version champion.
+
+    Args:
+        version: the new champion.
+        instead_of: the one that the decision was about; None: there was none.
+        action: promoted or rolled_back.
+        evidence: what it rests on; says the `version`.
+        registry: where the alias moves.
+        history: gets the entry.
+
+    Returns:
+        The entry.
+
+    Raises:
+        PromotionError: somebody else is changing the champion, or has changed it meanwhile.
+    """
+    with history.alone():
+        _settle(version.name, registry, history)
+        intent = history.intend(action, {**evidence, "version": version.version})
+        try:
+            registry.crown(version, instead_of=instead_of, note=intent["intent"])
+        except PromotionError:
+            history.forget()
+            raise
+        return _record(version, intent, registry, history)
+
+
+def settle(name: str, *, registry: Registry, history: History) -> Entry | None:
+    """Complete the record of a change that was interrupted; returns its entry if the change had happened.
+
+    Raises:
+        PromotionError: the change is still being carried out.
+    """
+    with history.alone():
+        return _settle(name, registry, history)
+
+
+def _settle(name: str, registry: Registry, history: History) -> Entry | None:
+    intent = history.intended()
+    if intent is None:
+        return None
+    registry.release(name, intent["intent"])
+    champion = registry.champion(name)
+    if champion is None or champion.version != intent["evidence"]["version"]:
+        history.forget()
+        return None
+    registry.no_challenger(champion)
+    return _record(champion, intent, registry, history)
+
+
+def _record(champion: Version, intent: Entry, registry: Registry, history: History) -> Entry:
+    entry = history.record(intent)
+    registry.remember(champion, entry)
+    history.forget()  # last: until then whoever comes after a crash does all of this again
+    return entry

@@ -1,0 +1,169 @@
+"""The winner of a study's winners, as something to promote: where its things are and what is known of it."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search import data_roots, grid, ledger, provenance, selection
+from search.errors import StudyError
+from search.identity import identified
+from search.study_config import StudyConfig
+from search.study_delivery import connect_tracker
+from search.study_folder import StudyFolder
+from search.study_state import StudyState, TrialProgress
+from trainers.trial import Operation, TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow_server.packaging import Package
+    from mlflow_server.promotion import Measured
+    from mlflow_server.registry import Registry, Version
+    from mlflow_server.reload import Original
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The study's best winner and where its things are."""
+
+    study: StudyConfig
+    folder: StudyFolder
+    state: StudyState
+    winner: selection.Winner
+    run_id: str
+
+    @property
+    def progress(self) -> TrialProgress:
+        """What the ledger has of the trial."""
+        return self.state.trials[self.winner.trial]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, as the ledger has it."""
+        return str(self.state.datasets[self.progress.dataset_key]["fingerprint"])
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the best checkpoint."""
+        return self.folder.trial(self.winner.trial) / self.winner.checkpoint
+
+    @property
+    def name(self) -> str:
+        """Of the registered model."""
+        return self.study.promotion.registered_model or self.study.name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where the model comes from."""
+        return {
+            "study": self.study.name,
+            "trial": self.winner.trial,
+            "cell": self.winner.cell,
+            "run_id": self.run_id,
+            "data_fingerprint": self.fingerprint,
+            "code": provenance.code_version(),
+        }
+
+    def package(self) -> "Package":
+        """Return what the registered model is made of."""
+        from mlflow_server.packaging import Package
+
+        settings = self.study.evaluation
+        return Package(
+            checkpoint=self.checkpoint,
+            name=self.name,
+            facts=self.facts,
+            data=self.state.datasets[self.progress.dataset_key],
+            evaluation=self.state.evaluated[self.winner.cell],
+            procedure=f"The test partition was read once, after the choice on validation. In brackets "
+            f"{settings.confidence:.0%} intervals, {settings.redraws} bootstrap redraws of {settings.unit}s.",
+        )
+
+    def measured(self) -> "Measured":
+        """Return the scores that the winner's evaluation stored."""
+        from mlflow_server.promotion import Measured
+        from trainers.evaluation import case_scores
+
+        place = self.folder.winner(self.winner.trial)
+        external = {name: place / f"scores_{name}.parquet" for name in self.study.promotion.external}
+        return Measured(
+            _test_scores((place / "scores.parquet").read_bytes()),
+            {name: case_scores.load(path) for name, path in external.items() if path.is_file()},
+        )
+
+    def rival(self, registry: "Registry", champion: "Version") -> "Measured":
+        """Return the scores of the champion, as far as its run has them.
+
+        Raises:
+            PromotionError: it has none on its own test partition.
+        """
+        from mlflow_server.promotion import Measured
+        from trainers.evaluation import case_scores
+
+        stored = {name: registry.external_scores(champion, name) for name in self.study.promotion.external}
+        return Measured(
+            _test_scores(registry.scores(champion)),
+            {name: case_scores.load(io.BytesIO(content)) for name, content in stored.items() if content is not None},
+        )
+
+    def original(self, measured: "Measured", roots: Mapping[str, Path]) -> "Original":
+        """Return what the packaged model must agree with."""
+        from mlflow_server.reload import Original
+
+        config = TrialConfig.model_validate(self.progress.config)
+        result = self.progress.result
+        return Original(
+            checkpoint=self.checkpoint,
+            sha256=result.checkpoint_sha256 if result else None,
+            fingerprint=self.fingerprint,
+            scores=measured.test,
+            config=config,
+            operation=Operation(
+                data_root=data_roots.find(config.dataset, roots, self.folder.storage),
+                cache=self.folder.cache,
+                key_folder=self.folder.storage,
+                trial_folder=self.folder.trial(self.winner.trial),
+            ),
+        )
+
+
+def find(study: StudyConfig, storage: Path) -> Candidate:
+    """Return the candidate of a finished study.
+
+    Raises:
+        StudyError: the study is not finished, or its winners cannot be compared.
+        TrackingError: MLflow cannot be used.
+    """
+    folder = StudyFolder(storage, study.name)
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    winner = best_winner(study, state)
+    return Candidate(study, folder, state, winner, connect_tracker(study, folder).run_id(winner.trial))
+
+
+def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
+    """Return the cell winner with the best validation value, among those that were measured on the test partition.
+
+    Raises:
+        StudyError: none was, or the cells are of several data sets, whose values cannot be compared.
+    """
+    if not state.datasets:
+        raise StudyError(f"study {study.name} was not run in this storage; run it first, or give another --storage")
+    trials = identified(grid.expand(study), state)
+    chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
+    chosen = [winner for winner in chosen if state.evaluated.get(winner.cell, {}).get("trial") == winner.trial]
+    if not chosen:
+        raise StudyError(f"study {study.name} has no measured winner yet; `python -m search run` it to its end first")
+    if len({trials[winner.trial].config.dataset.name for winner in chosen}) > 1:
+        raise StudyError(
+            f"study {study.name} has winners on several data sets; a promotion compares models on one. Promote from a "
+            "study of one data set"
+        )
+    sign = 1.0 if state.declaration.direction == "maximize" else -1.0
+    return max(chosen, key=lambda winner: sign * winner.value)
+
+
+def _test_scores(content: bytes) -> Any:
+    from trainers.evaluation import case_scores
+
+    scores = case_scores.load(io.BytesIO(content))
+    return scores.where((scores.table["partition"] == "test").to_numpy(bool))

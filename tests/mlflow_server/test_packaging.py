@@ -1,0 +1,340 @@
+"""A registered model by itself: what it takes, what it answers, what it needs, and that versions do not mix."""
+
+import base64
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from packaging.requirements import Requirement
+
+from datasets import images
+from datasets.dataset_config import DatasetConfig
+from datasets.limits import Limits
+from datasets.preprocessing import resolve
+from mlflow_server import packaging, reader
+from mlflow_server.model_card import DESCRIPTION_CHARACTERS
+from tests.datasets.miniatures import picture, write_dicom
+from trainers import assembly, checkpoint, recipes
+from trainers.trial import TrialConfig
+
+PATHOLOGIES = ("cardiomegaly", "nodule", "pneumothorax")
+THRESHOLDS = {"cardiomegaly": 0.0, "nodule": 1.0, "pneumothorax": None}
+SIDE = 32
+
+
+def package(folder, *, backbone="test_vit3", pathologies=PATHOLOGIES, seed=0):
+    """Package a network as random as it was made."""
+    config = TrialConfig(
+        dataset=DatasetConfig(name="phantom", source="phantom"),
+        initialization="random",
+        backbone=backbone,
+        resolution=SIDE,
+        recipe=recipes.Recipe(),
+        seed=seed,
+    )
+    network = assembly.build_network(config, pathologies, weights=None)
+    described = assembly.describe(config, network, pathologies, "0" * 64)
+    saved = checkpoint.save_best(folder / "trial", epoch=1, network=network.state_dict(), trial=described)
+    return packaging.Package(
+        checkpoint=saved,
+        name="tiny",
+        facts={"study": "s", "trial": "t", "run_id": "r", "data_fingerprint": "0" * 64},
+        data={"images": {"train": 70, "test": 30}, "quarantined": {}, "fingerprint": "0" * 64},
+        evaluation={"rows": rows(pathologies), "subgroups": [], "external": [], "thresholds": THRESHOLDS},
+        procedure="95% intervals, 1000 bootstrap redraws of patients.",
+    )
+
+
+def rows(pathologies, **more):
+    return [
+        {"metric": metric, "target": name, "value": 0.8125, "low": 0.7, "high": 0.9, "positives": 5, "negatives": 9}
+        | more
+        for metric in ("auroc", "average_precision", "sensitivity", "specificity", "ece")
+        for name in (*pathologies, "macro")
+    ]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The package, its folder, and the model as a user loads it."""
+    folder = tmp_path_factory.mktemp("packaged")
+    made = package(folder)
+    packaging.save_model(made, folder / "model")
+    return made, folder / "model", mlflow.pyfunc.load_model(str(folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("film") / "film.dcm"
+    write_dicom(path, picture(3))
+    return path
+
+
+def squares_of(radiograph):
+    return resolve("standard").square(radiograph, SIDE)[None]
+
+
+def scored(made, squares):
+    """What the network itself says, by the library's own code."""
+    network, _, _ = assembly.load_network(made.checkpoint)
+    with torch.no_grad():
+        return network(torch.from_numpy(np.stack(squares))).sigmoid().numpy()
+
+
+def test_an_image_is_scored_as_the_network_scores_it_however_it_is_given(saved, film):
+    made, _, model = saved
+    content = film.read_bytes()
+    radiograph = images.decode(content, cover=SIDE, window=0, limits=Limits())
+    expected = scored(made, [squares_of(radiograph)])
+    given = {
+        "bytes": [content],
+        "base64": [base64.b64encode(content).decode()],
+        "base64 in lines": [base64.encodebytes(content).decode()],
+        "path": [film],
+        "one alone": film,
+        "series": pd.Series([content]),
+        "table": pd.DataFrame({"image": [content], "note": ["a"]}),
+        "its only column": pd.DataFrame({"film": [film]}),
+        "by name": {"image": [content]},
+        "square": [squares_of(radiograph)],
+        "squares": squares_of(radiograph)[None],
+    }
+    for name, images_given in given.items():
+        answer = model.predict(images_given)
+        assert list(answer.columns) == list(PATHOLOGIES), name
+        assert answer.shape == (1, 3), name
+        assert np.abs(answer.to_numpy() - expected).max() < 1e-6, name
+
+
+@pytest.mark.parametrize(("ending", "kind"), [(".png", np.uint8), (".png", np.uint16), (".jpg", np.uint8)])
+def test_picture_files_and_grey_values_are_prepared_like_films(saved, ending, kind):
+    made, _, model = saved
+    values = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (60, 44)).astype(kind)
+    content = cv2.imencode(ending, values)[1].tobytes()
+    decoded = images.decode(content, cover=SIDE, window=0, limits=Limits())
+    expected = scored(made, [squares_of(decoded)])
+    assert np.abs(model.predict([content]).to_numpy() - expected).max() < 1e-6
+    assert np.abs(model.predict([decoded.values]).to_numpy() - expected).max() < 1e-6
+    assert np.abs(model.predict(decoded.values).to_numpy() - expected).max() < 1e-6
+
+
+def test_any_number_of_images_keeps_its_order_and_index(saved):
+    made, _, model = saved
+    squares = np.random.default_rng(1).integers(0, 255, (70, 1, SIDE, SIDE), dtype=np.uint8)
+    expected = scored(made, squares)
+    table = pd.DataFrame({"image": list(squares)}, index=[f"film-{i}" for i in range(70)])
+    answer = model.predict(table)
+    assert list(answer.index) == list(table.index)
+    assert np.abs(answer.to_numpy() - expected).max() < 1e-6
+    assert np.abs(model.predict(squares).to_numpy() - expected).max() < 1e-6
+    assert model.predict([]).shape == (0, 3)
+
+
+def test_decisions_are_made_at_the_thresholds_of_validation(saved, film):
+    _, _, model = saved
+    answer = model.predict([film], params={"decisions": True})
+    assert list(answer.columns) == [*PATHOLOGIES, *(f"decision_{name}" for name in PATHOLOGIES)]
+    assert answer.iloc[0, 3:].tolist() == [True, False, None]
+    assert model.predict([film], params={"decisions": False}).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("/etc/hostname", "image 0: text is read as base64, and this is none; give the path of a file as pathlib.Path"),
+        ([b""], "image 0: file is empty"),
+        ([b"\x89PNG\r\n\x1a\n"], "image 0: PNG without a header"),
+        (["AAAA"], "image 0: neither PNG, JPEG nor DICOM"),
+        ([Path("/nowhere.dcm")], "image 0: file is missing"),
+        ([np.zeros((4, 4))], r"image 0: grey values are uint8 or uint16 \(H, W\), not float64 \(4, 4\)"),
+        (np.zeros((2, 1, 8, 8), np.uint8), r"prepared squares are uint8 \(N, 1, 32, 32\), not uint8 \(2, 1, 8, 8\)"),
+        ([3], "image 0: an image is bytes, base64 text, a pathlib.Path or an array, not int"),
+        (3, "images are given as a list, a DataFrame, a Series or an array, not as int"),
+        (pd.DataFrame({"a": [b""], "b": [b""]}), "which column holds the images. Name it `image`; found a, b"),
+    ],
+)
+def test_what_is_no_image_is_refused_and_named(saved, given, message):
+    with pytest.raises(ValueError, match=message):
+        saved[2].predict(given)
+
+
+def test_text_never_names_a_file_of_the_server(saved, film, monkeypatch):
+    monkeypatch.chdir(film.parent)
+    for text in (film.name, str(film), f"file://{film}"):
+        with pytest.raises(ValueError, match="text is read as base64"):
+            saved[2].predict([text])
+
+
+def test_versions_whose_code_differs_work_side_by_side(saved, film, tmp_path, monkeypatch):
+    made, _, champion = saved
+    before = champion.predict([film])
+    copy = reader.copy_modules
+
+    def changed(target):
+        names = copy(target)
+        path = target / "preprocessing.py"
+        text = path.read_text()
+        turned = text.replace(
+            "pixels = self._quantized(resized, radiograph)", "pixels = 255 - self._quantized(resized, radiograph)"
+        )
+        assert turned != text
+        path.write_text(turned)
+        return names
+
+    monkeypatch.setattr(reader, "copy_modules", changed)
+    packaging.save_model(made, tmp_path / "challenger")
+    challenger = mlflow.pyfunc.load_model(str(tmp_path / "challenger"))
+    turned = challenger.predict([film])
+    assert np.abs(turned.to_numpy() - before.to_numpy()).max() > 1e-4
+    assert champion.predict([film]).equals(before)
+    assert challenger.predict([film]).equals(turned)
+    assert mlflow.pyfunc.load_model(str(saved[1])).predict([film]).equals(before)
+
+
+ALONE = """
+import json, sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+class Installed:
+    find_distributions = staticmethod(PathFinder.find_distributions)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in LEFT_OUT else PathFinder.find_spec(name, path, target)
+
+LEFT_OUT = set(json.loads(sys.argv[3]))
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed()
+import mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+print(json.dumps(model.predict([Path(sys.argv[2])]).iloc[0].to_dict()))
+print(json.dumps([file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]))
+"""
+"""A fresh environment: what is not asked for is as good as not installed."""
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name.lower())
+
+
+def needed(names):
+    """Names of distributions and of all they require."""
+    waiting, found = list(names), set()
+    while waiting:
+        name = normal(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            listed = [Requirement(line) for line in requires(name) or []]
+        except PackageNotFoundError:
+            continue
+        waiting += [r.name for r in listed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.mark.slow
+def test_it_needs_mlflow_and_what_the_card_lists_and_nothing_of_this_repository(saved, film, tmp_path):
+    made, folder, model = saved
+    asked = (folder / "requirements.txt").read_text().splitlines()
+    assert set(asked) == {*made.card().requirements, f"mlflow=={mlflow.__version__}"}
+    wanted = needed(Requirement(line).name for line in asked)
+    others = [name for name, owners in packages_distributions().items() if not wanted & set(map(normal, owners))]
+    assert {"timm", "ray", "optuna"} <= set(others)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, folder, film, json.dumps(others)],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer, files = map(json.loads, done.stdout.splitlines()[-2:])
+    assert answer == pytest.approx(model.predict([film]).iloc[0].to_dict(), abs=1e-6)
+    root = str(Path(__file__).parents[2])
+    assert [file for file in files if file.startswith(root) and "site-packages" not in file] == []
+
+
+def test_nothing_in_it_is_a_pickle(saved):
+    _, folder, _ = saved
+    contents = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(folder / "artifacts" / "program.pt2") as archive:
+        contents |= {name: archive.read(name) for name in archive.namelist()}
+    assert len(contents) > 20
+    assert [name for name, content in contents.items() if content[:1] == b"\x80"] == []
+    assert [name for name in contents if name.endswith((".pkl", ".pickle", ".pth"))] == []
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "program.pt2", "reader/images.py"])
+def test_a_changed_file_is_refused_at_the_load(saved, tmp_path, file):
+    shutil.copytree(saved[1], tmp_path / "model")
+    path = tmp_path / "model" / "artifacts" / file
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises((ValueError, MlflowException), match="packaged"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
+
+
+def test_the_copied_modules_lean_on_nothing_but_one_another(tmp_path):
+    names = reader.copy_modules(tmp_path / "reader")
+    assert {"dicom", "headers", "images", "jpeg2000", "preprocessing", "radiograph"} <= set(names)
+    for path in (tmp_path / "reader").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) (datasets|trainers|mlflow_server)\b", path.read_text(), re.MULTILINE)
+
+
+def test_the_metadata_say_what_the_model_is(saved):
+    _, folder, model = saved
+    facts = model.metadata.metadata
+    assert facts["pathologies"] == list(PATHOLOGIES)
+    assert facts["thresholds"] == THRESHOLDS
+    assert facts["preprocessing"]["name"] == "standard"
+    assert facts["weights_sha256"] == checkpoint.sha256(folder / "artifacts" / "weights.safetensors")
+    assert [column.name for column in model.metadata.signature.outputs] == list(PATHOLOGIES)
+    assert model.predict(model.input_example).shape == (1, 3)
+
+
+def test_the_card_tells_data_results_licence_and_limits(saved):
+    made, folder, _ = saved
+    card = (folder / "artifacts" / "MODEL_CARD.md").read_text()
+    for line in (
+        "## Intended use and limits",
+        "**It is no medical device and must not decide about a patient.**",
+        "- images: 70 train, 30 test",
+        "| nodule | 5 / 9 | 1.000 | 0.812 (0.700–0.900) |",
+        "95% intervals, 1000 bootstrap redraws of patients.",
+        "No initial weights, so no licence of theirs.",
+        f"torch=={torch.__version__.partition('+')[0]}",
+    ):
+        assert line in card
+    assert made.card().description() == card
+
+
+def test_a_long_card_is_cut_to_what_the_registry_keeps_with_its_warnings_first(tmp_path):
+    names = [f"pathology_{i}" for i in range(14)]
+    groups = [{"column": "age_band", "group": f"g{i}", "cases": 50} for i in range(20)]
+    made = package(tmp_path, pathologies=names)
+    evaluation = made.evaluation | {
+        "subgroups": [row | group for group in groups for row in rows(names)],
+        "external": [row | {"dataset": "chexpert", "cases": 100} for row in rows(names)],
+    }
+    card = dataclasses.replace(made, evaluation=evaluation).card()
+    description = card.description()
+    assert len(card.markdown()) > DESCRIPTION_CHARACTERS >= len(description)
+    assert "| age_band | g7 | 50 | 0.812 (0.700–0.900) |" in card.markdown()
+    assert "| chexpert | pathology_3 | 100 |" in card.markdown()
+    assert "It is no medical device" in description
+    assert "| pathology_13 |" in description
+    assert description.endswith("the whole card is `artifacts/MODEL_CARD.md` of the model.*\n")
