@@ -55,7 +55,7 @@ def test_every_cell_has_a_measured_winner(undisturbed):
 def test_the_report_is_written_for_people_too(undisturbed):
     page = (undisturbed.folder / "report" / "report.html").read_text()
     assert "<h1>tiny</h1>" in page
-    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:image/svg+xml;base64,' in page
     assert "http" not in page.replace("http-equiv", "")
     assert "random" not in (undisturbed.folder / "report" / "results.csv").read_text().splitlines()[0]
 
