@@ -1,11 +1,16 @@
 """What every test may ask for."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +38,19 @@ def own_surroundings() -> Iterator[None]:
     os.environ.update(before)
     if "mlflow" in sys.modules:
         sys.modules["mlflow"].set_tracking_uri("")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Browser"]:
+    """The system's Chromium; a test that needs it skips where there is none."""
+    programs = (os.environ.get("RADSWEEP_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, (shutil.which(name) for name in programs if name)), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium, or set RADSWEEP_CHROMIUM to its path")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox needs rights that containers and root do not give; the pages are ours.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from search import grid, ledger
+from search import ledger, sampling
 from search.errors import StudyError
 from search.grid import Grid
 from search.report import figures, files, page, summary, tables
@@ -55,7 +55,7 @@ def renew(study: StudyConfig, folder: StudyFolder) -> None:
     state = StudyState.of(ledger.read(folder.ledger).events)
     if not state.datasets:
         raise StudyError(f"{folder.path}: nothing to report yet; start `python -m search run`. Another --storage?")
-    write(study, grid.expand(study), state, folder)
+    write(study, sampling.expand(study, state), state, folder)
 
 
 def read(folder: StudyFolder) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trainers.evaluation import calibration, thresholds
+from trainers.evaluation import calibration, ranking, thresholds
 from trainers.evaluation.case_scores import CaseScores, collect
 from trainers.evaluation.comparison import p_value
 from trainers.evaluation.delong import delong, delong_test
@@ -228,3 +228,12 @@ def test_the_spread_between_seeds_is_kept_apart_from_sampling() -> None:
     different = [table(labels, labels + generator.normal(size=labels.shape)) for _ in range(3)]
     assert (over_seeds(different, bootstrap=Bootstrap(redraws=100))[0].between_seeds or 0) > 0
     assert over_seeds([same], bootstrap=Bootstrap(redraws=100))[0].between_seeds is None
+
+
+def test_redraws_beyond_what_float32_counts_exactly_are_exact() -> None:
+    labels, scores = np.array([0, 0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.5, 0.5, 0.9])
+    ranked = ranking.rank(labels, scores, units=np.arange(5), count=5)
+    weights = np.array([[2**24], [3], [1], [1], [1]], np.float32)
+    below = 2**24 + 3  # under the tied positive, which earns half of the negative it ties with
+    assert ranked is not None
+    assert ranked.auroc(weights)[0] == ((below + 0.5) + (below + 1)) / (2 * (below + 1))

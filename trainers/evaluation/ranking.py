@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 
 from trainers.evaluation.auroc import given
 
+EXACT = 2**23  # float32 holds whole and half numbers below this exactly, and runs twice as fast; products need float64
 BLOCK = 32  # redraws at a time: the block of weights stays in the processor's cache
 
 
@@ -23,7 +24,7 @@ class Ranking:
     Attributes:
         positives: sparse (segments, units), number of positives of each unit in each segment.
         negatives: the same for negatives.
-        credit: (segments, 1), what a positive earns for a negative of its own segment: 1, or 0.5 where they tie.
+        credit: float32 (segments, 1), what a positive earns for a negative of its own segment: 1, or 0.5 where they tie.
         found: sparse (groups, units), positives in each group of equal scores that has any, highest scores first.
         passed: sparse (groups, units), negatives up to that group since the group before.
     """
@@ -40,13 +41,14 @@ class Ranking:
         Args:
             weights: float32 (units, redraws), how often each unit counts.
         """
-        # Counts are whole numbers below 2**24, so float32 holds them exactly; products need float64.
-        positives, negatives = (self.positives @ weights).astype(np.float64), self.negatives @ weights
-        below = np.cumsum(negatives, axis=0, dtype=np.float64)
-        all_positives, all_negatives = positives.sum(axis=0), below[-1].copy()
+        positives, negatives = self.positives @ weights, self.negatives @ weights
+        below = np.cumsum(negatives, axis=0)
+        if below[-1].max(initial=0) >= EXACT:
+            below = np.cumsum(negatives, axis=0, dtype=np.float64)
+        all_positives, all_negatives = positives.sum(axis=0, dtype=np.float64), below[-1].astype(np.float64)
         negatives *= self.credit - 1  # below − (1 − credit) · own
         below += negatives
-        wins = np.einsum("sr,sr->r", positives, below)
+        wins = np.einsum("sr,sr->r", positives, below, dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio: np.ndarray = wins / (all_positives * all_negatives)
         return ratio
@@ -133,7 +135,7 @@ def _segments(with_positives: np.ndarray, with_negatives: np.ndarray) -> tuple[n
     begins = mixed | before_mixed | (with_negatives & after_positive)
     begins[0] = True
     segment = np.cumsum(begins) - 1
-    credit = np.ones(segment[-1] + 1)
+    credit = np.ones(segment[-1] + 1, dtype=np.float32)
     credit[segment[mixed]] = 0.5
     return segment, credit
 
