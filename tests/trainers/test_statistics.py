@@ -231,9 +231,7 @@ def test_the_spread_between_seeds_is_kept_apart_from_sampling() -> None:
 
 
 def test_redraws_beyond_what_float32_counts_exactly_are_exact() -> None:
-    labels, scores = np.array([0, 0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.5, 0.5, 0.9])
-    ranked = ranking.rank(labels, scores, units=np.arange(5), count=5)
-    weights = np.array([[2**24], [3], [1], [1], [1]], np.float32)
-    below = 2**24 + 3  # under the tied positive, which earns half of the negative it ties with
+    ranked = ranking.rank(np.array([0, 1, 0, 1.0]), np.arange(4.0), units=np.arange(4), count=4)
+    weights = np.array([[2**24 - 1], [1], [2], [1]], np.float32)
     assert ranked is not None
-    assert ranked.auroc(weights)[0] == ((below + 0.5) + (below + 1)) / (2 * (below + 1))
+    assert ranked.auroc(weights)[0] == ((2**24 - 1) + (2**24 + 1)) / (2 * (2**24 + 1))  # 2**24 + 1 is no float32
