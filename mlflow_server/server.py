@@ -112,6 +112,8 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
         "MLFLOW_AUTH_ADMIN_USERNAME": credentials.ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": secret.password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secret.session_key,
+        # A route that MLflow has no rule for is refused; by default it would be open to every user.
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
     }
 
 

@@ -1,0 +1,195 @@
+"""The attacks behind MLflow's published holes, on a running server.
+
+Strangers on every route (CVE-2026-0545, CVE-2026-2652), the default password (CVE-2026-2635), paths that lead out of
+the store (CVE-2025-11201, CVE-2023-1177), pages of other hosts.
+"""
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+from base64 import b64encode
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from mlflow_server import server
+from mlflow_server.check import logged_in, login, request
+from mlflow_server.registry import Registry
+
+pytestmark = pytest.mark.slow
+
+LISTED = """
+import json
+from mlflow.server import app as flask
+from mlflow.server.auth import create_app
+served = create_app(flask)
+routes = [[str(rule), method] for rule in flask.url_map.iter_rules() for method in rule.methods]
+for path, methods in served.openapi()["paths"].items():
+    routes += [[path, method.upper()] for method in methods]
+routes += [[path, "GET"] for path in ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect")]
+print(json.dumps(routes))
+"""
+OPEN = {
+    # Says that it is alive, and no more.
+    "/health": b"OK",
+    # What a client reads before it logs in; names no run, user or path.
+    "/api/3.0/mlflow/server-info": b"{",
+    "/ajax-api/3.0/mlflow/server-info": b"{",
+}
+"""Routes that answer anybody, and how their answers begin; besides, the files of the web page below /static-files."""
+
+
+@pytest.fixture(scope="module")
+def routes(served, tmp_path_factory):
+    """All (path, method) of the application that serves, the parameters filled in."""
+    surroundings = {**server.configured_environment(served), "_MLFLOW_SGI_NAME": "uvicorn"}
+    surroundings["MLFLOW_BACKEND_STORE_URI"] = served.backend
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LISTED],
+        env=surroundings,
+        cwd=tmp_path_factory.mktemp("routes"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {(re.sub(r"<[^>]+>|\{[^}]+\}", "x", path), method) for path, method in json.loads(done.stdout)}
+    assert len(found) > 500
+    assert {("/ajax-api/3.0/jobs/x", "GET"), ("/graphql", "POST"), ("/v1/traces", "POST")} <= found
+    return sorted((path, method) for path, method in found if method not in {"HEAD", "OPTIONS"})
+
+
+def ask(connection, method, path):
+    """Return status and beginning of the body, of a stranger."""
+    body = b"{}" if method != "GET" else None
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    return answer.status, answer.read()[:200]
+
+
+def test_no_route_answers_a_stranger(served, routes):
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    answered = {}
+    for path, method in routes:
+        status, body = ask(connection, method, path)
+        if status not in {401, 403} and not path.startswith("/static-files/"):
+            answered[path, method] = status, body
+    unexpected = {key: found for key, found in answered.items() if key[0] not in OPEN}
+    assert unexpected == {}
+    assert {path: body[: len(OPEN[path])] for (path, _), (_, body) in answered.items() if path in OPEN} == OPEN
+
+
+def test_what_is_open_tells_nothing_of_the_store(served):
+    for path in OPEN:
+        body = request(served, path, known=False)[1].decode()
+        assert not re.search(r"sqlite|postgres|file:|/tmp|password|admin", body), body
+
+
+def test_a_wrong_password_is_no_password(served, routes):
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    connection.request(
+        "GET",
+        "/api/2.0/mlflow/experiments/search?max_results=1",
+        headers={"Authorization": "Basic YWRtaW46cGFzc3dvcmQxMjM0"},  # admin:password1234, MLflow's default once
+    )
+    assert connection.getresponse().status == 401
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:5000", "localhost.evil.example"]
+)
+def test_a_hostile_host_header_is_refused_on_every_kind_of_route(served, host):
+    for path in ("/", "/api/2.0/mlflow/experiments/search?max_results=1", "/graphql", "/ajax-api/3.0/jobs/0"):
+        assert request(served, path, known=True, host=host)[0] == 403
+
+
+def ask_as_user(served, method, path, body=None):
+    """Return status and body of a request whose path is sent as it stands."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    word = b64encode(":".join(login(served)).encode()).decode()
+    connection.request(method, path, body, {"Authorization": f"Basic {word}"})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+OUTSIDE = [
+    "../../../../../../etc/passwd",
+    "%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+    "..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+    "..%252f..%252f..%252f..%252fetc%252fpasswd",
+    "/etc/passwd",
+    "%2Fetc%2Fpasswd",
+    "file:///etc/passwd",
+    "....//....//....//etc/passwd",
+    "..%5c..%5c..%5cetc%5cpasswd",
+]
+
+
+@pytest.fixture(scope="module")
+def run(served):
+    """A run of the server with an artifact, and a version of a model that has its source."""
+    with logged_in(served):
+        client = MlflowClient(served.uri)
+        made = client.create_run("0").info
+        client.log_text(made.run_id, "harmless", "a.txt")
+        client.create_registered_model("attacked")
+        client.create_model_version("attacked", source=made.artifact_uri, run_id=made.run_id)
+    return made.run_id
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_no_artifact_path_leads_out_of_the_store(served, run, path):
+    for asked in (
+        f"/api/2.0/mlflow-artifacts/artifacts/{path}",
+        f"/api/2.0/mlflow-artifacts/artifacts?path={path}",
+        f"/ajax-api/2.0/mlflow-artifacts/artifacts/{path}",
+        f"/get-artifact?run_uuid={run}&path={path}",
+        f"/model-versions/get-artifact?name=attacked&version=1&path={path}",
+        f"/api/2.0/mlflow/artifacts/list?run_id={run}&path={path}",
+    ):
+        status, body = ask_as_user(served, "GET", asked)
+        assert b"root:" not in body, asked
+        assert b'passwd"' not in body, asked
+        assert status in {400, 404, 405, 500} or b"files" not in body, asked
+
+
+def test_the_same_requests_find_what_is_in_the_store(served, run):
+    """Else the test above would hold on a server that finds nothing at all."""
+    for asked in (
+        f"/get-artifact?run_uuid={run}&path=a.txt",
+        "/model-versions/get-artifact?name=attacked&version=1&path=a.txt",
+    ):
+        assert ask_as_user(served, "GET", asked) == (200, b"harmless")
+
+
+@pytest.mark.parametrize(
+    "path", ["../../planted", "%2e%2e/%2e%2e/planted", "..%2f..%2fplanted", "..%252f..%252fplanted"]
+)
+def test_nothing_is_written_outside_the_store(served, path):
+    status, _ = ask_as_user(served, "PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", b"content")
+    assert status in {400, 404, 405, 500}
+    assert not list(served.folder.parent.rglob("planted"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "file:///etc",
+        "/etc",
+        "../../etc",
+        "mlflow-artifacts:/../../etc",
+        "mlflow-artifacts:/%2e%2e/%2e%2e/etc",
+        "models:/../../etc",
+        "file://evil/etc",
+        "file:///tmp/../etc#a",
+    ],
+)
+def test_no_version_of_a_model_leads_out_of_the_store(served, source, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a refusal may be a 500, which the client tries again
+    with logged_in(served):
+        client = MlflowClient(served.uri)
+        run = client.create_run("0").info.run_id
+        with pytest.raises(MlflowException):
+            Registry(served.uri).register("traversal", source=source, run_id=run, tags={})
