@@ -68,7 +68,7 @@ class TrackingReceiver:
         self._tracker.open(
             RunDescription(
                 identity=trial,
-                name=f"{progress.cell} {progress.point} seed={progress.seed}",
+                name=self._name(progress),
                 start_ms=events[0]["time_ms"],
                 tags=tags,
                 params=flat(progress.config),
@@ -77,6 +77,14 @@ class TrackingReceiver:
             ),
             parent=self._study,
         )
+
+    def _name(self, progress: TrialProgress) -> str:
+        """Name a run by what tells it from the study's others: MLflow's tables cut names after some 30 letters."""
+        study = self._state.study
+        axes = [v for axis, v in progress.axes.items() if len(study.get("axes", {}).get(axis, [])) != 1]
+        words = [grid.readable(value) for value in axes] or [progress.cell]
+        words += [f"{name}={grid.readable(value)}" for name, value in progress.searched.items()]
+        return " ".join([*words, *([f"seed={progress.seed}"] if len(study.get("seeds", [])) != 1 else [])])
 
     def _reopen_trial(self, trial: str, events: Sequence[Event]) -> None:
         self._tracker.reopen(trial)
