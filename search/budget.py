@@ -140,7 +140,7 @@ class Spending:
         if not self._state.datasets:
             return 0.0
         declaration = self._state.declaration
-        curve = self._state.trials[trial].curve(declaration.primary_metric)
+        curve = self._state.trials[trial].curve
         values = [value if declaration.direction == "maximize" else -value for value in curve.values()]
         return max(values, default=0.0)
 

@@ -33,6 +33,7 @@ class Desk:
         self._delivery = delivery
         self.progress = progress
         self.state = StudyState.of(ledger.events)
+        ledger.events = ()  # folded into the state; a long study's events would fill the memory
         self.earlier_study = dict(self.state.study)
         self.changed = False
 

@@ -128,7 +128,7 @@ class Groups:
         sign = 1.0 if declaration.direction == "maximize" else -1.0
         curves = []
         for entry in group.entries:
-            curve = self._progress(entry.trial).curve(declaration.primary_metric)
+            curve = self._progress(entry.trial).curve
             if curve:
                 values = {epoch / entry.epochs: sign * value for epoch, value in curve.items()}
                 curves.append((group.race.key_of(entry.searched), values))
@@ -158,7 +158,7 @@ class Groups:
     def _replay(self, race: ComparisonGroup, entry: Entry) -> None:
         progress = self._progress(entry.trial)
         race.add(entry.trial, entry.searched)
-        for epoch, value in progress.curve(self._state.declaration.primary_metric).items():
+        for epoch, value in progress.curve.items():
             race.report(entry.trial, epoch, value)
         if progress.state is not None:
             best = progress.result.best_value if progress.result else None

@@ -46,7 +46,8 @@ class Ledger:
         os.lseek(self._file, self._end, os.SEEK_SET)
         self._reserved = self._end
         _sync_folder(path.parent)
-        self.events = list(contents.events)
+        self.events = contents.events
+        """What the file held when it was opened."""
 
     def append(self, *events: Event) -> None:
         """Write events durably, all of them or none.
@@ -66,7 +67,6 @@ class Ledger:
                 "make room and run the study again, it goes on where it stood"
             ) from problem
         self._end += len(record)
-        self.events.extend(events)
 
     def close(self) -> None:
         """Give the file back, without the room that was kept free."""

@@ -58,7 +58,7 @@ class OptunaMirror:
             return
         state = STATE[TrialState(event["state"])]
         best = (event["result"] or {}).get("best_value")
-        curve = progress.curve(self._state.declaration.primary_metric)
+        curve = progress.curve
         frozen = optuna.trial.create_trial(
             state=state,
             value=best if state is OptunaState.COMPLETE else None,

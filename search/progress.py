@@ -19,6 +19,8 @@ from search.study_state import StudyState
 from trainers.trial import TrialState
 
 SECONDS_BETWEEN_LINES = 5.0
+LOOKS_COST = 100.0
+"""At most one part in so many of the time is spent on looking at all trials."""
 CELLS_SHOWN = 20
 
 
@@ -64,7 +66,12 @@ class _Counting:
         self._entries: Sequence[Entry] = ()
         self._began = time.monotonic()
         self._epochs_before = 0
-        self._running: set[str] = set()
+        self._looked_until = float("-inf")
+        self._look_seconds = 0.0
+
+    def due(self) -> bool:
+        """Say whether to look at all trials again: with many of them, looking at every event would cost the search."""
+        return time.monotonic() - self._looked_until >= LOOKS_COST * self._look_seconds
 
     def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
         self._entries = entries
@@ -72,6 +79,13 @@ class _Counting:
         self._epochs_before = sum(len(state.trials[entry.trial].epochs) for entry in entries)
 
     def snapshot(self, state: StudyState) -> Snapshot:
+        began = time.monotonic()
+        found = self._snapshot(state)
+        self._looked_until = time.monotonic()
+        self._look_seconds = self._looked_until - began
+        return found
+
+    def _snapshot(self, state: StudyState) -> Snapshot:
         progress = [state.trials[entry.trial] for entry in self._entries]
         states = Counter(trial.state for trial in progress)
         epochs = sum(len(trial.epochs) for trial in progress)
@@ -105,7 +119,7 @@ def best_by_cell(entries: Sequence[Entry], state: StudyState) -> dict[str, float
     choose = max if declaration.direction == "maximize" else min
     values: dict[str, list[float]] = defaultdict(list)
     for entry in entries:
-        values[entry.cell] += state.trials[entry.trial].curve(declaration.primary_metric).values()
+        values[entry.cell] += state.trials[entry.trial].curve.values()
     return {cell: choose(found) for cell, found in values.items() if found}
 
 
@@ -123,7 +137,7 @@ class LiveProgress(_Counting):
 
     def update(self, state: StudyState) -> None:
         """Redraw the table."""
-        if self._entries:
+        if self._entries and self.due():
             self._live.update(_picture(self.snapshot(state)))
 
     def close(self) -> None:
@@ -146,7 +160,7 @@ class LineProgress(_Counting):
 
     def update(self, state: StudyState) -> None:
         """Print where the search stands, if something ended or enough time went by."""
-        if not self._entries:
+        if not self._entries or not self.due():
             return
         now = self.snapshot(state)
         ended = now.complete + now.pruned + now.failed
@@ -168,7 +182,7 @@ class JsonProgress(_Counting):
 
     def update(self, state: StudyState) -> None:
         """Print a snapshot."""
-        if self._entries:
+        if self._entries and self.due():
             self._print({"progress": asdict(self.snapshot(state))})
 
     def close(self) -> None:

@@ -144,7 +144,7 @@ def _as_optuna(
         value=best if told else None,
         params=dict(progress.searched),
         distributions=distributions,
-        intermediate_values=progress.curve(state.declaration.primary_metric),
+        intermediate_values=progress.curve,
     )
 
 

@@ -275,7 +275,7 @@ class Schedule:
         sign = 1.0 if declaration.direction == "maximize" else -1.0
 
         def best_so_far(trial: str) -> float:
-            curve = self._progress(trial).curve(declaration.primary_metric)
+            curve = self._progress(trial).curve
             return max((sign * value for value in curve.values()), default=float("-inf"))
 
         best = max(pruned, key=best_so_far)

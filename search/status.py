@@ -98,7 +98,7 @@ def _state(progress: Any) -> str:
 def _best(progress: Any, state: StudyState) -> float | None:
     if progress is None:
         return None
-    values = progress.curve(state.declaration.primary_metric).values()
+    values = progress.curve.values()
     choose = max if state.declaration.direction == "maximize" else min
     return choose(values) if values else None
 

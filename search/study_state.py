@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.ledger import Event
-from trainers.trial import EpochMetrics, TaskDeclaration, TrialResult, TrialState
+from trainers.trial import TaskDeclaration, TrialResult, TrialState
 
 
 @dataclass(slots=True)
@@ -70,7 +70,8 @@ class TrialProgress:
     seed: int
     config: dict[str, Any]
     dataset_key: str
-    epochs: dict[int, EpochMetrics] = field(default_factory=dict)
+    epochs: dict[int, float | None] = field(default_factory=dict)
+    """The primary metric of every epoch that was told; the other metrics are in the ledger and in MLflow."""
     starts: list[int] = field(default_factory=list)
     decisions: list[Event] = field(default_factory=list)
     state: TrialState | None = None
@@ -92,9 +93,10 @@ class TrialProgress:
         """The searched values in words."""
         return ", ".join(f"{name}={value}" for name, value in self.searched.items())
 
-    def curve(self, metric: str) -> dict[int, float]:
-        """The metric by epoch, where it is defined."""
-        return {epoch: told.metrics[metric] for epoch, told in sorted(self.epochs.items()) if metric in told.metrics}
+    @property
+    def curve(self) -> dict[int, float]:
+        """The primary metric by epoch, where it is defined."""
+        return {epoch: value for epoch, value in sorted(self.epochs.items()) if value is not None}
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class StudyState:
     """By key of the data."""
     wall: Use = field(default_factory=Use)
     """The time that runs of this study took, whatever they did."""
+    _declaration: TaskDeclaration | None = None
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "StudyState":
@@ -122,8 +125,10 @@ class StudyState:
     @property
     def declaration(self) -> TaskDeclaration:
         """The task's primary metric and direction, as the data's preparation declared them."""
-        first = next(iter(self.datasets.values()))
-        return TaskDeclaration.model_validate(first["declaration"])
+        if self._declaration is None:
+            first = next(iter(self.datasets.values()))
+            self._declaration = TaskDeclaration.model_validate(first["declaration"])
+        return self._declaration
 
     def apply(self, event: Event) -> None:
         """Take one event in; telling the same one again changes nothing."""
@@ -133,6 +138,7 @@ class StudyState:
             self.study = event["study"]
         elif kind == "data":
             self.datasets[event["key"]] = event
+            self._declaration = None
         elif kind == "trial":
             fields = {key: event[key] for key in TrialProgress.__dataclass_fields__ if key in event}
             self.trials.setdefault(event["trial"], TrialProgress(**fields))
@@ -159,9 +165,8 @@ class StudyState:
             progress.starts.append(event["time_ms"])
             progress.use.begin(event)
         elif kind == "epoch":
-            told = EpochMetrics.model_validate({k: v for k, v in event.items() if k not in {"kind", "trial"}})
-            progress.epochs.setdefault(told.epoch, told)
-            progress.use.hear(told.timestamp_ms)
+            progress.epochs.setdefault(event["epoch"], event["metrics"].get(self.declaration.primary_metric))
+            progress.use.hear(event["timestamp_ms"])
         elif kind == "decision":
             progress.decisions.append(event)
         elif kind == "ended":

@@ -46,10 +46,9 @@ def _row(name: str, groups: dict[str, Group], *, quick: bool) -> Row:
 
 
 def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group]]]:
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("RADSWEEP_SHARED_DATA", beside)) / "learning_curves" / "medquicktune_portfolio"
-    if folder.is_dir():
-        whole = curves.of_table(_medquicktune(folder), name="medquicktune")
+    folder = medquicktune_folder()
+    if folder is not None:
+        whole = curves.of_table(medquicktune(folder), name="medquicktune")
         for size in (5, 12):
             drawn = replaying.equal_groups(whole, size=size, draws=5 if quick else 30, seed=0)
             yield f"fine-tuning curves, {len(drawn)} cells of {size}", drawn
@@ -60,7 +59,14 @@ def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group]]]:
         yield f"LCDB, {len(groups)} data sets", groups
 
 
-def _medquicktune(folder: Path) -> pd.DataFrame:
+def medquicktune_folder() -> Path | None:
+    """Return the folder of the portfolio's curves, if they are at hand."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("RADSWEEP_SHARED_DATA", beside)) / "learning_curves" / "medquicktune_portfolio"
+    return folder if folder.is_dir() else None
+
+
+def medquicktune(folder: Path) -> pd.DataFrame:
     """Cut what was not trained: failed runs are all 0, stopped ones repeat their last value or end in zeros."""
     values = pd.read_csv(folder / "curve.csv", index_col=0)
     datasets = pd.read_csv(folder / "config.csv", index_col=0)["dataset"].to_dict()

@@ -192,7 +192,7 @@ def inflict(kills: int, seed: int, say: Any) -> list[Findings]:
     Returns:
         What the examination of each study found.
     """
-    found = []
+    found: list[Findings] = []
     with surroundings() as around:
         quiet = Disturbance(around, 0, np.random.default_rng(seed), say)
         undisturbed = around.study("undisturbed")

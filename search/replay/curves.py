@@ -102,7 +102,7 @@ def _of_study(folder: Path) -> dict[str, Group]:
     sign = 1.0 if state.declaration.direction == "maximize" else -1.0
     groups: dict[str, Group] = {}
     for progress in state.trials.values():
-        found = progress.curve(state.declaration.primary_metric)
+        found = progress.curve
         if progress.state is TrialState.COMPLETE and found:
             epochs = np.array(sorted(found), dtype=np.int64)
             values = sign * np.array([found[int(epoch)] for epoch in epochs])

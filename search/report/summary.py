@@ -83,7 +83,7 @@ def _trial(progress: TrialProgress, metric: str) -> dict[str, Any]:
         "state": progress.state.value if progress.state else "UNFINISHED",
         "reason": progress.reason,
         "epochs": len(progress.epochs),
-        "curve": {str(epoch): value for epoch, value in progress.curve(metric).items()},
+        "curve": {str(epoch): value for epoch, value in progress.curve.items()},
         "decisions": [{k: e[k] for k in ("epoch", "action", "reason")} for e in progress.decisions],
         "best": progress.result.best_value if progress.result else None,
     }

@@ -87,7 +87,7 @@ def test_ray_ends_as_the_schedule_alone_does(cluster, tmp_path, deaths):
     carry_out(through_ray, tmp_path, deaths=deaths)
     assert through_ray.ends() == alone.ends()
     for trial, progress in through_ray.state.trials.items():
-        assert progress.curve(PRIMARY) == alone.state.trials[trial].curve(PRIMARY)
+        assert progress.curve == alone.state.trials[trial].curve
     told = [(e["trial"], e["epoch"]) for e in through_ray.events if e["kind"] == "epoch"]
     assert len(told) == len(set(told))
 
