@@ -91,15 +91,18 @@ def migrate(config: Config) -> None:
 
 
 @app.command()
-def retention(
-    config: Config, days: Annotated[float, typer.Option(min=0, help="Younger runs stay in any case.")] = 30
+def gc(
+    config: Config,
+    days: Annotated[float, typer.Option(min=0, help="Younger runs stay in any case.")] = 30,
+    dry_run: Annotated[bool, typer.Option(help="Say what would go, and delete nothing.")] = False,
 ) -> None:
-    """List the deleted runs that may go, and those that stay since a champion, winner or promotion rests on them."""
-    from mlflow_server import retention as retaining
-    from mlflow_server import server_config
+    """Delete for good the deleted runs that no champion, cell winner or promotion rests on, artifacts included."""
+    from mlflow_server import garbage, server_config
 
-    found = retaining.judge(server_config.load(config).backend, days=days)
-    for run in found.removable:
+    found = garbage.collect(
+        server_config.load(config), days=days, dry_run=dry_run, told=lambda run: typer.echo(f"gone    {run}")
+    )
+    for run in found.collected if dry_run else ():
         typer.echo(f"may go  {run}")
     for run, reason in found.kept.items():
         typer.echo(f"stays   {run}  {reason}")
