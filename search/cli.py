@@ -22,6 +22,7 @@ Storage = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 STORAGE = Path("storage")
+PROBE_STEPS = 20
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,12 +50,21 @@ def _settings(
 
 
 @app.command()
-def plan(study: Study, as_json: Json = False) -> None:
+def plan(
+    study: Study,
+    storage: Annotated[
+        Path | None, typer.Option(help="Folder of all studies: say what is done, and estimate from recorded speeds.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the cluster, for the wall-clock time.")] = 1,
+    probe: Annotated[bool, typer.Option(help="Measure 20 steps of each kind of trial on this machine.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show cells, trials, refused combinations and the estimated cost; touches no GPU, no data, no tracker."""
     from search import plan as planning
     from search.study_config import load_study
 
-    planned = planning.plan(load_study(study))
+    known = planning.Known(storage.resolve() if storage else None, gpus, PROBE_STEPS if probe else 0)
+    planned = planning.plan(load_study(study), known)
     if as_json:
         _print_json(planned)
     else:

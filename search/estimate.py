@@ -1,4 +1,4 @@
-"""What a study will cost, from the networks' arithmetic: no GPU, no data.
+"""What a study will cost: from trials that ran before or a probe where there are any, else from arithmetic alone.
 
 Multiply-accumulates of one forward pass were measured with torch's FlopCounterMode over timm's networks
 (EfficientNet-Lite0: published by its authors). Training costs three forward passes: forward, and backward for
@@ -6,11 +6,14 @@ activations and for weights.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets.dataset_config import DatasetConfig
 from search.grid import Grid
+from search.recorded_speed import Speeds, kind_of
+from trainers import adaptations
 from trainers.trial import TrialConfig
 
 GIGA_MACS: dict[str, dict[int, float]] = {
@@ -30,8 +33,23 @@ PUBLISHED_IMAGES: dict[str, int] = {
     "vindr_cxr": 18_000,
     "vindr_pcxr": 9_125,
 }
+MILLION_PARAMETERS: dict[str, float] = {
+    "vit_base": 85.7,
+    "vit_small": 21.6,
+    "convnext_base": 87.6,
+    "convnext_tiny": 27.8,
+    "tf_efficientnet_lite0": 3.4,
+}
+"""Of the encoder, as published."""
+UNKNOWN_MILLION_PARAMETERS = 25.0
 UNKNOWN_GIGA_MACS = 5.0
 FORWARD_PASSES_PER_STEP = 3
+TRAINING_SHARE = 0.8
+"""Images of a data set that are trained on; validation and test cost a forward pass each, once an epoch or once."""
+PRUNED_COST = 0.45
+"""Share of the epochs that `cell_race` leaves of cells of five, see the replay table in the README."""
+SPREAD_OF_MEASURED = 1.3
+"""A measured speed holds within this factor: other data, other neighbours on the node."""
 EFFECTIVE_TERAFLOPS = (40.0, 250.0)
 """What a training reaches: timm's published ViT-B/16 rate on an RTX 3090 (391 images/s), and a compiled one on an
 H100."""
@@ -47,13 +65,16 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Cost of the full grid; pruning lowers it."""
+    """Cost of a study; the low end has a pruner's help, the high end trains every trial to its last epoch."""
 
     epochs: int
     images: int
     """Images of all data sets together, as published."""
     gpu_hours: Range
-    cache_bytes: int
+    wall_clock_hours: Range
+    """On so many GPUs as were asked for, by default one."""
+    cache_bytes: Range
+    checkpoint_bytes: Range
     basis: str
 
     def as_json(self) -> dict[str, Any]:
@@ -85,35 +106,105 @@ def published_images(dataset: DatasetConfig) -> int | None:
     return PUBLISHED_IMAGES.get(dataset.name, PUBLISHED_IMAGES.get(dataset.source))
 
 
-def estimate(grid: Grid) -> Estimate:
-    """Estimate the cost of training every trial of a grid to its last epoch."""
+def estimate(grid: Grid, *, gpus: int = 1, speeds: Speeds | None = None, prunes: bool = True) -> Estimate:
+    """Estimate the cost of a grid.
+
+    Args:
+        grid: cells and trials.
+        gpus: of the cluster; a trial is taken to use one.
+        speeds: known from a probe or earlier runs.
+        prunes: whether the study has a pruner.
+    """
     images = {d.name: count for d in grid.datasets if (count := published_images(d)) is not None}
     unknown = sorted({d.name for d in grid.datasets} - set(images))
-    tera_operations = sum(
-        2e-3
-        * FORWARD_PASSES_PER_STEP
-        * giga_macs(trial.config.backbone, trial.config.resolution)
-        * images.get(trial.config.dataset.name, 0)
-        * trial.config.recipe.epochs
-        for trial in grid.trials
-    )
-    slow, fast = (round(tera_operations / rate / 3600, 1) for rate in EFFECTIVE_TERAFLOPS)
+    seconds = [_seconds(config, images.get(config.dataset.name, 0), speeds) for config in _trained(grid)]
+    share = PRUNED_COST if prunes else 1.0
+    low, high = share * sum(s.low for s in seconds) / 3600, sum(s.high for s in seconds) / 3600
+    # A trial runs on one GPU at a time: no cluster is faster than the longest one.
+    longest = Range(max((s.low for s in seconds), default=0) / 3600, max((s.high for s in seconds), default=0) / 3600)
     basis = (
-        f"every trial to its last epoch, at {EFFECTIVE_TERAFLOPS[1]:g} and {EFFECTIVE_TERAFLOPS[0]:g} effective "
-        "TFLOP/s per GPU, published image counts; pruning lowers it"
+        f"speeds from {speeds.source}"
+        if speeds
+        else f"{EFFECTIVE_TERAFLOPS[1]:g} and {EFFECTIVE_TERAFLOPS[0]:g} effective TFLOP/s per GPU"
     )
+    basis += f", published image counts; low: pruning leaves {share:.0%} of the epochs" if prunes else ""
     return Estimate(
         epochs=sum(trial.config.recipe.epochs for trial in grid.trials),
         images=sum(images.values()),
-        gpu_hours=Range(fast, slow),
+        gpu_hours=_rounded(low, high),
+        wall_clock_hours=_rounded(max(low / gpus, longest.low), max(high / gpus, longest.high)),
         cache_bytes=_cache_bytes(grid, images),
+        checkpoint_bytes=_checkpoint_bytes(grid, gpus),
         basis=basis + (f"; without {', '.join(unknown)}, whose size is not known beforehand" if unknown else ""),
     )
 
 
-def _cache_bytes(grid: Grid, images: dict[str, int]) -> int:
+def _trained(grid: Grid) -> Iterator[TrialConfig]:
+    """Yield the trials that cost arithmetic: of those on stored features only the first of each encoder and data."""
+    computed = set()
+    for trial in grid.trials:
+        config = trial.config
+        if adaptations.load(config.adaptation).on_features:
+            key = (config.dataset.model_dump_json(), config.initialization, config.backbone, config.resolution)
+            if key in computed:
+                continue
+            computed.add(key)
+        yield config
+
+
+def _seconds(config: TrialConfig, images: int, speeds: Speeds | None) -> Range:
+    """Return the seconds of a trial's whole training, or of its encoder's one pass, on one GPU."""
+    on_features = adaptations.load(config.adaptation).on_features
+    whole = images if on_features else images * TRAINING_SHARE * config.recipe.epochs
+    passes = 1 if on_features else FORWARD_PASSES_PER_STEP
+    known = _known_speed(config, speeds) if speeds else None
+    if known is not None:
+        return Range(whole / known / SPREAD_OF_MEASURED, whole / known * SPREAD_OF_MEASURED)
+    tera_operations = 2e-3 * passes * giga_macs(config.backbone, config.resolution) * whole
+    slow, fast = EFFECTIVE_TERAFLOPS
+    return Range(tera_operations / fast, tera_operations / slow)
+
+
+def _known_speed(config: TrialConfig, speeds: Speeds) -> float | None:
+    """Return images per second as measured, or scaled by arithmetic from the nearest kind that was."""
+    known = speeds.images_per_second
+    if (kind := kind_of(config)) in known:
+        return known[kind]
+    alike = {other: speed for other, speed in known.items() if other[2] == config.adaptation}
+    if not alike:
+        return None
+    cost = giga_macs(config.backbone, config.resolution)
+    nearest = min(alike, key=lambda other: abs(math.log(giga_macs(other[0], other[1]) / cost)))
+    return alike[nearest] * giga_macs(nearest[0], nearest[1]) / cost
+
+
+def _rounded(low: float, high: float) -> Range:
+    return Range(float(f"{low:.3g}"), float(f"{high:.3g}"))
+
+
+def _cache_bytes(grid: Grid, images: dict[str, int]) -> Range:
+    """Return a byte per pixel; high: where file systems and the index add to it."""
     arrays = {
         (trial.config.dataset.name, trial.config.dataset.preprocessing, trial.config.resolution)
-        for trial in grid.trials
+        for trial in (*grid.examples, *grid.trials)
     }
-    return sum(images.get(name, 0) * resolution**2 for name, _, resolution in arrays)
+    pixels = sum(images.get(name, 0) * resolution**2 for name, _, resolution in arrays)
+    return Range(pixels, int(pixels * 1.02))
+
+
+def _checkpoint_bytes(grid: Grid, gpus: int) -> Range:
+    """Return what stays of weights in float32, and what running trials need to go on (weights and two moments).
+
+    Low: only one finished trial per cell; high: every trial finishes.
+    """
+    sizes = [4e6 * million_parameters(trial.config) for trial in grid.trials]
+    per_cell = {trial.cell.name: size for trial, size in zip(grid.trials, sizes, strict=True)}
+    running = 3 * gpus * max(sizes, default=0.0)
+    return Range(int(sum(per_cell.values()) + running), int(sum(sizes) + running))
+
+
+def million_parameters(config: TrialConfig) -> float:
+    """Return the millions of parameters that a checkpoint of a trial holds; a head on features has next to none."""
+    if adaptations.load(config.adaptation).on_features:
+        return 0.5
+    return MILLION_PARAMETERS.get(config.backbone, UNKNOWN_MILLION_PARAMETERS)

@@ -1,17 +1,41 @@
 """What a study would do, before anything is spent."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from search import grid, pruners, sampling
+from search import grid, ledger, pruners, recorded_speed, sampling
 from search.estimate import estimate
+from search.identity import identified
 from search.study_config import Range, StudyConfig
+from search.study_folder import StudyFolder
+from search.study_state import StudyState
 
 
-def plan(study: StudyConfig) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a plan may rest on besides the study file.
+
+    Attributes:
+        storage: folder of earlier studies, for what is done and how fast it was; None: not looked at.
+        gpus: of the cluster.
+        probe_steps: steps of each kind of trial to measure on this machine; 0: none.
+    """
+
+    storage: Path | None = None
+    gpus: int = 1
+    probe_steps: int = 0
+
+
+def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
     """Expand a study and estimate its cost.
+
+    Args:
+        study: what is asked for.
+        known: what else the estimate rests on.
 
     Raises:
         StudyError: anything in the file that cannot be run.
@@ -27,15 +51,54 @@ def plan(study: StudyConfig) -> dict[str, Any]:
         "excluded": wanted.excluded,
         "refused": [{"cell": dict(refusal.cell.axes), "reason": refusal.reason} for refusal in wanted.refused],
         "warnings": warnings(study, wanted),
-        "estimated": estimate(wanted).as_json(),
+        "estimated": estimate(
+            wanted, gpus=known.gpus, speeds=_speeds(wanted, known), prunes=study.pruning.pruner != "none"
+        ).as_json(),
+        "done": _done(study, known.storage) if known.storage else None,
         "axes": study.axes,
         "search": {name: _plain(space) for name, space in study.search.items()},
         "seeds": study.seeds,
     }
 
 
+def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
+    if known.probe_steps:
+        return recorded_speed.probe((trial.config for trial in wanted.trials), steps=known.probe_steps)
+    return recorded_speed.from_ledgers(known.storage) if known.storage else None
+
+
+def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
+    """Compare what is asked for with what the storage holds of this study; None if it never ran there."""
+    folder = StudyFolder(storage, study.name)
+    if not folder.ledger.is_file():
+        return None
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    asked = identified(sampling.expand(study, state), state)
+    known = {trial: state.trials[trial] for trial in asked if trial in state.trials}
+    finished = [trial for trial, progress in known.items() if progress.done]
+    total = len(sampling.examples(study).trials)
+    return {
+        "finished": len(finished),
+        "begun": sum(bool(progress.epochs) and not progress.done for progress in known.values()),
+        "new": total - len(known),
+        "epochs_left": sum(
+            trial.config.recipe.epochs - len(known[name].epochs if name in known else ())
+            for name, trial in asked.items()
+            if name not in finished
+        ),
+        "no_longer_asked_for": len(set(state.trials) - set(asked)),
+    }
+
+
 def _plain(space: Range | list[Any]) -> Any:
     return space.model_dump() if isinstance(space, Range) else space
+
+
+def _span(found: dict[str, float], unit: float = 1.0) -> str:
+    low, high = (
+        f"{found[end] / unit:,.3g}" if found[end] < 1000 * unit else f"{found[end] / unit:,.0f}" for end in found
+    )
+    return low if low == high else f"{low} to {high}"
 
 
 def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
@@ -73,8 +136,15 @@ def show(planned: dict[str, Any], console: Console) -> None:
     )
     if cost["images"]:
         console.print(
-            f"{cost['gpu_hours']['low']:,} to {cost['gpu_hours']['high']:,} GPU-hours, cache "
-            f"{cost['cache_bytes'] / 1e9:,.1f} GB: {cost['basis']}",
+            f"{_span(cost['gpu_hours'])} GPU-hours, {_span(cost['wall_clock_hours'])} h of wall-clock, cache "
+            f"{_span(cost['cache_bytes'], 1e9)} GB, checkpoints {_span(cost['checkpoint_bytes'], 1e9)} GB: "
+            f"{cost['basis']}",
+            soft_wrap=True,
+        )
+    if done := planned["done"]:
+        console.print(
+            f"of these trials {done['finished']} are finished, {done['begun']} begun and {done['new']} new; "
+            f"{done['no_longer_asked_for']} earlier ones are no longer asked for and stay as they are",
             soft_wrap=True,
         )
     for reason in sorted({refusal["reason"] for refusal in planned["refused"]}):

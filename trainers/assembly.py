@@ -169,10 +169,14 @@ def take_place(operation: Operation, *, precision: str = "bf16") -> Place:
     """
     torch.set_num_threads(operation.threads)
     os.environ["OMP_NUM_THREADS"] = str(operation.threads)  # for loader processes
+    return choose_place(operation.device, precision=precision)
+
+
+def choose_place(wanted: str, *, precision: str) -> Place:
+    """Choose this process's device (auto, cpu or cuda) and its arithmetic; see `take_place`."""
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     torch.set_float32_matmul_precision("highest")
     available = torch.cuda.is_available()
-    if operation.device == "cuda" and not available:
+    if wanted == "cuda" and not available:
         raise TrialError("configuration", "device is cuda, but this process sees no GPU")
-    wanted = operation.device if operation.device != "auto" else ("cuda" if available else "cpu")
-    return Place(torch.device(wanted))
+    return Place(torch.device(wanted if wanted != "auto" else ("cuda" if available else "cpu")))

@@ -83,6 +83,8 @@ def examine(study: Study, undisturbed: str, acknowledged: Mapping[tuple[str, int
     found.expect(not lost, f"{len(acknowledged) - len(lost)} of {len(acknowledged)} acknowledged epochs are there")
     found.expect(len(epochs) == len(set(epochs)), f"{len(epochs)} epochs, none told twice")
     ends = {event["trial"]: event["state"] for event in events if event["kind"] == "ended"}
+    failed = {event["reason"] for event in events if event["kind"] == "ended" and event["state"] == "FAILED"}
+    found.expect(not failed, f"failed trials: {'; '.join(sorted(failed)) or 'none'}")
     _examine_mlflow(study, ends, found)
     _examine_optuna(study, ends, found)
     found.expect(study.report() == undisturbed, "the final table equals that of the undisturbed run byte for byte")

@@ -1,0 +1,60 @@
+"""How fast trials were: measured by a probe of a few steps, or taken from ledgers of studies that ran."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from search import ledger
+from search.study_state import StudyState, TrialProgress
+from trainers.trial import TrialConfig, TrialState
+
+Kind = tuple[str, int, str]
+"""Backbone, resolution, adaptation: what a trial's speed depends on most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Images that are trained in a second of a slot, by kind of trial, and where that is known from."""
+
+    images_per_second: Mapping[Kind, float]
+    source: str
+
+
+def kind_of(config: TrialConfig) -> Kind:
+    """Return what a trial's speed depends on."""
+    return config.backbone, config.resolution, config.adaptation
+
+
+def from_ledgers(storage: Path) -> Speeds | None:
+    """Read the speeds of all trials that trained in a storage folder; None if there are none."""
+    found: dict[Kind, list[float]] = defaultdict(list)
+    for path in sorted(storage.glob("*/ledger.jsonl")):
+        state = StudyState.of(ledger.read(path).events)
+        for progress in state.trials.values():
+            speed = _speed(progress, state.datasets.get(progress.dataset_key, {}))
+            if speed is not None:
+                config = progress.config
+                found[config["backbone"], config["resolution"], config.get("adaptation", "finetune")].append(speed)
+    if not found:
+        return None
+    return Speeds({kind: median(speeds) for kind, speeds in found.items()}, f"trials recorded in {storage}")
+
+
+def probe(configs: Iterable[TrialConfig], *, steps: int) -> Speeds:
+    """Train each kind of trial for a few steps on random images, on this machine."""
+    from trainers.speed import images_per_second
+
+    kinds = {kind_of(config): config for config in configs}
+    measured = {kind: images_per_second(config, steps=steps) for kind, config in kinds.items()}
+    return Speeds(measured, f"{steps} steps of each kind of trial on this machine")
+
+
+def _speed(progress: TrialProgress, data: Mapping[str, Any]) -> float | None:
+    """Return the images of the training partition times epochs, by the seconds that the trial held its slot."""
+    images = data.get("images", {}).get("train")
+    if progress.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not images or not progress.use.seconds:
+        return None
+    return float(images * len(progress.epochs) / progress.use.seconds) or None

@@ -1,0 +1,129 @@
+"""What a plan says of cost, and of what is done already."""
+
+from pathlib import Path
+
+import pytest
+
+from search import grid, recorded_speed
+from search.estimate import estimate
+from search.identity import identified
+from search.ledger import Ledger
+from search.plan import Known, plan
+from search.recorded_speed import Speeds
+from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
+from search.study_state import StudyState
+from tests.search.recorded import DECLARATION
+
+AXES = {"dataset": "vindr_pcxr", "initialization": "imagenet", "backbone": "vit_base", "resolution": [224, 512]}
+IMAGES = 9125 * 0.8
+
+
+def study(**more) -> StudyConfig:
+    content = {"name": "s", "axes": AXES, "search": {"learning_rate": [1e-4, 1e-5]}, "recipe": {"epochs": 10}}
+    return StudyConfig.model_validate({**content, **more})
+
+
+def test_measured_speeds_replace_arithmetic_and_carry_over_to_other_resolutions():
+    found = estimate(
+        grid.expand(study(axes=AXES | {"resolution": 224})),
+        speeds=Speeds({("vit_base", 224, "finetune"): 100.0}, "a test"),
+        prunes=False,
+    )
+    hours = 2 * IMAGES * 10 / 100 / 3600
+    assert (found.gpu_hours.low, found.gpu_hours.high) == pytest.approx((hours / 1.3, hours * 1.3), rel=0.01)
+    scaled = estimate(
+        grid.expand(study(axes=AXES | {"resolution": 512})),
+        speeds=Speeds({("vit_base", 224, "finetune"): 100.0}, "a test"),
+        prunes=False,
+    )
+    assert scaled.gpu_hours.high == pytest.approx(hours * 1.3 * 107.5 / 17.9, rel=0.01)
+    assert "speeds from a test" in scaled.basis
+
+
+def test_more_gpus_take_less_time_until_one_trial_is_the_whole():
+    wanted = grid.expand(study())
+    hours = [estimate(wanted, gpus=gpus, prunes=False).wall_clock_hours.high for gpus in (1, 2, 1000)]
+    assert hours[0] == estimate(wanted, prunes=False).gpu_hours.high
+    assert hours[1] == pytest.approx(hours[0] / 2, rel=0.2)
+    assert hours[2] == pytest.approx(
+        estimate(wanted, prunes=False).gpu_hours.high / 2 * 107.5 / (17.9 + 107.5), rel=0.01
+    )
+
+
+def test_a_frozen_encoder_passes_over_the_images_once_for_all_its_heads():
+    few, many = (
+        study(axes=AXES | {"adaptation": "probe"}),
+        study(axes=AXES | {"adaptation": "probe"}, search={"learning_rate": [1e-2, 1e-3, 1e-4]}, seeds=[0, 1, 2]),
+    )
+    assert estimate(grid.expand(few)).gpu_hours == estimate(grid.expand(many)).gpu_hours
+
+
+def test_checkpoints_and_cache_have_ranges():
+    found = estimate(grid.expand(study()))
+    assert found.cache_bytes.low == 9125 * (224**2 + 512**2)
+    weights = 4e6 * 85.7
+    assert (found.checkpoint_bytes.low, found.checkpoint_bytes.high) == (5 * weights, 7 * weights)
+
+
+@pytest.fixture
+def ran(tmp_path) -> Path:
+    """A storage where the study's 224 px trials ran: one finished, one begun; and one that is not asked for now."""
+    earlier = study(search={"learning_rate": [1e-4, 1e-5, 1e-6]}, axes=AXES | {"resolution": 224})
+    wanted = grid.expand(earlier)
+    key = recorded_key(earlier)
+    data = {"kind": "data", "key": key, "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}
+    data["images"] = {"train": 1000}
+    state = StudyState.of([data])
+    with Ledger(StudyFolder(tmp_path, "s").ledger) as ledger:
+        ledger.append(data)
+        for number, (identity, trial) in enumerate(identified(wanted, state).items()):
+            ledger.append(
+                {
+                    "kind": "trial",
+                    "trial": identity,
+                    "cell": trial.cell.name,
+                    "axes": dict(trial.cell.axes),
+                    "searched": dict(trial.searched),
+                    "seed": 0,
+                    "config": trial.config.model_dump(mode="json"),
+                    "dataset_key": key,
+                },
+                {"kind": "started", "trial": identity, "time_ms": 0},
+            )
+            for epoch in range(1, 3):
+                ledger.append(
+                    {"kind": "epoch", "trial": identity, "epoch": epoch, "timestamp_ms": 5000 * epoch, "metrics": {}}
+                )
+            if number != 1:
+                end = {"state": "COMPLETE", "reason": "", "time_ms": 10_000, "result": None}
+                ledger.append({"kind": "ended", "trial": identity, **end})
+    return tmp_path
+
+
+def recorded_key(asked: StudyConfig) -> str:
+    from search.identity import key_of
+
+    return key_of(grid.expand(asked).datasets[0])
+
+
+def test_speeds_are_read_from_what_ran(ran):
+    found = recorded_speed.from_ledgers(ran)
+    assert found.images_per_second == {("vit_base", 224, "finetune"): 200.0}  # 2 x 1000 images in 10 s
+    assert recorded_speed.from_ledgers(ran / "nowhere") is None
+
+
+def test_the_plan_says_what_is_left_to_do(ran):
+    done = plan(study(), Known(storage=ran))["done"]
+    assert done == {"finished": 1, "begun": 1, "new": 2, "epochs_left": 8 + 20, "no_longer_asked_for": 1}
+    assert plan(study(name="other"), Known(storage=ran))["done"] is None
+
+
+@pytest.mark.slow
+def test_a_probe_measures_every_kind_of_trial():
+    from trainers.speed import images_per_second
+
+    axes = AXES | {"initialization": "random", "backbone": "test_vit3", "resolution": 32}
+    for adaptation in ("finetune", "probe"):
+        config = grid.expand(study(axes=axes | {"adaptation": adaptation}, recipe={"batch_size": 4})).trials[0].config
+        assert images_per_second(config, steps=3) > 1
