@@ -60,7 +60,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             run.keep_within_budget(trials)
             run.evaluate_winners(trials)
             run.measure_baselines(wanted)
-            if desk.changed or not folder.report.is_dir():
+            if desk.changed or not report.is_current(folder):
                 report.write(study, wanted, desk.state, folder)
         return desk.state
 

@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
-from search import grid
+from search import grid, report
 from search.delivery import epochs_by_trial
 from search.ledger import Event
+from search.report import words
 from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
 
+NOTE_LETTERS = 5000
+"""MLflow takes tags of up to 8,000."""
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
 """MLflow has no word for a pruned trial; KILLED is stopped from outside, and the tag says why."""
 
@@ -79,12 +82,18 @@ class TrackingReceiver:
         )
 
     def _name(self, progress: TrialProgress) -> str:
-        """Name a run by what tells it from the study's others: MLflow's tables cut names after some 30 letters."""
+        """Name a run by what tells it from the study's others: MLflow's tables cut names after 22 letters."""
         study = self._state.study
         axes = [v for axis, v in progress.axes.items() if len(study.get("axes", {}).get(axis, [])) != 1]
-        words = [grid.readable(value) for value in axes] or [progress.cell]
-        words += [f"{name}={grid.readable(value)}" for name, value in progress.searched.items()]
-        return " ".join([*words, *([f"seed={progress.seed}"] if len(study.get("seeds", [])) != 1 else [])])
+        parts = [grid.readable(value) for value in axes] or [progress.cell]
+        parts += [f"{name}={grid.readable(value)}" for name, value in progress.searched.items()]
+        return " ".join([*parts, *([f"seed={progress.seed}"] if len(study.get("seeds", [])) != 1 else [])])
+
+    def _note(self) -> str:
+        """Return what came of the study, as MLflow's description of a run: the whole is in its artifacts."""
+        found = report.read(self._folder)
+        told = [*words.sentences(found), *(f"- {sentence}" for sentence in words.findings(found))]
+        return "\n".join([*told, "", "The whole report, with figures: artifact `report/report.html`."])[:NOTE_LETTERS]
 
     def _reopen_trial(self, trial: str, events: Sequence[Event]) -> None:
         self._tracker.reopen(trial)
@@ -129,8 +138,9 @@ class TrackingReceiver:
         for trial, progress in self._state.trials.items():
             if progress.starts and not progress.done:
                 self._tracker.finish(trial, "KILLED", event["time_ms"])  # interrupted; reopened by the next run
-        if self._folder.report.is_dir():
+        if report.is_current(self._folder):
             self._tracker.log_artifacts(self._study, self._folder.report, "report")
+            self._tracker.tag(self._study, {"mlflow.note.content": self._note()})
         self._tracker.finish(self._study, event["status"], event["time_ms"])
 
 

@@ -16,6 +16,8 @@ show = tables.show
 
 MARKER = "report.json"
 """Written last: where it is, the other files are whole."""
+FORMAT = 2
+"""Of that file."""
 
 
 def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFolder) -> None:
@@ -37,7 +39,7 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
         "subgroups.csv": files.subgroups_csv(found),
     }
     written |= {name: text.encode() for name, text in texts.items() if text is not None}
-    found["files"] = [*written, MARKER]
+    found |= {"format": FORMAT, "files": [*written, MARKER]}
     outdated = set(_files(folder)) - set(found["files"])
     written[MARKER] = json.dumps(found).encode()
     for name, content in written.items():
@@ -58,11 +60,17 @@ def renew(study: StudyConfig, folder: StudyFolder) -> None:
     write(study, sampling.expand(study, state), state, folder)
 
 
+def is_current(folder: StudyFolder) -> bool:
+    """Whether there is a whole report, written by this version."""
+    path = folder.report / MARKER
+    return path.is_file() and json.loads(path.read_text()).get("format") == FORMAT
+
+
 def read(folder: StudyFolder) -> dict[str, Any]:
     """Return the last report.
 
     Raises:
-        StudyError: the study has none yet.
+        StudyError: the study has none yet, or another version wrote it.
     """
     path = folder.report / MARKER
     if not path.is_file():
@@ -71,6 +79,8 @@ def read(folder: StudyFolder) -> dict[str, Any]:
             "Another --storage?"
         )
     found: dict[str, Any] = json.loads(path.read_text())
+    if found.get("format") != FORMAT:
+        raise StudyError(f"{path}: another version of radsweep wrote this report; write it again with --renew")
     return found
 
 

@@ -276,6 +276,9 @@ def test_the_command_renews_the_report_from_what_is_stored(again, monkeypatch, c
     assert "no report yet" in capsys.readouterr().err
     assert run(monkeypatch, *words_, "--renew", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 18
+    (again.folder.report / "report.json").write_text("{}")
+    assert run(monkeypatch, *words_) == 2
+    assert "another version of radsweep wrote this report; write it again with --renew" in capsys.readouterr().err
     again.folder.ledger.unlink()
     assert run(monkeypatch, *words_, "--renew") == 2
     assert "nothing to report yet" in capsys.readouterr().err

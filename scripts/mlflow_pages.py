@@ -1,0 +1,90 @@
+"""The pages of MLflow's UI by address, and a server to open them on: what screenshots and tests share."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS_TO_START = 120
+SETTLED = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.assistant.panelOpen_v1": "false",
+}
+"""What the browser remembers once a user has chosen "Model training" and closed the assistant."""
+
+
+def remember() -> str:
+    """Return the script that makes a browser remember these choices."""
+    return "".join(f"localStorage.setItem({json.dumps(key)}, {json.dumps(v)});" for key, v in SETTLED.items())
+
+
+def runs(
+    experiment: str, *, where: str = "", by: str = "val/auroc/macro", columns: Sequence[str] = (), charts: bool = False
+) -> str:
+    """Return the address of a flat list of runs.
+
+    Args:
+        experiment: its identity.
+        where: filter, e.g. `tags.cell.initialization = "imagenet"`.
+        by: metric to sort by, best first. Sorted by time, which is MLflow's default, it folds all trials into
+            the study's run and shows none of them, filtered or not.
+        columns: to show, e.g. `` metrics.`test/auroc/macro` ``.
+        charts: metrics as charts instead of a table.
+    """
+    settings = {"searchFilter": where, "orderByKey": f"metrics.`{by}`", "orderByAsc": "false"}
+    settings |= {"selectedColumns": ",".join(columns)} if columns else {}
+    settings |= {"compareRunsMode": "CHART"} if charts else {}
+    return f"experiments/{experiment}/runs?" + "&".join(f"{key}={quote(value)}" for key, value in settings.items())
+
+
+def comparison(experiment: str, run_ids: Sequence[str]) -> str:
+    """Return the address of the page that compares runs."""
+    return f"compare-runs?runs={quote(json.dumps(list(run_ids)))}&experiments={quote(json.dumps([experiment]))}"
+
+
+@contextmanager
+def served(storage: Path) -> Iterator[str]:
+    """Run `python -m mlflow_server start` on a storage folder; gives its address.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    words = [sys.executable, "-m", "mlflow_server", "start", "--storage", str(storage), "--port", str(port)]
+    # A session of its own, so that its workers end with it.
+    server = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(server, address)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _wait(server: subprocess.Popen[bytes], address: str) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the MLflow server ended with {server.returncode}")
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - our own loopback address
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.2)
+    raise RuntimeError(f"the MLflow server did not answer within {SECONDS_TO_START} s")
