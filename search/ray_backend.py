@@ -7,8 +7,10 @@ Tune's own snapshots are not used: the ledger and the trials' checkpoints are wh
 
 import json
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +29,10 @@ import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import StudyError
+from search.provenance import code_digest
 from search.resources import Node, Slot
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder, carry_out
@@ -36,7 +40,7 @@ from trainers.trial import EpochMetrics, TrialResult
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_BETWEEN_COUNTS = 5.0
-NOT_CODE = [".git", ".venv", "storage", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "docs", "tests"]
+SECONDS_FOR_A_NODE = 60.0
 
 
 Trainable = Callable[[dict[str, str]], None]
@@ -52,9 +56,11 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         cpus: CPUs of the private cluster; None: all of this machine.
 
     Raises:
-        StudyError: the cluster does not answer.
+        StudyError: the cluster does not answer, or a node has other code than this driver.
     """
-    environment = {"working_dir": str(ROOT), "excludes": NOT_CODE}
+    # Not Ray's `working_dir`: it unpacks the code on each node, and a node or driver killed at that moment leaves half
+    # of it behind for those that come after. The code lies where the storage does: on a path that all nodes share.
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}}
     own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
     try:
         host, _, port = (address or "").rpartition(":")
@@ -74,10 +80,37 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`, "
             "or give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on its head"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # Schedulers of clusters ask a job to leave with SIGTERM: stop as if Ctrl-C had been pressed. Ray set its own.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
+        if address is not None:
+            _check_code()
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _check_code() -> None:
+    """Refuse nodes that would run other code than this driver, or none."""
+    digest = ray.remote(num_cpus=0, max_retries=0)(code_digest)
+    asked = {
+        digest.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    own = code_digest()
+    ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS_FOR_A_NODE)
+    for reference, node in asked.items():
+        try:
+            found = ray.get(reference, timeout=0)
+        except (ray.exceptions.RayError, ImportError) as problem:
+            found = str(problem).splitlines()[0] or type(problem).__name__
+        if found != own:
+            raise StudyError(
+                f"node {node['NodeManagerAddress']} does not have this driver's code at {ROOT} ({found[:200]}); put "
+                "the clone and its .venv on a path that all nodes share, or the same version into all images"
+            )
 
 
 def nodes() -> list[Node]:

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# A Ray cluster on named hosts, closed by a token, without a scheduler:
+#
+#   bash scripts/cluster/hosts.sh start HEAD [WORKER …]   # prints what to run next
+#   bash scripts/cluster/hosts.sh stop  HEAD [WORKER …]
+#
+# The clone, its .venv and the storage folder lie on a path that all hosts share, and ssh reaches every host without a
+# password. `localhost` is not reached by ssh. Settings: RADSWEEP_PORT (6379), RADSWEEP_VENV (./.venv),
+# RADSWEEP_TOKEN (./storage/.ray-token), RADSWEEP_RAY_OPTIONS (of every `ray start`, e.g. --num-cpus=8).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+usage="usage: hosts.sh start|stop HEAD [WORKER …]"
+action=${1:?"$usage"} head=${2:?"$usage"}
+shift 2
+port=${RADSWEEP_PORT:-6379}
+venv=${RADSWEEP_VENV:-$PWD/.venv}
+token=${RADSWEEP_TOKEN:-$PWD/storage/.ray-token}
+options="--disable-usage-stats ${RADSWEEP_RAY_OPTIONS:-}"
+
+on() { # on HOST COMMAND: run it there, with the token
+    local host=$1 command="cd '$PWD' && PATH='$venv/bin':\$PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH='$token' $2"
+    if [ "$host" = localhost ]; then bash -c "$command"; else ssh -o BatchMode=yes "$host" "$command"; fi
+}
+
+address_of() { # the address of a host as the others see it
+    if [ "$1" = localhost ]; then echo 127.0.0.1; else getent ahostsv4 "$1" | awk 'NR == 1 {print $1}'; fi
+}
+
+case $action in
+start)
+    mkdir -p "$(dirname "$token")"
+    (umask 077 && "$venv/bin/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$token")
+    address=$(address_of "$head")
+    [ -n "$address" ] || { echo "hosts.sh: no address for $head" >&2; exit 2; }
+    on "$head" "ray start --head --node-ip-address=$address --port=$port --include-dashboard=false $options" >/dev/null
+    for worker in "$@"; do
+        on "$worker" "ray start --address=$address:$port $options" >/dev/null
+    done
+    echo "Ray runs on $head${*:+, }$*. Search on it with:"
+    echo "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token python -m search run STUDY.yaml --address $address:$port"
+    ;;
+stop)
+    for host in "$@" "$head"; do
+        on "$host" "ray stop --force" >/dev/null
+    done
+    rm -f "$token"
+    ;;
+*)
+    echo "$usage" >&2
+    exit 2
+    ;;
+esac
