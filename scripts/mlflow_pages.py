@@ -24,14 +24,21 @@ SETTLED = {
 """What the browser remembers once a user has chosen "Model training" and closed the assistant."""
 
 
-def remember() -> str:
-    """Return the script that makes a browser remember these choices."""
-    return "".join(f"localStorage.setItem({json.dumps(key)}, {json.dumps(v)});" for key, v in SETTLED.items())
+def remember(experiment: str = "", columns: Sequence[str] = ()) -> str:
+    """Return the script that makes a browser remember these choices.
+
+    Args:
+        experiment: its identity.
+        columns: chosen for its table of runs, e.g. `` metrics.`test/auroc/macro` ``.
+    """
+    chosen = dict(SETTLED)
+    if columns:
+        place = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
+        chosen[place] = json.dumps({"selectedColumns": list(columns)})
+    return "".join(f"localStorage.setItem({json.dumps(key)}, {json.dumps(v)});" for key, v in chosen.items())
 
 
-def runs(
-    experiment: str, *, where: str = "", by: str = "val/auroc/macro", columns: Sequence[str] = (), charts: bool = False
-) -> str:
+def runs(experiment: str, *, where: str = "", by: str = "val/auroc/macro", charts: bool = False) -> str:
     """Return the address of a flat list of runs.
 
     Args:
@@ -39,11 +46,9 @@ def runs(
         where: filter, e.g. `tags.cell.initialization = "imagenet"`.
         by: metric to sort by, best first. Sorted by time, which is MLflow's default, it folds all trials into
             the study's run and shows none of them, filtered or not.
-        columns: to show, e.g. `` metrics.`test/auroc/macro` ``.
         charts: metrics as charts instead of a table.
     """
     settings = {"searchFilter": where, "orderByKey": f"metrics.`{by}`", "orderByAsc": "false"}
-    settings |= {"selectedColumns": ",".join(columns)} if columns else {}
     settings |= {"compareRunsMode": "CHART"} if charts else {}
     return f"experiments/{experiment}/runs?" + "&".join(f"{key}={quote(value)}" for key, value in settings.items())
 

@@ -65,7 +65,7 @@ def _photograph_mlflow(browser: Browser, address: str) -> None:
     experiment = client.get_experiment_by_name(NAME).experiment_id
     winners = client.search_runs([experiment], "tags.`radsweep.winner` = 'true'", max_results=6)
     context = browser.new_context(viewport={"width": 1440, "height": 820})
-    context.add_init_script(mlflow_pages.remember())
+    context.add_init_script(mlflow_pages.remember(experiment, COLUMNS))
     page = context.new_page()
 
     def open_page(route: str, sign: Locator) -> None:
@@ -75,9 +75,9 @@ def _photograph_mlflow(browser: Browser, address: str) -> None:
         page.wait_for_timeout(2500)  # charts draw themselves in steps
 
     listed = page.get_by_text("matching runs")
-    open_page(mlflow_pages.runs(experiment, columns=COLUMNS), listed)
+    open_page(mlflow_pages.runs(experiment), listed)
     _save(page, "runs")
-    open_page(mlflow_pages.runs(experiment, where=WINNERS, by="test/auroc/macro", columns=COLUMNS), listed)
+    open_page(mlflow_pages.runs(experiment, where=WINNERS, by="test/auroc/macro"), listed)
     _save(page, "filter")
     open_page(mlflow_pages.runs(experiment, where='tags.radsweep.winner = "true"', charts=True), listed)
     page.get_by_placeholder("Search metric charts").fill("val/auroc")

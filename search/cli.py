@@ -207,9 +207,7 @@ def promote(
 def compare(
     first: Annotated[
         str,
-        typer.Argument(
-            help="Trial (or its beginning), cell, STUDY/CELL, runs:/ID, models:/NAME@ALIAS or models:/NAME/3."
-        ),
+        typer.Argument(help="Trial or its beginning, cell, STUDY/CELL, runs:/ID, models:/NAME@ALIAS, models:/NAME/3."),
     ],
     second: Annotated[str, typer.Argument(help="The same; the differences are first minus second.")],
     storage: Storage = STORAGE,
@@ -221,7 +219,7 @@ def compare(
     redraws: Annotated[int | None, typer.Option(min=100, help="Default: as the study says.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two measured trials, cells, runs or model versions by their stored test scores: paired, nothing is run."""
+    """Compare two measured trials, cells, runs or model versions by stored test scores: paired, nothing is run."""
     from search import compare as comparing
 
     question = comparing.Question(metric, tuple(pathology or ()), redraws)

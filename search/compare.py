@@ -15,6 +15,7 @@ from search.study_folder import StudyFolder
 from search.study_state import StudyState
 
 MODEL = "models:/"
+RUN = "runs:/"
 SHORTEST_PREFIX = 6
 SHOWN = 12
 """How many of the comparable cells an error lists."""
@@ -25,8 +26,8 @@ class Measured:
     """A network whose test scores are stored.
 
     Attributes:
-        name: study and cell, or the model version.
-        trial: its identity; empty for a model version.
+        name: study and cell, the run, or the model version.
+        trial: its identity; empty for a run or a model version.
         content: the table of case scores, parquet.
         metric: primary metric of its study; None unknown.
         evaluation: that study's section `evaluation`.
@@ -55,11 +56,11 @@ class Question:
 
 
 def compare(first: str, second: str, *, storage: Path, uri: str | None, question: Question) -> dict[str, Any]:
-    """Compare two trials, cells or model versions.
+    """Compare two trials, cells, runs or model versions.
 
     Args:
         first: identity of a trial (or its beginning), a cell (`STUDY/CELL`, or `CELL` alone where that is
-            unmistakable), or a model version (`models:/NAME@ALIAS`, `models:/NAME/3`).
+            unmistakable), an MLflow run (`runs:/ID`), or a model version (`models:/NAME@ALIAS`, `models:/NAME/3`).
         second: the same.
         storage: folder of all studies.
         uri: MLflow tracking URI of the registry; None: the embedded store.
@@ -71,7 +72,7 @@ def compare(first: str, second: str, *, storage: Path, uri: str | None, question
 
     Raises:
         StudyError: nothing or several things bear a name, or the two were not measured on the same cases.
-        PromotionError: the registry has no such version, or no scores of it.
+        PromotionError: MLflow has no such run or version, or no scores of it.
     """
     pair = tuple(_find(reference, storage, uri) for reference in (first, second))
     return _compared(pair[0], pair[1], question)
@@ -169,6 +170,8 @@ def _values(scores: Any, metric: str, measure: Any) -> list[float | None]:
 def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     if reference.startswith(MODEL):
         return _version(reference, uri or StudyFolder(storage, "").tracking_uri)
+    if reference.startswith(RUN):
+        return _run(reference, uri or StudyFolder(storage, "").tracking_uri)
     known = list(_measured(storage))
     found = [entry for entry in known if reference in entry[:3]]
     if not found and len(reference) >= SHORTEST_PREFIX:
@@ -186,7 +189,7 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
         raise StudyError(f"{reference!r} could be any of: {listed}; give the study or the trial")
     raise StudyError(
         f"{reference!r} is neither a measured trial nor a cell in {storage} (each cell's winner is measured, the other "
-        f"trials are not), nor models:/NAME@ALIAS. Measured: {listed or 'nothing yet'}"
+        f"trials are not), nor runs:/ID nor models:/NAME@ALIAS. Measured: {listed or 'nothing yet'}"
     )
 
 
@@ -197,6 +200,15 @@ def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, Study
         state = StudyState.of(ledger.read(path).events)
         for cell, event in state.evaluated.items():
             yield event["trial"], f"{folder.study}/{cell}", cell, folder, state
+
+
+def _run(reference: str, uri: str) -> Measured:
+    from mlflow_server.registry import SCORES, Registry
+
+    identity = reference.removeprefix(RUN)
+    if not identity.isalnum():
+        raise StudyError(f"{reference!r} is no run: runs:/ID, with the ID that MLflow shows")
+    return Measured(f"run {identity}", "", Registry(uri).artifact(identity, SCORES))
 
 
 def _version(reference: str, uri: str) -> Measured:

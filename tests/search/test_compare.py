@@ -104,7 +104,7 @@ def test_a_winner_without_its_scores_is_told(storage):
         ask(storage, "cccccc", "aaaaaa")
 
 
-def test_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path):
+def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path):
     uri = StudyFolder(storage, "").tracking_uri
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("e", artifact_location=(tmp_path / "a").as_uri())).info.run_id
@@ -113,13 +113,21 @@ def test_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_pat
     version = registry.register("m", source=str(tmp_path), run_id=run, tags={})
     registry.crown(version, instead_of=None)
     expected = ask(storage, "aaaaaa", "bbbbbb", redraws=200)["rows"]
-    for reference in ("models:/m@champion", "models:/m/1"):
+    for reference, name in (
+        ("models:/m@champion", "m version 1"),
+        ("models:/m/1", "m version 1"),
+        (f"runs:/{run}", f"run {run}"),
+    ):
         found = ask(storage, reference, "bbbbbb", redraws=200)
-        assert found["first"]["name"] == "m version 1"
+        assert found["first"]["name"] == name
         assert [row["difference"] for row in found["rows"]] == [row["difference"] for row in expected]
     for wrong in ("models:/m@nobody", "models:/m/9", "models:/../m/1", "models:/m"):
         with pytest.raises(PromotionError, match="models:/"):
             ask(storage, wrong, "bbbbbb")
+    with pytest.raises(PromotionError, match="0" * 32):
+        ask(storage, "runs:/" + "0" * 32, "bbbbbb")
+    with pytest.raises(StudyError, match="is no run: runs:/ID"):
+        ask(storage, "runs:/../mlflow.db", "bbbbbb")
 
 
 def test_the_command_prints_both_for_people_and_machines(storage, capsys, monkeypatch):
