@@ -118,7 +118,15 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
 
 
 def start_configured(config: ServerConfig) -> int:
-    """Run a server from its file until it is stopped; returns its exit code."""
+    """Run a server from its file until it is stopped; returns its exit code.
+
+    Raises:
+        TrackingError: it would be unsafe, or its bucket cannot be used.
+    """
+    if config.destination.startswith("s3://"):
+        from mlflow_server.object_store import ensure_bucket
+
+        ensure_bucket(config.destination)
     try:
         return subprocess.run(configured_command(config), env=configured_environment(config), check=False).returncode
     except KeyboardInterrupt:

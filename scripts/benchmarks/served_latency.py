@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -65,7 +66,7 @@ def _package(backbone: str, folder: Path) -> Bare:
     network = assembly.build_network(config, pathologies, weights=None)
     described = assembly.describe(config, network, pathologies, "0" * 64)
     saved = checkpoint.save_best(folder / "trial", epoch=1, network=network.state_dict(), trial=described)
-    evaluation = {"rows": [], "thresholds": {}}
+    evaluation: dict[str, Any] = {"rows": [], "thresholds": {}}
     package = packaging.Package(saved, backbone, facts={}, data={}, evaluation=evaluation, procedure="")
     packaging.save_model(package, folder / "model")
     placed = assembly.Place(torch.device("cpu")).put(network).eval()
