@@ -34,6 +34,10 @@ class Snapshot:
     pruned: int
     failed: int
     running: int
+    gpus: float
+    """In use now."""
+    gpu_hours: float
+    """Used so far, pruned and repeated work included."""
     epochs: int
     epochs_left: int
     """At most: what pruning will save is not known."""
@@ -102,7 +106,9 @@ class _Counting:
             complete=states[TrialState.COMPLETE],
             pruned=states[TrialState.PRUNED],
             failed=states[TrialState.FAILED],
-            running=sum(1 for trial in progress if trial.starts and not trial.done),
+            running=sum(trial.use.since_ms is not None for trial in progress),
+            gpus=sum(trial.use.gpus for trial in progress if trial.use.since_ms is not None),
+            gpu_hours=round(sum(trial.use.gpu_seconds for trial in progress) / 3600, 3),
             epochs=epochs,
             epochs_left=left,
             seconds=round(seconds, 1),
@@ -216,9 +222,11 @@ def duration(seconds: float | None) -> str:
 def _line(now: Snapshot) -> str:
     best = max(now.best.items(), key=lambda item: item[1], default=None)
     so_far = f", best {best[1]:.4f} ({best[0]})" if best else ""
+    on_gpus = f" on {now.gpus:g} GPUs" if now.gpus else ""
     return (
         f"{now.complete + now.pruned + now.failed}/{now.trials} trials "
-        f"({now.complete} complete, {now.pruned} pruned, {now.failed} failed), {now.epochs} epochs{so_far}, "
+        f"({now.complete} complete, {now.pruned} pruned, {now.failed} failed), {now.running} running{on_gpus}, "
+        f"{now.epochs} epochs{so_far}, "
         f"{duration(now.seconds)} gone, at most {duration(now.seconds_left)} left"
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from search import provenance, selection
 from search.grid import Grid
 from search.identity import identified, key_of
+from search.live_regret import live_regret
 from search.report import differences
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
@@ -41,6 +42,7 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
             "trained": sum(len(trial.epochs) for trial in progress),
             "full_grid": sum(trial.config.recipe.epochs for trial in trials.values()),
         },
+        "pruning": live_regret(state, trials),
         "refused": [{"cell": dict(r.cell.axes), "reason": r.reason} for r in wanted.refused],
         "cells": [_cell(winner, state) for winner in chosen],
         "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
@@ -51,6 +53,7 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
             "version": provenance.code_version(),
             "libraries": provenance.library_versions(),
             "study": study.model_dump(mode="json"),
+            "use": _use(progress),
         },
     }
 
@@ -71,6 +74,16 @@ def _cell(winner: selection.Winner, state: StudyState) -> dict[str, Any]:
         "subgroups": event.get("subgroups", []) if event.get("trial") == winner.trial else [],
         "record": progress.result.record if progress.result else {},
     }
+
+
+def _use(trials: Sequence[TrialProgress]) -> dict[str, dict[str, float]]:
+    """Return the hours that each cell's trials held their slots, pruned and repeated work included."""
+    used: dict[str, dict[str, float]] = {}
+    for trial in trials:
+        cell = used.setdefault(trial.cell, {"hours": 0.0, "gpu_hours": 0.0})
+        cell["hours"] += trial.use.seconds / 3600
+        cell["gpu_hours"] += trial.use.gpu_seconds / 3600
+    return used
 
 
 def _trial(progress: TrialProgress, metric: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
         f"{found['redraws']} bootstrap redraws of {found['unit']}s."
     )
+    told += _pruning(found["pruning"])
     told += [f"Cell without a finished trial: {cell}." for cell in found["cells_without_winner"]]
     return told
 
@@ -52,6 +53,17 @@ def method(found: dict[str, Any]) -> str:
         "targets. An interval tells what other patients would change; it does not tell what another training seed "
         "would."
     )
+
+
+def _pruning(told: dict[str, Any]) -> list[str]:
+    """Say what the spared trials tell of the pruner's mistakes."""
+    if not told["finished"]:
+        return []
+    return [
+        f"Of the trials that the pruner wanted to stop {told['spared']} ran on to find out what it costs: "
+        f"{told['would_have_won']} of {told['finished']} would have won their cell, mean regret "
+        f"{told['mean_regret']:.4f}, worst {told['worst_regret']:.4f} on validation."
+    ]
 
 
 def _highest(found: dict[str, Any]) -> list[str]:
