@@ -1,20 +1,15 @@
 """Real databases and real servers, each started once."""
 
-import os
-import pwd
-import shutil
-import signal
 import socket
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
 from mlflow_server import server
 from mlflow_server.check import request
 from mlflow_server.server_config import ServerConfig
+from scripts.benchmarks import _postgresql
 
 
 def free_port() -> int:
@@ -27,31 +22,11 @@ def free_port() -> int:
 def postgresql():
     """URI of a database of a PostgreSQL that listens on loopback."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[server]'")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
-    if not found[-1].is_file():
-        pytest.skip("PostgreSQL is not installed")
-    binaries, user = found[-1].parent, {}
-    # Not below pytest's own folder, which belongs to root alone.
-    folder = Path(tempfile.mkdtemp(prefix="radsweep-postgresql-"))
-    if os.getuid() == 0:
-        if "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        shutil.chown(folder, "postgres")
-    port = free_port()
-    words = [binaries / "initdb", "-D", folder / "data", "-U", "mlflow", "--auth=trust", "--no-sync"]
-    subprocess.run(words, check=True, capture_output=True, cwd=folder, **user)
-    words = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1", "-F"]
-    running = subprocess.Popen(words, cwd=folder, stderr=subprocess.DEVNULL, **user)
-    ready = [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 30
-    while subprocess.run(ready, capture_output=True, check=False).returncode:
-        assert running.poll() is None and time.monotonic() < deadline, "PostgreSQL does not start"
-        time.sleep(0.1)
-    yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
-    running.send_signal(signal.SIGINT)  # a fast shutdown; SIGTERM would wait for every client to leave
-    running.wait()
-    shutil.rmtree(folder)
+    try:
+        with _postgresql.postgresql() as uri:
+            yield uri
+    except _postgresql.NoPostgresError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
