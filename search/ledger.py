@@ -82,11 +82,13 @@ class Ledger:
         self.close()
 
     def _reserve(self, length: int) -> None:
-        # Syncing a record into room that the file already has is several times faster than growing the file by it.
-        # The room reads as zeros, which are no record; close() and the next open cut it off.
-        if self._end + length > self._reserved and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._file, self._end, length + ROOM)
-            self._reserved = self._end + length + ROOM
+        # Syncing a record into blocks that the file already has is several times faster than growing the file by it,
+        # and blocks that hold zeros are faster than reserved ones, which a file system must mark as written first.
+        # Zeros are no record; close() and the next open cut them off.
+        if self._end + length > self._reserved:
+            written = os.pwrite(self._file, bytes(length + ROOM), self._end)
+            _sync(self._file)
+            self._reserved = self._end + written
 
     def _undo(self) -> None:
         # A half-written record would be cut off at the next open anyway; cutting it now keeps this writer usable.
