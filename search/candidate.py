@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import data_roots, grid, ledger, provenance, selection
+from search import data_roots, ledger, provenance, sampling, selection
 from search.errors import StudyError
 from search.identity import identified
 from search.study_config import StudyConfig
@@ -148,7 +148,7 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
     """
     if not state.datasets:
         raise StudyError(f"study {study.name} was not run in this storage; run it first, or give another --storage")
-    trials = identified(grid.expand(study), state)
+    trials = identified(sampling.expand(study, state), state)
     chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
     chosen = [winner for winner in chosen if state.evaluated.get(winner.cell, {}).get("trial") == winner.trial]
     if not chosen:

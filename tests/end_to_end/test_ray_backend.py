@@ -11,7 +11,7 @@ from search import ray_backend
 from search.errors import StudyError
 from search.resources import Slot, check_fit
 from search.worker import WorkOrder
-from tests.search.recorded import PRIMARY, Search
+from tests.search.recorded import Search
 from trainers.trial import Operation, TrialConfig
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,7 @@ class Ranking:
     Attributes:
         positives: sparse (segments, units), number of positives of each unit in each segment.
         negatives: the same for negatives.
-        credit: float32 (segments, 1), what a positive earns for a negative of its own segment: 1, or 0.5 where they tie.
+        credit: float32 (segments, 1), what a positive earns for a negative of its own segment: 1, or 0.5 at a tie.
         found: sparse (groups, units), positives in each group of equal scores that has any, highest scores first.
         passed: sparse (groups, units), negatives up to that group since the group before.
     """
