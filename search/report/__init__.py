@@ -16,8 +16,8 @@ show = tables.show
 
 MARKER = "report.json"
 """Written last: where it is, the other files are whole."""
-FORMAT = 2
-"""Of that file."""
+FORMAT = 3
+"""Of that file; raise it with every change of its keys."""
 
 
 def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFolder) -> None:
