@@ -38,6 +38,7 @@ class Package:
         data: what the study's ledger has of the data.
         evaluation: what the ledger has of the winner: rows, subgroups, external, thresholds.
         procedure: how the evaluation's intervals came about, in words.
+        weights: folder or file of pretrained weights, where the checkpoint holds the head alone; None asks the hub.
     """
 
     checkpoint: Path
@@ -46,6 +47,7 @@ class Package:
     data: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     procedure: str
+    weights: Path | None = None
 
     def card(self) -> Card:
         """Return the model card."""
@@ -108,7 +110,7 @@ def _contents(package: Package) -> Iterator[dict[str, Any]]:
 
 def _write(package: Package, files: Mapping[str, Path]) -> dict[str, Any]:
     """Write the files of a model; returns its contract."""
-    network, config, pathologies = assembly.load_network(package.checkpoint)
+    network, config, pathologies = assembly.load_network(package.checkpoint, weights=package.weights)
     scorer = Scorer(network, tasks.load(config.task).scores)
     export(scorer, config.resolution, program=files["program"], weights=files["weights"])
     reader.copy_modules(files["reader"])

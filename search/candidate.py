@@ -64,13 +64,18 @@ class Candidate:
             "code": provenance.code_version(),
         }
 
-    def package(self) -> "Package":
-        """Return what the registered model is made of."""
+    def package(self, weights: Path | None = None) -> "Package":
+        """Return what the registered model is made of.
+
+        Args:
+            weights: folder or file of pretrained weights, for a network whose checkpoint holds the head alone.
+        """
         from mlflow_server.packaging import Package
 
         settings = self.study.evaluation
         return Package(
             checkpoint=self.checkpoint,
+            weights=weights,
             name=self.name,
             facts=self.facts,
             data=self.state.datasets[self.progress.dataset_key],

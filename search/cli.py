@@ -185,6 +185,9 @@ def promote(
     data_root: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies; may be repeated.")
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The folder or file that `run --weights` was given; a probe is packaged with it.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Judge, and change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -194,7 +197,7 @@ def promote(
     from search.study_config import load_study
 
     roots = data_roots.parse(data_root or [])
-    decision = promoting.promote(load_study(study), storage.resolve(), roots=roots, dry_run=dry_run)
+    decision = promoting.promote(load_study(study), storage.resolve(), roots=roots, weights=weights, dry_run=dry_run)
     if as_json:
         _print_json(decision)
     else:

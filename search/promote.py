@@ -16,11 +16,17 @@ from search.study_delivery import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow_server.history import Entry, History
+    from mlflow_server.packaging import Package
     from mlflow_server.registry import Registry, Version
 
 
 def promote(
-    study: StudyConfig, storage: Path, *, roots: Mapping[str, Path] | None = None, dry_run: bool = False
+    study: StudyConfig,
+    storage: Path,
+    *,
+    roots: Mapping[str, Path] | None = None,
+    weights: Path | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Judge the study's best winner, chosen on validation, and crown it if the evidence allows.
 
@@ -30,6 +36,7 @@ def promote(
         study: finished.
         storage: folder of all studies.
         roots: where data sets lie; some test images are scored again.
+        weights: folder or file of pretrained weights; a probe's checkpoint holds its head alone. None asks the hub.
         dry_run: judge, and change nothing.
 
     Returns:
@@ -38,6 +45,7 @@ def promote(
     Raises:
         StudyError: the study is not finished.
         PromotionError: the registry lacks the champion's evidence, or the champion changed meanwhile.
+        TrialError: kind "weights", the encoder of a probe cannot be loaded.
     """
     from mlflow_server import promotion, reload
     from mlflow_server.history import History
@@ -52,7 +60,8 @@ def promote(
     if champion is not None and champion.run_id == chosen.run_id:
         return _already(chosen, champion, dry_run=dry_run)
     challenger = chosen.measured()
-    with _packaged(chosen, registry, uri=uri, dry_run=dry_run) as (source, version):
+    package = chosen.package(weights)
+    with _packaged(chosen, package, registry, uri=uri, dry_run=dry_run) as (source, version):
         original = chosen.original(challenger, roots or {})
         checks = reload.checks(source, original, uri=uri, tolerance=study.promotion.reproduction)
     rival = chosen.rival(registry, champion) if champion else None
@@ -82,12 +91,11 @@ def _policy(chosen: Candidate) -> Any:
 
 @contextmanager
 def _packaged(
-    chosen: Candidate, registry: "Registry", *, uri: str, dry_run: bool
+    chosen: Candidate, package: "Package", registry: "Registry", *, uri: str, dry_run: bool
 ) -> "Iterator[tuple[str, Version | None]]":
     """Package the network: as a registered version with the alias `challenger`, or, dry, in a passing folder."""
     from mlflow_server import packaging
 
-    package = chosen.package()
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
             packaging.save_model(package, Path(place) / "model")

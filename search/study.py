@@ -8,7 +8,6 @@ from pathlib import Path
 from search import data_roots, estimate, grid, ray_backend, report, sampling, selection, worker
 from search.budget import REASON
 from search.desk import Desk, now_ms
-from search.errors import StudyError
 from search.grid import Grid, Trial
 from search.identity import identified, key_of
 from search.ledger import Ledger
@@ -21,8 +20,7 @@ from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
 from search.study_state import StudyState
 from search.teachers import teachers
-from trainers import adaptations, checkpoint_files, initializations, quota
-from trainers.network_plan import Refusal
+from trainers import adaptations, checkpoint_files, quota
 from trainers.trial import Operation, TrialState
 
 
@@ -80,7 +78,7 @@ class StudyRun:
         """Read and decode every data set once, and record what it holds."""
         sizes: dict[str, set[int]] = defaultdict(set)
         for trial in (*wanted.examples, *wanted.trials):
-            sizes[key_of(trial.config.dataset)].add(input_size(trial))
+            sizes[key_of(trial.config.dataset)].add(trial.config.resolution)
         for dataset in wanted.datasets:
             key = key_of(dataset)
             order = worker.PreparationOrder(
@@ -262,12 +260,3 @@ class StudyRun:
                 if name in self.study.evaluation.external.get(trial.config.dataset.name, [])
             ],
         )
-
-
-def input_size(trial: Trial) -> int:
-    """Return the side in pixels that the trial's network truly takes."""
-    config = trial.config
-    plan = initializations.resolve(config.initialization, config.backbone, config.resolution)
-    if isinstance(plan, Refusal):
-        raise StudyError(plan.reason)
-    return plan.input_size

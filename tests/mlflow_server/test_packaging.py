@@ -20,6 +20,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
+from safetensors.torch import save_file
 
 from datasets import images
 from datasets.dataset_config import DatasetConfig
@@ -29,26 +30,31 @@ from mlflow_server import packaging, reader
 from mlflow_server.model_card import DESCRIPTION_CHARACTERS
 from tests.datasets.miniatures import picture, write_dicom
 from trainers import assembly, checkpoint, recipes
-from trainers.trial import TrialConfig
+from trainers.trial import TrialConfig, TrialError
 
 PATHOLOGIES = ("cardiomegaly", "nodule", "pneumothorax")
 THRESHOLDS = {"cardiomegaly": 0.0, "nodule": 1.0, "pneumothorax": None}
 SIDE = 32
 
 
-def package(folder, *, backbone="test_vit3", pathologies=PATHOLOGIES, seed=0):
+def package(folder, *, backbone="test_vit3", pathologies=PATHOLOGIES, seed=0, side=SIDE):
     """Package a network as random as it was made."""
     config = TrialConfig(
         dataset=DatasetConfig(name="phantom", source="phantom"),
         initialization="random",
         backbone=backbone,
-        resolution=SIDE,
+        resolution=side,
         recipe=recipes.Recipe(),
         seed=seed,
     )
     network = assembly.build_network(config, pathologies, weights=None)
+    return packaged(folder, config, network, network.state_dict(), pathologies)
+
+
+def packaged(folder, config, network, state, pathologies=PATHOLOGIES):
+    """Write a trial's best checkpoint with this state dict and say what goes with it."""
     described = assembly.describe(config, network, pathologies, "0" * 64)
-    saved = checkpoint.save_best(folder / "trial", epoch=1, network=network.state_dict(), trial=described)
+    saved = checkpoint.save_best(folder / "trial", epoch=1, network=state, trial=described)
     return packaging.Package(
         checkpoint=saved,
         name="tiny",
@@ -150,6 +156,55 @@ def test_decisions_are_made_at_the_thresholds_of_validation(saved, film):
     assert list(answer.columns) == [*PATHOLOGIES, *(f"decision_{name}" for name in PATHOLOGIES)]
     assert answer.iloc[0, 3:].tolist() == [True, False, None]
     assert model.predict([film], params={"decisions": False}).shape == (1, 3)
+
+
+def test_a_network_whose_patches_do_not_fit_the_resolution_is_packaged_at_its_true_size(tmp_path, film):
+    made = package(tmp_path, backbone="eva02_tiny_patch14_224", side=58)
+    assert checkpoint.read_trial(made.checkpoint)["plan"]["input_size"] == 56  # 4 patches of 14; images are cached at 58
+    packaging.save_model(made, tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert model.metadata.metadata["resolution"] == 58
+    radiograph = images.decode(film.read_bytes(), cover=58, window=0, limits=Limits())
+    square = resolve("standard").square(radiograph, 58)[None]
+    expected = scored(made, [square])
+    assert np.abs(model.predict([film]).to_numpy() - expected).max() < 1e-6
+    assert np.abs(model.predict(square[None]).to_numpy() - expected).max() < 1e-6
+
+
+@pytest.fixture
+def probe(tmp_path):
+    """A probe whose checkpoint holds its head alone, the folder of its encoder's weights, and the network it was."""
+    config = TrialConfig(
+        dataset=DatasetConfig(name="phantom", source="phantom"),
+        initialization="imagenet",
+        backbone="test_vit3",
+        resolution=SIDE,
+        adaptation="probe",
+        recipe=recipes.Recipe(),
+    )
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    drawn = assembly.build_network(config.model_copy(update={"initialization": "random"}), PATHOLOGIES, weights=None)
+    save_file(drawn.encoder.body.state_dict(), weights / f"{assembly.plan_network(config).tag}.safetensors")
+    network = assembly.build_network(config, PATHOLOGIES, weights=weights).eval()
+    return packaged(tmp_path, config, network, network.head.state_dict()), weights, network
+
+
+def test_a_probe_is_packaged_with_the_encoder_from_the_folder_of_weights(probe, tmp_path):
+    made, weights, network = probe
+    packaging.save_model(dataclasses.replace(made, weights=weights), tmp_path / "model")
+    squares = np.random.default_rng(2).integers(0, 255, (3, 1, SIDE, SIDE), dtype=np.uint8)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(squares)).sigmoid().numpy()
+    answer = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(squares)
+    assert np.abs(answer.to_numpy() - expected).max() < 1e-6
+
+
+def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path):
+    made, _, _ = probe
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrialError, match=r"no weights test_vit3\.\w+ in .*the folder holds nothing.*fetch-weights"):
+        packaging.save_model(dataclasses.replace(made, weights=tmp_path / "empty"), tmp_path / "model")
 
 
 @pytest.mark.parametrize(
