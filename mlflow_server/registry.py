@@ -25,6 +25,7 @@ EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 ENTRY = "radsweep.promotion."
 """Prefix of the tags that mirror the history."""
 TAG_CHARACTERS = 50_000
+LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]+)")
 REFERENCE = re.compile(r"models:/([\w.-]+)(?:@([\w.-]+)|/([0-9]+))")
 
 
@@ -104,8 +105,15 @@ class Registry:
             if found.run_id == run_id:
                 return Version(name, str(found.version), run_id, dict(found.tags))
         kept = {key: str(value)[:TAG_CHARACTERS] for key, value in tags.items()}
+        # A server takes a logged model as a source only if it is also told by its ID.
+        logged = LOGGED_MODEL.fullmatch(source)
         created = self._client.create_model_version(
-            name, source=source, run_id=run_id, tags=kept, description=description
+            name,
+            source=source,
+            run_id=run_id,
+            tags=kept,
+            description=description,
+            model_id=logged.group(1) if logged else None,
         )
         return Version(name, str(created.version), run_id, kept)
 

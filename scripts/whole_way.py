@@ -1,0 +1,186 @@
+"""`python -m scripts.whole_way [STUDY.yaml]`: everything a group does with radsweep, in one go, and what it printed.
+
+Starts an MLflow server with authentication (on PostgreSQL where it is installed), runs a study against it, promotes,
+looks at the UI in Chromium, runs changed grids of the same study, sees one promotion refused and one accepted, rolls
+back, serves the champion and scores a DICOM film over HTTP.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from datasets import sources
+from datasets.dataset_config import DatasetConfig
+from scripts.faults import services
+from scripts.faults.services import Service
+
+ROOT = Path(__file__).resolve().parents[1]
+NIH_SUBSET = ROOT / "search" / "studies" / "nih_subset.yaml"
+CONSOLE = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the way is gone.
+
+    Attributes:
+        folder: of everything that is written.
+        data_roots: `--data-root` options.
+        environment: of every command, with the tracker's address and credentials.
+    """
+
+    folder: Path
+    data_roots: list[str]
+    environment: Mapping[str, str]
+
+    def search(self, command: str, study: Path, *words: str, code: int | None = 0) -> str:
+        """Run `python -m search` and show what it printed."""
+        roots = [word for root in self.data_roots for word in ("--data-root", root)]
+        options = roots if command in {"run", "promote"} else []
+        lines = ["--progress", "lines"] if command == "run" else []
+        storage = ["--storage", str(self.folder / "storage")]
+        return self.command("search", command, str(study), *storage, *options, *lines, *words, code=code)
+
+    def command(self, room: str, *words: str, code: int | None = 0) -> str:
+        """Run a command of a room and show what it printed.
+
+        Raises:
+            RuntimeError: it ended with another exit code than expected (None: any).
+        """
+        CONSOLE.rule(f"python -m {room} {' '.join(words)}"[:160], align="left")
+        command = [sys.executable, "-m", room, *words]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        CONSOLE.print(done.stdout[-6000:] + done.stderr[-2000:], markup=False)
+        if code is not None and done.returncode != code:
+            raise RuntimeError(f"ended with exit code {done.returncode} instead of {code}")
+        return done.stdout
+
+    def study(self, content: Mapping[str, Any], name: str) -> Path:
+        """Write a study file."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(dict(content), sort_keys=False))
+        return path
+
+
+def main(
+    study: Annotated[
+        Path, typer.Argument(help="Study whose first axis value of two is the changed grid.")
+    ] = NIH_SUBSET,
+    data_root: Annotated[list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to keep everything in; default: a temporary one.")] = None,
+) -> None:
+    """Go the whole way from a study file to a film scored over HTTP."""
+    folder = (to or Path(tempfile.mkdtemp(prefix="radsweep-whole-way-"))).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with _server(folder) as known:
+        environment = {**os.environ, **known, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+        place = Place(folder, data_root or [], environment)
+        _go(place, yaml.safe_load(study.read_text()), known)
+    CONSOLE.print(f"the whole way took {(time.monotonic() - began) / 60:.1f} min; everything lies in {folder}")
+
+
+def _go(place: Place, content: dict[str, Any], known: Mapping[str, str]) -> None:
+    model = content.get("promotion", {}).get("registered_model") or content["name"]
+    content["tracking"] = {"uri": known["MLFLOW_TRACKING_URI"]}
+    whole = place.study(content, "study")
+    place.search("run", whole)
+    place.search("promote", whole)
+    axis, values = next((axis, values) for axis, values in content["axes"].items() if len(_list(values)) > 1)
+    worse = place.study({**content, "axes": {**content["axes"], axis: _list(values)[0]}}, "changed-grid")
+    place.search("run", worse)
+    place.search("promote", worse, code=1)
+    allowed = {**content.get("promotion", {}), "rule": "non_inferiority", "margin": 1.0, "per_pathology": None}
+    tolerant = {**content, "axes": {**content["axes"], axis: _list(values)[0]}, "promotion": allowed}
+    place.search("promote", place.study(tolerant, "changed-grid-and-policy"))
+    registry = ["--storage", str(place.folder / "storage"), "--tracking", known["MLFLOW_TRACKING_URI"]]
+    place.command("mlflow_server", "history", model, *registry)
+    place.command("mlflow_server", "rollback", model, *registry)
+    _photograph(place.folder, known, model)
+    _serve(place, model)
+
+
+def _list(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else [values]
+
+
+@contextlib.contextmanager
+def _server(folder: Path) -> Iterator[dict[str, str]]:
+    database = services.postgresql()
+    server, known = services.mlflow(folder / "server", database[1] if database else None)
+    running = [*([database[0]] if database else []), server]
+    try:
+        for service in running:
+            service.start()
+        CONSOLE.print(f"MLflow server with authentication on {'PostgreSQL' if database else 'SQLite'}")
+        yield known
+    finally:
+        for service in reversed(running):
+            service.kill()
+        if database:
+            shutil.rmtree(database[2], ignore_errors=True)
+
+
+def _photograph(folder: Path, known: Mapping[str, str], model: str) -> None:
+    """Open the UI as a user would, with the password, and keep two pictures."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        CONSOLE.print("no Chromium on this machine: no pictures of the UI")
+        return
+    credentials = {"username": known["MLFLOW_TRACKING_USERNAME"], "password": known["MLFLOW_TRACKING_PASSWORD"]}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        context = browser.new_context(http_credentials=credentials, viewport={"width": 1440, "height": 820})  # type: ignore[arg-type]
+        page = context.new_page()
+        for name, route in (("experiments", "experiments"), ("model", f"models/{model}")):
+            page.goto(f"{known['MLFLOW_TRACKING_URI']}/#/{route}")
+            page.wait_for_timeout(4000)
+            page.screenshot(path=folder / f"{name}.png")
+            CONSOLE.print(f"picture of the UI: {folder / name}.png")
+        browser.close()
+
+
+def _serve(place: Place, model: str) -> None:
+    """Serve the champion and send it a film."""
+    port = services.free_port()
+    words = ["mlflow", "models", "serve", "-m", f"models:/{model}@champion", "--env-manager", "local"]
+    command = [sys.executable, "-m", *words, "--host", "127.0.0.1", "--port", str(port)]
+    server = Service(
+        "served model", command, lambda: services.listens(port), place.folder / "serve.log", place.environment
+    )
+    phantom = DatasetConfig(name="phantom", source="phantom", options={"patients": 12, "size": 512})
+    manifest = sources.load(phantom, place.folder / "phantom")
+    film = (place.folder / "phantom" / manifest.instances["path"].iloc[0]).read_bytes()
+    server.start()
+    try:
+        CONSOLE.rule(f"curl http://127.0.0.1:{port}/invocations with a DICOM film of {len(film):,} bytes", align="left")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            data=json.dumps({"inputs": [base64.b64encode(film).decode()]}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+            CONSOLE.print(answer.read().decode(), markup=False)
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    typer.run(main)
