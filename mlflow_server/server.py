@@ -1,8 +1,11 @@
 """Starts MLflow's server, embedded over a storage folder or as its own YAML file says; no job execution."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -127,10 +130,7 @@ def start_configured(config: ServerConfig) -> int:
         from mlflow_server.object_store import ensure_bucket
 
         ensure_bucket(config.destination)
-    try:
-        return subprocess.run(configured_command(config), env=configured_environment(config), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    return _run(configured_command(config), configured_environment(config))
 
 
 def upgrade(config: ServerConfig) -> int:
@@ -148,7 +148,23 @@ def environment() -> dict[str, str]:
 def start(settings: ServerSettings) -> int:
     """Run the server until it is stopped; returns its exit code."""
     settings.storage.mkdir(parents=True, exist_ok=True)
+    return _run(command(settings), environment())
+
+
+def _run(words: Sequence[str], surroundings: Mapping[str, str]) -> int:
+    """Run a server until it ends, or until Ctrl-C or SIGTERM ends all of its processes; returns its exit code."""
+    server = subprocess.Popen(words, env=surroundings, start_new_session=True)
+
+    def stop(*_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        return subprocess.run(command(settings), env=environment(), check=False).returncode
+        return server.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        stop()
+        server.wait()
+        signal.signal(signal.SIGTERM, before)

@@ -26,8 +26,8 @@ from rich.console import Console
 
 from datasets import sources
 from datasets.dataset_config import DatasetConfig
-from scripts.faults import services
-from scripts.faults.services import Service
+from scripts import services
+from scripts.services import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 NIH_SUBSET = ROOT / "search" / "studies" / "nih_subset.yaml"
@@ -121,19 +121,17 @@ def _list(values: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _server(folder: Path) -> Iterator[dict[str, str]]:
-    database = services.postgresql()
-    server, known = services.mlflow(folder / "server", database[1] if database else None)
-    running = [*([database[0]] if database else []), server]
-    try:
-        for service in running:
-            service.start()
+    with contextlib.ExitStack() as ends:
+        try:
+            _, database = ends.enter_context(services.postgresql())
+        except services.NoPostgresError as reason:
+            CONSOLE.print(f"{reason}: the server uses SQLite")
+            database = None
+        server, known = services.mlflow(folder / "server", database)
+        ends.callback(server.kill)
+        server.start()
         CONSOLE.print(f"MLflow server with authentication on {'PostgreSQL' if database else 'SQLite'}")
         yield known
-    finally:
-        for service in reversed(running):
-            service.kill()
-        if database:
-            shutil.rmtree(database[2], ignore_errors=True)
 
 
 def _photograph(folder: Path, known: Mapping[str, str], model: str) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
-from scripts.benchmarks._postgresql import NoPostgresError, postgresql
 from scripts.benchmarks.row import Row
+from scripts.services import NoPostgresError, postgresql
 from search import ledger
 from search.delivery import Delivery
 from search.study_folder import StudyFolder
@@ -34,7 +34,7 @@ def run(*, quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         rows = _rows("SQLite", f"sqlite:///{name}/mlflow.db", Path(name) / "sqlite", (epochs, calls))
         try:
-            with postgresql() as uri:
+            with postgresql() as (_, uri):
                 there = uri.replace("postgresql:", "postgresql+psycopg:")
                 rows += _rows("PostgreSQL", there, Path(name) / "postgresql", (epochs, calls))
         except NoPostgresError:

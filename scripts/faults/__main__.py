@@ -21,9 +21,9 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from scripts.faults import services
+from scripts import services
 from scripts.faults.examination import ROOT, Findings, Study, examine
-from scripts.faults.services import Service
+from scripts.services import Service
 from search.ledger import Event
 
 STUDY = """
@@ -81,25 +81,22 @@ class Surroundings:
 @contextlib.contextmanager
 def surroundings() -> Iterator[Surroundings]:
     """Start Ray, MLflow and PostgreSQL, and end them with the block."""
-    folder = Path(tempfile.mkdtemp(prefix="radsweep-faults-"))
-    database = services.postgresql()
-    server, known = services.mlflow(folder / "server", database[1] if database else None)
-    head, node, address, token = services.ray_nodes(folder)
-    environment = {**os.environ, **known, **token, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    environment |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    killable = {"Ray node": node, "MLflow server": server}
-    all_services = [*([database[0]] if database else []), server, head, node]
-    if database:
-        killable["PostgreSQL"] = database[0]
-    try:
-        for service in all_services:
+    with contextlib.ExitStack() as ends:
+        folder = Path(tempfile.mkdtemp(prefix="radsweep-faults-"))
+        ends.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            database, uri = ends.enter_context(services.postgresql())
+        except services.NoPostgresError:
+            database, uri = None, None
+        server, known = services.mlflow(folder / "server", uri)
+        head, node, address, token = services.ray_nodes(folder)
+        environment = {**os.environ, **known, **token, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        environment |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+        for service in (server, head, node):
+            ends.callback(service.kill)
             service.start()
+        killable = {"Ray node": node, "MLflow server": server} | ({"PostgreSQL": database} if database else {})
         yield Surroundings(folder, address, environment, killable, [head, node])
-    finally:
-        for service in reversed(all_services):
-            service.kill()
-        for place in (folder, *([database[2]] if database else [])):
-            shutil.rmtree(place, ignore_errors=True)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.faults.services import free_port
+from scripts.services import free_port
 from tests.end_to_end.conftest import ROOT, Command, environment
 
 RECIPES = ROOT / "scripts" / "cluster"

@@ -17,8 +17,8 @@ from mlflow.tracking import MlflowClient
 from datasets import sources
 from datasets.dataset_config import DatasetConfig
 from datasets.privacy import case_key, keyed_hash
+from scripts.services import free_port
 from tests.end_to_end.conftest import ROOT, Command, environment
-from tests.mlflow_server.conftest import free_port
 from trainers.evaluation import case_scores
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,5 @@
 """Real databases and real servers, each started once."""
 
-import socket
 import subprocess
 import time
 
@@ -9,13 +8,7 @@ import pytest
 from mlflow_server import server
 from mlflow_server.check import request
 from mlflow_server.server_config import ServerConfig
-from scripts.benchmarks import _postgresql
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from scripts import services
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +16,9 @@ def postgresql():
     """URI of a database of a PostgreSQL that listens on loopback."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[server]'")
     try:
-        with _postgresql.postgresql() as uri:
+        with services.postgresql() as (_, uri):
             yield uri
-    except _postgresql.NoPostgresError as reason:
+    except services.NoPostgresError as reason:
         pytest.skip(str(reason))
 
 
@@ -34,7 +27,7 @@ def served(request, tmp_path_factory):
     """A server with authentication, once on each kind of database."""
     database = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
     pytest.importorskip("flask_wtf", reason="Flask-WTF is not installed: pip install '.[server]'")
-    config = ServerConfig(folder=tmp_path_factory.mktemp("server"), database=database, port=free_port())
+    config = ServerConfig(folder=tmp_path_factory.mktemp("server"), database=database, port=services.free_port())
     log = (config.folder / "log").open("wb")
     running = subprocess.Popen(
         server.configured_command(config), env=server.configured_environment(config), stdout=log, stderr=log

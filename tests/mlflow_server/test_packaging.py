@@ -160,7 +160,7 @@ def test_decisions_are_made_at_the_thresholds_of_validation(saved, film):
 
 def test_a_network_whose_patches_do_not_fit_the_resolution_is_packaged_at_its_true_size(tmp_path, film):
     made = package(tmp_path, backbone="eva02_tiny_patch14_224", side=58)
-    assert checkpoint.read_trial(made.checkpoint)["plan"]["input_size"] == 56  # 4 patches of 14; images are cached at 58
+    assert checkpoint.read_trial(made.checkpoint)["plan"]["input_size"] == 56  # four patches of 14
     packaging.save_model(made, tmp_path / "model")
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert model.metadata.metadata["resolution"] == 58

@@ -1,6 +1,9 @@
+import subprocess
 import sys
 import threading
+import time
 
+import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -11,6 +14,7 @@ from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.registry import Registry
 from mlflow_server.server_config import ServerConfig
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
+from scripts.services import free_port, listens
 
 
 @pytest.mark.parametrize(
@@ -158,3 +162,18 @@ def test_of_four_promotions_at_once_one_is_carried_out(served):
         crowned = [end for end in ends if end.isdigit()]
         assert crowned == [registry.champion("m").version]
         assert sum("promotion" in end for end in ends) == 3
+
+
+def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path):
+    port = free_port()
+    words = ["start", "--storage", str(tmp_path), "--port", str(port)]
+    started = subprocess.Popen([sys.executable, "-m", "mlflow_server", *words], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not listens(port):
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    family = psutil.Process(started.pid).children(recursive=True)
+    started.terminate()
+    started.wait(timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []

@@ -1,5 +1,6 @@
 """Processes that can be started, killed without warning, and started again: PostgreSQL, MLflow, Ray nodes."""
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,26 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def postgresql() -> tuple[Service, str, Path] | None:
-    """Prepare a PostgreSQL for a database of its own; None where none is installed.
+class NoPostgresError(RuntimeError):
+    """PostgreSQL is not installed, or does not run as this user."""
 
-    Returns:
-        The service, the database's URI, and a folder to remove afterwards.
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[tuple[Service, str]]:
+    """Run a PostgreSQL of one's own on loopback for as long as the block runs.
+
+    Yields:
+        The service, started, and the URI of an empty database.
+
+    Raises:
+        NoPostgresError: says what is missing.
     """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
     as_root = os.getuid() == 0
-    if not found[-1].is_file() or (as_root and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}):
-        return None
+    if not found[-1].is_file():
+        raise NoPostgresError("PostgreSQL is not installed")
+    if as_root and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
+        raise NoPostgresError("PostgreSQL does not run as root, and there is no user postgres")
     binaries = found[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="radsweep-postgresql-"))
     user: dict[str, Any] = {}
@@ -122,7 +133,12 @@ def postgresql() -> tuple[Service, str, Path] | None:
 
     log = folder / "log"
     service = Service("PostgreSQL", [*words, "-h", "127.0.0.1"], ready, log, options={**user, "cwd": folder})
-    return service, f"postgresql://mlflow@127.0.0.1:{port}/postgres", folder
+    try:
+        service.start()
+        yield service, f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        service.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def mlflow(folder: Path, database: str | None) -> tuple[Service, dict[str, str]]:
