@@ -38,7 +38,7 @@ class Desk:
         self.changed = False
 
     def record(self, *events: Event) -> None:
-        """Write events durably, then let everybody hear of them."""
+        """Write events durably, then let everybody hear of them; without any, only that this run does something."""
         if not self.changed:
             self.changed = True
             events = (self._opening(), *events)

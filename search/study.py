@@ -58,8 +58,9 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             run.keep_within_budget(trials)
             run.evaluate_winners(trials)
             run.measure_baselines(wanted)
-            if desk.changed or not report.is_current(folder):
+            if not report.is_current(study, desk.state, folder):
                 report.write(study, wanted, desk.state, folder)
+                desk.record()  # so that the tracker hears of it, too
         return desk.state
 
 

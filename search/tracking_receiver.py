@@ -138,7 +138,7 @@ class TrackingReceiver:
         for trial, progress in self._state.trials.items():
             if progress.starts and not progress.done:
                 self._tracker.finish(trial, "KILLED", event["time_ms"])  # interrupted; reopened by the next run
-        if report.is_current(self._folder):
+        if report.is_whole(self._folder):
             self._tracker.log_artifacts(self._study, self._folder.report, "report")
             self._tracker.tag(self._study, {"mlflow.note.content": self._note()})
         self._tracker.finish(self._study, event["status"], event["time_ms"])

@@ -1,5 +1,6 @@
 """The report of a study: from its ledger and stored scores alone, written to its folder, readable without a server."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ show = tables.show
 
 MARKER = "report.json"
 """Written last: where it is, the other files are whole."""
-FORMAT = 3
+FORMAT = 4
 """Of that file; raise it with every change of its keys."""
 
 
@@ -39,6 +40,7 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
         "subgroups.csv": files.subgroups_csv(found),
     }
     written |= {name: text.encode() for name, text in texts.items() if text is not None}
+    found["provenance"]["made_from"] = _made_from(study, state)
     found |= {"format": FORMAT, "files": [*written, MARKER]}
     outdated = set(_files(folder)) - set(found["files"])
     written[MARKER] = json.dumps(found).encode()
@@ -60,10 +62,27 @@ def renew(study: StudyConfig, folder: StudyFolder) -> None:
     write(study, sampling.expand(study, state), state, folder)
 
 
-def is_current(folder: StudyFolder) -> bool:
+def is_whole(folder: StudyFolder) -> bool:
     """Whether there is a whole report, written by this version."""
     path = folder.report / MARKER
     return path.is_file() and json.loads(path.read_text()).get("format") == FORMAT
+
+
+def is_current(study: StudyConfig, state: StudyState, folder: StudyFolder) -> bool:
+    """Whether the report there is was made from what is known now, for what is asked for now."""
+    return is_whole(folder) and read(folder)["provenance"].get("made_from") == _made_from(study, state)
+
+
+def _made_from(study: StudyConfig, state: StudyState) -> str:
+    """Return a hash of everything that a report tells."""
+    known = {
+        "study": study.model_dump(mode="json"),
+        "trials": {trial: [progress.state, progress.ended_ms] for trial, progress in state.trials.items()},
+        "winners": {cell: [event["trial"], event["time_ms"]] for cell, event in state.evaluated.items()},
+        "data": {key: event["fingerprint"] for key, event in state.datasets.items()},
+        "baselines": sorted(state.baselines),
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: StudyFolder) -> dict[str, Any]:

@@ -154,6 +154,17 @@ def test_a_changed_grid_runs_only_what_is_missing(again):
     assert report(again)["counts"]["cells"] == 1
 
 
+def test_a_smaller_grid_is_reported_without_training(again):
+    again.study.write_text(again.study.read_text().replace("[test_convnext2, test_vit3]", "test_vit3"))
+    events = len(again.events())
+    again("run")
+    assert [event["kind"] for event in again.events()[events:]] == ["study", "closed"]
+    assert report(again)["counts"]["cells"] == 1
+    before = (again.folder / "ledger.jsonl").read_bytes()
+    again("run")
+    assert (again.folder / "ledger.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "moment",
     [
