@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from datasets.errors import DatasetError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 Source = Annotated[str, typer.Argument(help="module in datasets/sources, e.g. nih_chest_xray14")]
-Root = Annotated[Path, typer.Option(help="the data set's folder in its official layout")]
+Root = Annotated[str, typer.Option(help="the data set in its official layout: a folder, or an address such as s3://…")]
 Labels = Annotated[str, typer.Option(help="label list: paper or conventional")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE of the source, repeatable")]
 Workers = Annotated[int, typer.Option(min=1, help="decoding processes")]
@@ -39,8 +40,9 @@ def verify(
     from datasets.verify import changed, data_card, prepared, unreadable
 
     config = _config(source, labels, option)
-    card = data_card(config, root, images=images, workers=workers, progress=_progress("read", as_json))
-    manifest = load(config, root)
+    place = _folder(config, root, cache)
+    card = data_card(config, place, images=images, workers=workers, progress=_progress("read", as_json))
+    manifest = load(config, place)
     altered: list[str] = []
     if cache is not None:
         for resolution, preprocessing in prepared(manifest, cache)[:1]:
@@ -71,7 +73,8 @@ def prepare(
     from datasets.cache import prepare_all
     from datasets.sources import load
 
-    manifest = load(_config(source, labels, option), root)
+    config = _config(source, labels, option)
+    manifest = load(config, _folder(config, root, cache))
     total = sum(estimate_bytes(len(manifest), side) for side in resolution)
     typer.echo(f"{len(manifest)} images at {', '.join(map(str, resolution))} px: {total / 1e9:.2f} GB")
     prepared = prepare_all(
@@ -105,23 +108,30 @@ def fetch(
 @app.command()
 def gc(
     cache: Cache,
-    keep: Annotated[list[str] | None, typer.Option(help="name of a cache that a study uses, repeatable")] = None,
-    idle_days: Annotated[float, typer.Option(min=0, help="keep what was used within so many days")] = 30.0,
+    keep: Annotated[list[str] | None, typer.Option(help="name of a cache to keep, repeatable")] = None,
+    idle_days: Annotated[float, typer.Option(min=0, help="keep what was used within so many days, too")] = 0.0,
     remove: Annotated[bool, typer.Option("--remove", help="remove it; otherwise only shown")] = False,
 ) -> None:
-    """Show the caches, and remove those that nothing uses."""
-    from datasets.cleaning import entries, remove_unused
+    """Show which studies of the same storage folder use each cache, and remove what none uses."""
+    from datasets.cleaning import entries, remove_unused, users
 
+    _check_names(cache, keep or ())
+    used_by = users(cache)
     unused = {e.name for e in remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=True)}
     for entry in entries(cache):
-        state = "unused" if entry.name in unused else "kept"
+        studies = ", ".join(used_by.get(entry.name, ()))
+        state = "unused" if entry.name in unused else f"used by {studies}" if studies else "kept"
         whole = "complete" if entry.complete else "unfinished"
-        typer.echo(
-            f"{entry.bytes / 1e6:10.1f} MB  {entry.idle_days:6.1f} days idle  {whole:10}  {state:6}  {entry.name}"
-        )
+        typer.echo(f"{entry.bytes / 1e6:10.1f} MB  {entry.idle_days:6.1f} days idle  {whole:10}  {entry.name}  {state}")
     if remove:
         gone = remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=False)
         typer.echo(f"removed {len(gone)} caches, {sum(e.bytes for e in gone) / 1e6:.1f} MB")
+
+
+def _check_names(cache: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not (cache / name).is_dir():
+            raise DatasetError(f"--keep {name}: there is no such cache", str(cache), "a name that `gc` shows")
 
 
 def main() -> None:
@@ -146,6 +156,20 @@ def _config(source: str, labels: str, option: list[str] | None) -> DatasetConfig
     if labels not in ("paper", "conventional"):
         raise DatasetError(f"unknown label list {labels!r}", "--labels", "paper or conventional")
     return DatasetConfig(name=source, source=source, labels=labels, options=options)
+
+
+def _folder(config: DatasetConfig, root: str, cache: Path | None) -> Path:
+    """Return the data set's folder; one at an address is mirrored beside the cache, where studies look for it, too."""
+    from datasets.remote_root import bring, is_address, mirror_of
+
+    if not is_address(root):
+        return Path(root)
+    if cache is None:
+        raise DatasetError("an address is mirrored beside the caches", "--root", fix="say --cache, too")
+    folder = mirror_of(root, cache.absolute().parent / "mirrors")
+    done = bring(config, root, folder, progress=_progress("copied", quiet=False))
+    typer.echo(f"{done.files} files, {done.bytes / 1e6:.1f} MB, {done.copied} of them copied now", err=True)
+    return folder
 
 
 def _progress(what: str, quiet: bool) -> Any:

@@ -1,5 +1,11 @@
-"""What lies in the cache folder, and what of it no study uses."""
+"""What lies in the cache folder, and what of it no study uses.
 
+A study's preparation leaves `caches.json` in the study's folder, which lies beside the cache folder: the names of the
+caches it reads. Removing a study's folder, or running the study after an edit, therefore also frees its caches.
+"""
+
+import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -9,6 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from datasets.derivation import MARKER
+from datasets.errors import DatasetError
+
+USES = "caches.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +45,72 @@ def entries(cache: Path) -> list[CacheEntry]:
     return sorted(found, key=lambda entry: (-entry.bytes, entry.name))
 
 
+def record_uses(study_folder: Path, caches: Iterable[str]) -> None:
+    """Write down which caches a study reads, instead of what it was recorded to read before.
+
+    Args:
+        study_folder: beside the folder of all caches.
+        caches: names in the folder of all caches.
+    """
+    aside = study_folder / f".{USES}.{os.getpid()}"
+    aside.write_text(json.dumps(sorted(set(caches)), indent=1))
+    aside.replace(study_folder / USES)
+
+
+def recorded_uses(study_folder: Path) -> set[str]:
+    """Return the names of the caches that a study reads, as it recorded them; none if it recorded nothing.
+
+    Raises:
+        DatasetError: the record cannot be read.
+    """
+    path = study_folder / USES
+    if not path.is_file():
+        return set()
+    try:
+        names = json.loads(path.read_text())
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(
+            "the record of caches in use cannot be read",
+            str(path),
+            "a JSON list of names",
+            "remove the file and run the study again, which writes it anew",
+        )
+    return set(names)
+
+
+def users(cache: Path) -> dict[str, list[str]]:
+    """Return, by name of a cache, the studies in the same storage folder that use it.
+
+    Raises:
+        DatasetError: a study's record cannot be read; nothing may be removed then.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(cache.absolute().parent.glob(f"*/{USES}")):
+        for name in recorded_uses(path.parent):
+            found.setdefault(name, []).append(path.parent.name)
+    return found
+
+
 def remove_unused(
-    cache: Path, *, used: Iterable[str] = (), idle_days: float = 30.0, dry_run: bool = True
+    cache: Path, *, used: Iterable[str] = (), idle_days: float = 0.0, dry_run: bool = True
 ) -> list[CacheEntry]:
-    """Remove caches that no study names and nobody opened for a while.
+    """Remove caches that no study uses.
 
     Args:
         cache: folder of all caches.
-        used: names of caches to keep, e.g. those of the studies at hand.
-        idle_days: opened or written more recently is kept; a build that is under way always is.
+        used: names of caches to keep, beside those that studies of the same storage folder recorded.
+        idle_days: opened or written more recently is kept, too; a build that is under way always is.
         dry_run: only say what would go.
 
     Returns:
         What went, or would go.
+
+    Raises:
+        DatasetError: a study's record cannot be read.
     """
-    keep = set(used)
+    keep = {*used, *users(cache)}
     unused = [entry for entry in entries(cache) if entry.name not in keep and entry.idle_days >= idle_days]
     return [entry for entry in unused if dry_run or _remove(cache / entry.name)]
 

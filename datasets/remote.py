@@ -4,8 +4,10 @@ Mirrored and not streamed: a cache is mapped into memory, and label files and im
 that are denied everything but their file. Any fsspec address serves (s3://, gs://, sftp://, memory://, …).
 """
 
+import base64
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,13 +19,45 @@ import fsspec
 from datasets.derivation import MARKER
 from datasets.errors import DatasetError
 
+_ASKED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a remote folder.
+
+    Attributes:
+        name: as the file system calls it.
+        size: in bytes.
+        md5: hex digits, where the storage tells them with its listing (S3 for files uploaded in one part, GCS).
+    """
+
+    name: str
+    size: int
+    md5: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFolder:
+    """What lies at an address.
+
+    Attributes:
+        system: fsspec's file system.
+        address: without secrets.
+        files: by path relative to the folder; none lies outside it.
+    """
+
+    system: Any
+    address: str
+    files: dict[PurePosixPath, RemoteFile]
+
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
     """What a mirroring found and did.
 
     Attributes:
-        files: in the remote folder.
+        files: in the remote folder, of those asked for.
         bytes: of them all.
         copied: files that were not here yet.
     """
@@ -48,27 +82,58 @@ def mirror(
         progress: told (files copied, files to copy).
 
     Raises:
-        DatasetError: there is nothing at that address, it cannot be reached, or it names files outside itself.
+        DatasetError: there is nothing at that address, it cannot be reached, it names files outside itself, or a file
+            did not arrive as it was listed.
+    """
+    return copy(listing(address), folder, workers=workers, progress=progress)
+
+
+def listing(address: str) -> RemoteFolder:
+    """Say what lies at an address.
+
+    Raises:
+        DatasetError: there is nothing, it cannot be reached, or it names files outside itself.
     """
     system, base = _system(address)
     try:
         found: dict[str, Any] = system.find(base, detail=True)
     except Exception as error:  # any: every file system has exceptions of its own
         raise DatasetError(
-            f"cannot list: {type(error).__name__}", _public(address), fix="check address and credentials"
+            f"cannot list: {type(error).__name__}", public(address), fix="check address and credentials"
         ) from None
     if not found:
-        raise DatasetError("no files", _public(address), "a folder with a data set or a cache")
-    sizes = {_inside(name, base, address): (name, int(entry.get("size") or 0)) for name, entry in found.items()}
-    wanted = [(path, *rest) for path, rest in sizes.items() if _size(folder / path) != rest[1]]
-    wanted.sort(key=lambda item: (item[0].name == MARKER, item[0]))
-    markers = [item for item in wanted if item[0].name == MARKER]
+        raise DatasetError("no files", public(address), "a folder with a data set or a cache")
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:  # a listing over http has no sizes: each file is asked for its own
+        files = pool.map(lambda item: RemoteFile(item[0], _remote_size(system, *item), _md5(item[1])), found.items())
+        return RemoteFolder(system, public(address), {_inside(f.name, base, address): f for f in files})
+
+
+def copy(
+    remote: RemoteFolder,
+    folder: Path,
+    *,
+    only: Collection[PurePosixPath] | None = None,
+    workers: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mirrored:
+    """Bring files of a remote folder here; otherwise as `mirror`.
+
+    Args:
+        remote: from `listing`.
+        folder: local.
+        only: paths in the remote folder; those that do not exist are left out. None: all.
+        workers: files at once.
+        progress: told (files copied, files to copy).
+    """
+    asked = remote.files if only is None else {path: remote.files[path] for path in only if path in remote.files}
+    wanted = sorted(path for path, file in asked.items() if _size(folder / path) != file.size)
+    markers = [path for path in wanted if path.name == MARKER]
     with ThreadPoolExecutor(workers) as pool:
-        for part in (wanted[: len(wanted) - len(markers)], markers):
-            for count, _ in enumerate(pool.map(lambda item: _copy(system, item[1], folder / item[0]), part), start=1):
+        for part in ([path for path in wanted if path.name != MARKER], markers):
+            for count, _ in enumerate(pool.map(lambda path: _copy(remote, path, folder / path), part), start=1):
                 if progress and count % 100 == 0:
                     progress(count, len(wanted))
-    return Mirrored(len(sizes), sum(size for _, size in sizes.values()), len(wanted))
+    return Mirrored(len(asked), sum(file.size for file in asked.values()), len(wanted))
 
 
 def _system(address: str) -> tuple[Any, str]:
@@ -76,31 +141,56 @@ def _system(address: str) -> tuple[Any, str]:
         system, base = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
         raise DatasetError(
-            f"fsspec cannot open it: {error}", _public(address), fix="install the package it names"
+            f"fsspec cannot open it: {error}", public(address), fix="install the package it names"
         ) from None
     return system, str(base)
 
 
 def _inside(name: str, base: str, address: str) -> PurePosixPath:
     path = PurePosixPath(name.removeprefix(base).lstrip("/"))
-    if ".." in path.parts or path.is_absolute():
-        raise DatasetError("a file lies outside the folder it is listed in", _public(address))
+    if not name.startswith(base) or ".." in path.parts or path.is_absolute():
+        raise DatasetError("a file lies outside the folder it is listed in", public(address))
     return path
+
+
+def _remote_size(system: Any, name: str, entry: dict[str, Any]) -> int:
+    size = entry.get("size")
+    return int((system.size(name) if size is None else size) or 0)
+
+
+def _md5(entry: dict[str, Any]) -> str | None:
+    """Return the MD5 of a listed file in hex, if its storage tells one; S3's ETag is none with several parts."""
+    if "md5Hash" in entry:
+        return base64.b64decode(entry["md5Hash"]).hex()
+    tag = str(entry.get("ETag", "")).strip('"').lower()
+    plain = len(tag) == 32 and not set(tag) - set("0123456789abcdef") and "ServerSideEncryption" not in entry
+    return tag if plain and entry.get("StorageClass") is not None else None
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _copy(system: Any, name: str, path: Path) -> None:
+def _copy(remote: RemoteFolder, inside: PurePosixPath, path: Path) -> None:
+    file = remote.files[inside]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
-    with system.open(name, "rb") as source, aside.open("wb") as target:
+    with remote.system.open(file.name, "rb") as source, aside.open("wb") as target:
         shutil.copyfileobj(source, target, 2**20)
+    if (arrived := _size(aside)) != file.size:
+        raise _damaged(remote, f"{arrived} bytes of a file arrived, {file.size} are listed")
+    if file.md5 is not None:
+        with aside.open("rb") as copied:
+            if hashlib.file_digest(copied, "md5").hexdigest() != file.md5:
+                raise _damaged(remote, "a file arrived with another MD5 than its storage lists")
     aside.replace(path)
 
 
-def _public(address: str) -> str:
+def _damaged(remote: RemoteFolder, what: str) -> DatasetError:
+    return DatasetError(what, remote.address, fix="start again: what is here already is not copied twice")
+
+
+def public(address: str) -> str:
     """Return the address without user, password and query."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else address

@@ -111,7 +111,7 @@ class Candidate:
             {name: case_scores.load(io.BytesIO(content)) for name, content in stored.items() if content is not None},
         )
 
-    def original(self, measured: "Measured", roots: Mapping[str, Path]) -> "Original":
+    def original(self, measured: "Measured", roots: Mapping[str, data_roots.Root]) -> "Original":
         """Return what the packaged model must agree with."""
         from mlflow_server.reload import Original
 

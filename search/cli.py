@@ -20,6 +20,10 @@ Storage = Annotated[
     Path,
     typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies; on a cluster, a path that all nodes share."),
 ]
+DataRoot = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SOURCE=PATH", help="A data set's folder, or its address (s3://…); may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 STORAGE = Path("storage")
 PROBE_STEPS = 20
@@ -75,9 +79,7 @@ def plan(
 def run(
     study: Study,
     storage: Storage = STORAGE,
-    data_root: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies; may be repeated.")
-    ] = None,
+    data_root: DataRoot = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")
     ] = None,
@@ -182,11 +184,9 @@ def replay(
 def promote(
     study: Study,
     storage: Storage = STORAGE,
-    data_root: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies; may be repeated.")
-    ] = None,
+    data_root: DataRoot = None,
     weights: Annotated[
-        Path | None, typer.Option(help="The folder or file that `run --weights` was given; a probe is packaged with it.")
+        Path | None, typer.Option(help="What `run --weights` was given; a probe is packaged with it.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Judge, and change nothing.")] = False,
     as_json: Json = False,

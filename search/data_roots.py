@@ -1,42 +1,56 @@
-"""Where data lie on this machine: from `--data-root`, or the folder that RADSWEEP_DATA names."""
+"""Where data lie: from `--data-root`, a folder or an address, or in the folder that RADSWEEP_DATA names."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.dataset_config import DatasetConfig
+from datasets.remote_root import is_address, mirror_of
 from search.errors import StudyError
 
 GENERATED = frozenset({"phantom"})
 """Sources that write their own data where there are none."""
 
+Root = Path | str
+"""A folder, or an address such as s3://bucket/nih."""
 
-def parse(pairs: Sequence[str]) -> dict[str, Path]:
-    """Read `SOURCE=PATH` pairs.
+
+def parse(pairs: Sequence[str]) -> dict[str, Root]:
+    """Read `SOURCE=PATH` and `SOURCE=ADDRESS` pairs.
 
     Raises:
         StudyError: a pair without `=`, or a folder that does not exist.
     """
-    roots: dict[str, Path] = {}
+    roots: dict[str, Root] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (name and equals and path):
             raise StudyError(f"--data-root {pair}: expected SOURCE=PATH, e.g. --data-root nih_chest_xray14=/data/nih")
+        if is_address(path):
+            roots[name] = path
+            continue
         if name not in GENERATED and not Path(path).is_dir():
             raise StudyError(f"--data-root {pair}: {path} is not a folder")
         roots[name] = Path(path).resolve()
     return roots
 
 
-def find(dataset: DatasetConfig, roots: Mapping[str, Path], storage: Path) -> Path:
-    """Return the folder of a data set on this machine.
+def address_of(dataset: DatasetConfig, roots: Mapping[str, Root]) -> str | None:
+    """Return where a data set has to be brought from, None if it lies in a folder."""
+    given = next((roots[name] for name in (dataset.name, dataset.source) if name in roots), None)
+    return given if isinstance(given, str) else None
+
+
+def find(dataset: DatasetConfig, roots: Mapping[str, Root], storage: Path) -> Path:
+    """Return the folder of a data set on this machine; of one at an address, the folder it is brought to.
 
     Raises:
         StudyError: nothing says where it is.
     """
     for name in (dataset.name, dataset.source):
         if name in roots:
-            return roots[name]
+            given = roots[name]
+            return mirror_of(given, storage.resolve() / "mirrors") if isinstance(given, str) else given
     common = os.environ.get("RADSWEEP_DATA")
     for name in (dataset.name, dataset.source):
         if common and (Path(common) / name).is_dir():

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from search import candidate, ledger
 from search.candidate import Candidate
+from search.data_roots import Root
 from search.desk import now_ms
 from search.study_config import StudyConfig
 from search.study_delivery import tracking_uri
@@ -24,7 +25,7 @@ def promote(
     study: StudyConfig,
     storage: Path,
     *,
-    roots: Mapping[str, Path] | None = None,
+    roots: Mapping[str, Root] | None = None,
     weights: Path | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Runs one study from its file to its report; read `run_study` first."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search import data_roots, estimate, grid, ray_backend, report, sampling, selection, worker
+from datasets import cleaning
+from search import data_roots, estimate, grid, preparation, ray_backend, report, sampling, selection, worker
 from search.budget import REASON
+from search.data_roots import Root
 from search.desk import Desk, now_ms
 from search.grid import Grid, Trial
 from search.identity import identified, key_of
@@ -29,7 +30,7 @@ class Machine:
     """What the command line says about this machine; none of it changes a result."""
 
     storage: Path
-    data_roots: Mapping[str, Path] = field(default_factory=dict)
+    data_roots: Mapping[str, Root] = field(default_factory=dict)
     weights: Path | None = None
     address: str | None = None
     cpus: int | None = None
@@ -76,26 +77,19 @@ class StudyRun:
     desk: Desk
 
     def prepare_data(self, wanted: Grid) -> None:
-        """Read and decode every data set once, and record what it holds."""
-        sizes: dict[str, set[int]] = defaultdict(set)
-        for trial in (*wanted.examples, *wanted.trials):
-            sizes[key_of(trial.config.dataset)].add(trial.config.resolution)
-        for dataset in wanted.datasets:
-            key = key_of(dataset)
-            order = worker.PreparationOrder(
-                dataset=dataset,
-                key=key,
-                task=self.study.task,
-                resolutions=tuple(sorted(sizes[key])),
-                data_root=self.roots[key],
-                cache=self.folder.cache,
-                workers=self.slots.most_cpus,
-            )
-            for message in ray_backend.stream(worker.prepare, order, Slot(1)):
-                if "data" not in message:
+        """Bring and decode every data set once; record what it holds, and which caches `datasets gc` must keep."""
+        before, caches = cleaning.recorded_uses(self.folder.path), set[str]()
+        for need in preparation.needed(self.study, wanted):
+            key = key_of(need.dataset)
+            for message in ray_backend.stream(worker.prepare, self._preparation_order(need), Slot(1)):
+                if "caches" in message:
+                    caches |= set(message["caches"])
+                    cleaning.record_uses(self.folder.path, before | caches)
+                elif "note" in message:
                     self.desk.progress.note(message["note"])
-                elif message["data"] != self.desk.state.datasets.get(key):
+                elif need.trained_on and message["data"] != self.desk.state.datasets.get(key):
                     self.desk.record(message["data"])
+        cleaning.record_uses(self.folder.path, caches)
 
     def search_rounds(self) -> tuple[Grid, dict[str, Trial]]:
         """Search the grid, or what a sampler draws round by round; returns all trials there are at the end."""
@@ -235,6 +229,18 @@ class StudyRun:
             threads=self.slots.of(trial).cpus,
             loader_workers=self.study.resources.for_setting(setting_of(trial)).loader_workers,
             processes=1 if adaptations.load(trial.config.adaptation).on_features else self.slots.of(trial).processes,
+        )
+
+    def _preparation_order(self, need: preparation.Needed) -> worker.PreparationOrder:
+        return worker.PreparationOrder(
+            dataset=need.dataset,
+            key=key_of(need.dataset),
+            task=self.study.task,
+            resolutions=need.resolutions,
+            data_root=data_roots.find(need.dataset, self.machine.data_roots, self.folder.storage),
+            address=data_roots.address_of(need.dataset, self.machine.data_roots),
+            cache=self.folder.cache,
+            workers=self.slots.most_cpus,
         )
 
     def _work_order(self, trial: Trial, assignment: Assignment) -> worker.WorkOrder:

@@ -43,6 +43,8 @@ class PreparationOrder(BaseModel):
     task: str
     resolutions: tuple[int, ...]
     data_root: Path
+    address: str | None = None
+    """Where it is brought from to `data_root`; None: it lies there."""
     cache: Path
     workers: int = 1
 
@@ -107,23 +109,28 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
     """Decode a data set's images for every resolution, then say what it holds.
 
     Yields:
-        What is done now as {"note": text}, and last {"data": the ledger's event}.
+        What is done now as {"note": text}, the names of the caches before they are built as {"caches": names}, and
+        last {"data": the ledger's event}.
     """
-    from datasets import cache, sources
+    from datasets import cache, preprocessing, remote_root, sources
     from trainers import tasks
 
+    if order.address is not None:
+        yield {"note": f"bringing {order.dataset.name} here"}
+        remote_root.bring(order.dataset, order.address, order.data_root)
     manifest = sources.load(order.dataset, order.data_root)
-    quarantined: dict[str, str] = {}
-    for resolution in order.resolutions:
-        yield {"note": f"preparing {order.dataset.name}: {len(manifest)} images at {resolution} px"}
-        preparation = cache.prepare(
-            manifest,
-            resolution=resolution,
-            preprocessing=order.dataset.preprocessing,
-            cache=order.cache,
-            workers=order.workers,
-        )
-        quarantined |= dict(preparation.quarantined)
+    specification = preprocessing.resolve(order.dataset.preprocessing)
+    yield {"caches": [cache.cache_key(manifest, specification, side) for side in order.resolutions]}
+    sizes = ", ".join(map(str, order.resolutions))
+    yield {"note": f"preparing {order.dataset.name}: {len(manifest)} images at {sizes} px"}
+    prepared = cache.prepare_all(
+        manifest,
+        resolutions=order.resolutions,
+        preprocessing=order.dataset.preprocessing,
+        cache=order.cache,
+        workers=order.workers,
+    )
+    quarantined = {digest: reason for preparation in prepared for digest, reason in preparation.quarantined}
     declaration = tasks.declare(order.task, manifest.pathologies)
     yield {
         "data": {

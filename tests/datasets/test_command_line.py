@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from datasets.cleaning import record_uses
 from tests.datasets import miniatures
 
 pytestmark = pytest.mark.slow  # every test starts processes
@@ -88,13 +89,30 @@ def test_gc_shows_first_and_removes_only_when_told(root: Path, tmp_path: Path):
         "prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16, "--resolution", 32
     )
     folders = sorted(path for path in (tmp_path / "c").iterdir() if path.is_dir())
-    shown = _run("gc", "--cache", tmp_path / "c").stdout
-    assert shown.count("kept") == 2
-    assert _run("gc", "--cache", tmp_path / "c", "--idle-days", 0).stdout.count("unused") == 2
+    assert _run("gc", "--cache", tmp_path / "c", "--idle-days", 30).stdout.count("kept") == 2
+    assert _run("gc", "--cache", tmp_path / "c").stdout.count("unused") == 2
     assert all(folder.is_dir() for folder in folders)
-    told = _run("gc", "--cache", tmp_path / "c", "--idle-days", 0, "--keep", folders[0].name, "--remove").stdout
+    (tmp_path / "chest-study").mkdir()
+    record_uses(tmp_path / "chest-study", [folders[0].name])
+    told = _run("gc", "--cache", tmp_path / "c", "--remove").stdout
+    assert f"{folders[0].name}  used by chest-study" in told
     assert "removed 1 caches" in told
     assert [folder.is_dir() for folder in folders] == [True, False]
+    (tmp_path / "chest-study" / "caches.json").write_text("[")
+    told = _run("gc", "--cache", tmp_path / "c", "--remove", code=2).stderr
+    assert "the record of caches in use cannot be read" in told
+    (tmp_path / "chest-study" / "caches.json").unlink()
+    assert "unused" not in _run("gc", "--cache", tmp_path / "c", "--keep", folders[0].name, "--remove").stdout
+    assert folders[0].is_dir()
+    assert "there is no such cache" in _run("gc", "--cache", tmp_path / "c", "--keep", "nothing", code=2).stderr
+
+
+def test_prepare_reads_from_an_address(root: Path, tmp_path: Path):
+    arguments = ("prepare", "nih_chest_xray14", "--root", f"file://{root}", "--resolution", 16)
+    done = _run(*arguments, "--cache", tmp_path / "storage" / "cache")
+    assert "16 px: 360 readable, 0 quarantined" in done.stdout
+    (mirrored,) = (path for path in (tmp_path / "storage" / "mirrors").iterdir() if path.is_dir())
+    assert len(list(mirrored.rglob("*.png"))) == 360
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""A data root that is an address: what the manifest names is brought to a local mirror and read from there.
+
+Only the manifest knows which images a configuration reads, and only a folder can be read into a manifest. So the label
+files are brought first; a skeleton of the data set, in which images are empty files of their true size, gives the
+manifest; then the images it names are brought. The mirror's fingerprint is that of the original.
+"""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from datasets.remote import Mirrored, RemoteFolder, copy, listing, public
+from datasets.sources import load
+
+_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+"""What has another ending is brought whole: a label file, or an image that only the manifest knows to be one."""
+
+
+def is_address(root: str) -> bool:
+    """Say whether a root is an address that fsspec understands, e.g. s3://bucket/nih, and not a local path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*(::[^/]+)?://", root) is not None
+
+
+def mirror_of(address: str, mirrors: Path) -> Path:
+    """Return the folder in `mirrors` that an address is mirrored to; the same for any credentials in it."""
+    shown = public(address).rstrip("/")
+    name = re.sub(r"[^\w.-]", "_", shown.rsplit("/", 1)[-1]) or "root"
+    return mirrors / f"{name}-{hashlib.sha256(shown.encode()).hexdigest()[:12]}"
+
+
+def bring(
+    config: DatasetConfig,
+    address: str,
+    folder: Path,
+    *,
+    workers: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mirrored:
+    """Bring what a data set's configuration reads from an address to a local folder.
+
+    Interrupted and called again it goes on; of several callers one copies and the others wait.
+
+    Args:
+        config: which label files and images.
+        address: of the data set in its official layout.
+        folder: local, see `mirror_of`.
+        workers: files at once.
+        progress: told (images copied, images to copy).
+
+    Raises:
+        DatasetError: the address cannot be read, or what lies there is no such data set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        remote = listing(address)
+        tables = [path for path in remote.files if path.suffix.lower() not in _IMAGES]
+        brought = copy(remote, folder, only=tables, workers=workers)
+        named = _named_images(config, remote, folder)
+        images = copy(remote, folder, only=named, workers=workers, progress=progress)
+    return Mirrored(brought.files + images.files, brought.bytes + images.bytes, brought.copied + images.copied)
+
+
+def _named_images(config: DatasetConfig, remote: RemoteFolder, folder: Path) -> list[PurePosixPath]:
+    """Return the paths that the manifest of a remote data set names."""
+    with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
+        for path, file in remote.files.items():
+            target = Path(place) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() not in _IMAGES:
+                target.symlink_to((folder / path).absolute())
+            else:
+                with target.open("wb") as empty:
+                    empty.truncate(file.size)  # takes no room on disk; the size is part of the fingerprint
+        try:
+            manifest = load(config, Path(place))
+        except DatasetError as error:
+            where = error.where.replace(place, remote.address)
+            raise DatasetError(error.what, where, error.expected, error.fix) from None
+    return [PurePosixPath(path) for path in manifest.instances["path"].unique()]
