@@ -31,6 +31,7 @@ from scripts.services import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 NIH_SUBSET = ROOT / "search" / "studies" / "nih_subset.yaml"
+NOT_WORSE_BY = 0.1
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
@@ -56,6 +57,10 @@ class Place:
         storage = ["--storage", str(self.folder / "storage")]
         return self.command("search", command, str(study), *storage, *options, *lines, *words, code=code)
 
+    def promoted(self, study: Path) -> bool:
+        """Ask for a promotion, show the reasons, and say whether it was granted."""
+        return self.search("promote", study, code=None).startswith("promoted")
+
     def command(self, room: str, *words: str, code: int | None = 0) -> str:
         """Run a command of a room and show what it printed.
 
@@ -78,9 +83,7 @@ class Place:
 
 
 def main(
-    study: Annotated[
-        Path, typer.Argument(help="Study whose first axis value of two is the changed grid.")
-    ] = NIH_SUBSET,
+    study: Annotated[Path, typer.Argument(help="Study; its first axis of several values is cut.")] = NIH_SUBSET,
     data_root: Annotated[list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to keep everything in; default: a temporary one.")] = None,
 ) -> None:
@@ -96,23 +99,41 @@ def main(
 
 
 def _go(place: Place, content: dict[str, Any], known: Mapping[str, str]) -> None:
+    """Promote the study without the last value of its first axis of several, then the whole, then a smaller grid again.
+
+    The whole study's winner is refused where the evidence does not suffice; then a policy that only asks it not to be
+    worse by more than `NOT_WORSE_BY` is tried, and one of the two decisions is a promotion, the other a refusal.
+    """
     model = content.get("promotion", {}).get("registered_model") or content["name"]
     content["tracking"] = {"uri": known["MLFLOW_TRACKING_URI"]}
-    whole = place.study(content, "study")
-    place.search("run", whole)
-    place.search("promote", whole)
     axis, values = next((axis, values) for axis, values in content["axes"].items() if len(_list(values)) > 1)
-    worse = place.study({**content, "axes": {**content["axes"], axis: _list(values)[0]}}, "changed-grid")
-    place.search("run", worse)
-    place.search("promote", worse, code=1)
-    allowed = {**content.get("promotion", {}), "rule": "non_inferiority", "margin": 1.0, "per_pathology": None}
-    tolerant = {**content, "axes": {**content["axes"], axis: _list(values)[0]}, "promotion": allowed}
-    place.search("promote", place.study(tolerant, "changed-grid-and-policy"))
+    smaller = {**content, "axes": {**content["axes"], axis: _list(values)[0]}}
+    first, whole = place.study(smaller, "smaller-grid"), place.study(content, "study")
+    place.search("run", first)
+    place.search("promote", first)
+    place.search("run", whole)
+    if place.promoted(whole):
+        changed = place.study({**smaller, "search": _one_more(content["search"])}, "changed-grid")
+        place.search("run", changed)
+        accepted, refused = True, not place.promoted(changed)
+    else:
+        policy = {"rule": "non_inferiority", "margin": NOT_WORSE_BY, "per_pathology": None}
+        tolerant = place.study({**content, "promotion": {**content.get("promotion", {}), **policy}}, "changed-policy")
+        accepted, refused = place.promoted(tolerant), True
+    CONSOLE.print(f"one promotion refused: {refused}, one accepted over a champion: {accepted}")
     registry = ["--storage", str(place.folder / "storage"), "--tracking", known["MLFLOW_TRACKING_URI"]]
     place.command("mlflow_server", "history", model, *registry)
-    place.command("mlflow_server", "rollback", model, *registry)
+    if accepted:
+        place.command("mlflow_server", "rollback", model, *registry)
     _photograph(place.folder, known, model)
     _serve(place, model)
+
+
+def _one_more(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a value between the two largest of the first searched setting."""
+    name, values = next(iter(search.items()))
+    *_, second, largest = sorted(float(value) for value in values)
+    return {**search, name: [*values, float(f"{(second * largest) ** 0.5:.2g}")]}
 
 
 def _list(values: Any) -> list[Any]:
