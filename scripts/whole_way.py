@@ -22,16 +22,18 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from datasets import sources
 from datasets.dataset_config import DatasetConfig
-from scripts import services
+from scripts import mlflow_pages, services
 from scripts.services import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 NIH_SUBSET = ROOT / "search" / "studies" / "nih_subset.yaml"
 NOT_WORSE_BY = 0.1
+SECONDS_TO_DRAW = 5
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
@@ -168,9 +170,15 @@ def _photograph(folder: Path, known: Mapping[str, str], model: str) -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         context = browser.new_context(http_credentials=credentials, viewport={"width": 1440, "height": 820})  # type: ignore[arg-type]
         page = context.new_page()
-        for name, route in (("experiments", "experiments"), ("model", f"models/{model}")):
+        os.environ.update(known)
+        client = MlflowClient(known["MLFLOW_TRACKING_URI"])
+        experiment = next(found for found in client.search_experiments() if found.name != "Default").experiment_id
+        context.add_init_script(mlflow_pages.remember(experiment, ("metrics.`val/auroc/macro`",)))
+        routes = {"runs": mlflow_pages.runs(experiment), "model": f"models/{model}"}
+        for name, route in routes.items():
+            page.goto("about:blank")  # MLflow keeps the page before
             page.goto(f"{known['MLFLOW_TRACKING_URI']}/#/{route}")
-            page.wait_for_timeout(4000)
+            page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
             page.screenshot(path=folder / f"{name}.png")
             CONSOLE.print(f"picture of the UI: {folder / name}.png")
         browser.close()
