@@ -42,6 +42,26 @@ def write_jpeg2000(path: Path, values: np.ndarray) -> None:
     dataset.save_as(path)
 
 
+def write_rsna(root: Path, *, images: int, side: int) -> None:
+    """Write DICOM files of 8 bits in the layout of the RSNA Pneumonia challenge, with the tables that peers ask for."""
+    (root / "stage_2_train_images").mkdir(parents=True)
+    names = [f"{number:08x}-0000" for number in range(1, images + 1)]
+    base = [radiograph(number, height=side, width=side) >> 4 for number in range(8)]
+    for number, name in enumerate(names, start=1):
+        path = root / "stage_2_train_images" / f"{name}.dcm"
+        tags = {"PhotometricInterpretation": "MONOCHROME2", "PatientID": name}
+        dicom.write(path, np.roll(base[number % 8], number, axis=1), bits=8, tags=tags, uid=f"2.25.{number}")
+    boxes = [[name, "", "", "", "", int(number % 3 == 0)] for number, name in enumerate(names)]
+    _write_table(root / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", boxes)
+    _write_table(root / "headers.csv", "PatientID,ViewPosition", [[name, "PA"] for name in names])
+
+
+def _write_table(path: Path, header: str, rows: list[list[object]]) -> None:
+    with path.open("w", newline="") as file:
+        file.write(header + "\n")
+        csv.writer(file).writerows(rows)
+
+
 def write_nih(root: Path, *, images: int, side: int) -> None:
     """Write a folder in the layout of NIH ChestX-ray14, which both torchxrayvision and we read."""
     (root / "images").mkdir(parents=True)

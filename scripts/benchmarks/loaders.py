@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +16,65 @@ from datasets.loaders import Batches
 from datasets.manifest import Manifest
 from datasets.sources import load
 from datasets.torchvision_operators import declare_missing
-from scripts.benchmarks._image_material import write_nih
+from scripts.benchmarks._image_material import write_nih, write_rsna
 from scripts.benchmarks.row import Row
 
 BATCH = 32
 GOAL = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Files that ours and the peers read.
+
+    Attributes:
+        kind: PNG or DICOM.
+        root: of the data set in its official layout.
+        manifest: of it.
+        scratch: folder for caches.
+    """
+
+    kind: str
+    root: Path
+    manifest: Manifest
+    scratch: Path
+
+    @property
+    def train(self) -> list[str]:
+        """Paths of the train partition relative to the root."""
+        return [str(self.manifest.instances["path"].iloc[row]) for row in self.manifest.rows("train")]
+
+
 def run(*, quick: bool) -> list[Row]:
     """Measure whole epochs of the train partition, files and caches warm, one torch thread per worker."""
     torch.set_num_threads(1)
     rows: list[Row] = []
+    images = 160 if quick else 480
     with tempfile.TemporaryDirectory() as folder:
-        root, cache = Path(folder) / "nih", Path(folder) / "cache"
-        write_nih(root, images=160 if quick else 480, side=1024)
-        manifest = load(DatasetConfig(name="nih", source="nih_chest_xray14", validation_fraction=0.05), root)
-        for side in (224, 512):
-            prepare(manifest, resolution=side, preprocessing="standard", cache=cache, workers=2)
-            opened = open_cache(manifest, resolution=side, preprocessing="standard", cache=cache)
-            for workers in (1, 2):
-                rows += _loaders(manifest, opened, root, Path(folder), side=side, workers=workers)
+        for files in (_png(Path(folder) / "png", images), _dicom(Path(folder) / "dicom", images)):
+            for side in (224, 512):
+                cache = files.scratch / "cache"
+                prepare(files.manifest, resolution=side, preprocessing="standard", cache=cache, workers=2)
+                opened = open_cache(files.manifest, resolution=side, preprocessing="standard", cache=cache)
+                for workers in (1, 2):
+                    rows += _loaders(files, opened, side=side, workers=workers)
     return rows
 
 
-def _loaders(manifest: Manifest, cache: ImageCache, root: Path, folder: Path, *, side: int, workers: int) -> list[Row]:
-    batches = Batches(manifest, cache, partition="train", batch_size=BATCH)
+def _png(folder: Path, images: int) -> Files:
+    write_nih(folder / "nih", images=images, side=1024)
+    config = DatasetConfig(name="nih", source="nih_chest_xray14", validation_fraction=0.05)
+    return Files("PNG", folder / "nih", load(config, folder / "nih"), folder)
+
+
+def _dicom(folder: Path, images: int) -> Files:
+    write_rsna(folder / "rsna", images=images, side=1024)
+    config = DatasetConfig(name="rsna", source="rsna_pneumonia", validation_fraction=0.05)
+    return Files("DICOM", folder / "rsna", load(config, folder / "rsna"), folder)
+
+
+def _loaders(files: Files, cache: ImageCache, *, side: int, workers: int) -> list[Row]:
+    batches = Batches(files.manifest, cache, partition="train", batch_size=BATCH)
     floats = torch.empty(BATCH, 1, side, side)
 
     def epoch() -> Iterable[int]:
@@ -52,9 +87,9 @@ def _loaders(manifest: Manifest, cache: ImageCache, root: Path, folder: Path, *,
     copied = _copy_rate(cache.pixels)
     rows = []
     for name, start in (("torchxrayvision", _xrv), ("MONAI PersistentDataset", _monai)):
-        described = f"Loader at {side} px, {workers} worker(s): images/s, peer {name}"
+        described = f"Loader at {side} px, {files.kind}, {workers} worker(s): images/s, peer {name}"
         try:
-            loader = start(manifest, root, folder / f"monai-{side}", side, workers)
+            loader = start(files, side, workers)
         except ImportError as error:
             rows.append(
                 Row(f"{described} (skipped: {error.name or error} cannot be imported)", ours, 0, 0, "≥ 5×", False)
@@ -63,7 +98,7 @@ def _loaders(manifest: Manifest, cache: ImageCache, root: Path, folder: Path, *,
         list(loader)  # fills MONAI's cache, and the page cache for both
         peer = _rate(lambda loader=loader: (_count(batch) for batch in loader), seconds=4.0)  # type: ignore[misc]
         rows.append(Row(described, ours, peer, ours / peer, "≥ 5×", ours / peer >= GOAL))
-    name = f"Loader at {side} px, {workers} worker(s): images/s, share of a plain memory copy"
+    name = f"Loader at {side} px, {files.kind}, {workers} worker(s): images/s, share of a plain memory copy"
     rows.append(Row(name, ours, copied, ours / copied, "stated", True))
     return rows
 
@@ -88,42 +123,50 @@ def _copy_rate(pixels: np.ndarray) -> float:
     return copies / (time.perf_counter() - started)
 
 
-def _train_files(manifest: Manifest) -> list[str]:
-    return [str(manifest.instances["path"].iloc[row]) for row in manifest.rows("train")]
-
-
-def _xrv(manifest: Manifest, root: Path, folder: Path, side: int, workers: int) -> Any:
+def _xrv(files: Files, side: int, workers: int) -> Any:
     declare_missing()
     import torchxrayvision
     from torchvision import transforms
 
     crop, resize = torchxrayvision.datasets.XRayCenterCrop(), torchxrayvision.datasets.XRayResizer(side, engine="cv2")
-    dataset = torchxrayvision.datasets.NIH_Dataset(
-        imgpath=str(root / "images"),
-        csvpath=str(root / "Data_Entry_2017_v2020.csv"),
-        bbox_list_path=torchxrayvision.datasets.USE_INCLUDED_FILE,
-        transform=transforms.Compose([crop, resize]),
-    )
-    wanted = {Path(path).name for path in _train_files(manifest)}
-    rows = np.flatnonzero(dataset.csv["Image Index"].isin(wanted))
+    steps = transforms.Compose([crop, resize])
+    wanted = {Path(path).name for path in files.train}
+    if files.kind == "PNG":
+        dataset = torchxrayvision.datasets.NIH_Dataset(
+            imgpath=str(files.root / "images"),
+            csvpath=str(files.root / "Data_Entry_2017_v2020.csv"),
+            bbox_list_path=torchxrayvision.datasets.USE_INCLUDED_FILE,
+            transform=steps,
+        )
+        names = dataset.csv["Image Index"]
+    else:
+        dataset = torchxrayvision.datasets.RSNA_Pneumonia_Dataset(
+            imgpath=str(files.root / "stage_2_train_images"),
+            csvpath=str(files.root / "stage_2_train_labels.csv"),
+            dicomcsvpath=str(files.root / "headers.csv"),
+            extension=".dcm",
+            transform=steps,
+        )
+        names = dataset.csv["patientId"] + ".dcm"
+    rows = np.flatnonzero(names.isin(wanted))
     return _torch_loader(torch.utils.data.Subset(dataset, rows.tolist()), workers)
 
 
-def _monai(manifest: Manifest, root: Path, folder: Path, side: int, workers: int) -> Any:
+def _monai(files: Files, side: int, workers: int) -> Any:
     declare_missing()
     from monai.data import PersistentDataset
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Resized, ScaleIntensityd
 
     steps = Compose(
         [
-            LoadImaged(keys="img", reader="PILReader"),
+            LoadImaged(keys="img", reader="PILReader" if files.kind == "PNG" else "PydicomReader"),
             EnsureChannelFirstd(keys="img"),
             Resized(keys="img", spatial_size=(side, side)),
             ScaleIntensityd(keys="img"),
         ]
     )
-    items = [{"img": str(root / path)} for path in _train_files(manifest)]
-    return _torch_loader(PersistentDataset(items, steps, cache_dir=folder), workers)
+    items = [{"img": str(files.root / path)} for path in files.train]
+    return _torch_loader(PersistentDataset(items, steps, cache_dir=files.scratch / f"monai-{side}"), workers)
 
 
 def _torch_loader(dataset: Any, workers: int) -> Any:
