@@ -7,6 +7,7 @@ Tune's own snapshots are not used: the ledger and the trials' checkpoints are wh
 
 import json
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -61,7 +62,7 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
     # Not Ray's `working_dir`: it unpacks the code on each node, and a node or driver killed at that moment leaves half
     # of it behind for those that come after. The code lies where the storage does: on a path that all nodes share.
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}}
-    own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
+    own = _closed(cpus) if address is None else {}
     try:
         host, _, port = (address or "").rpartition(":")
         if host and port.isdigit() and "/" not in host:
@@ -89,6 +90,14 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _closed(cpus: int | None) -> dict[str, Any]:
+    """Return the options of a private cluster: no dashboard, closed by a token of its own."""
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # workers inherit it; Ray reads it once per process
+    os.environ["RAY_AUTH_MODE"] = "token"
+    return {"num_cpus": cpus, "include_dashboard": False}
 
 
 def _check_code() -> None:
@@ -173,7 +182,15 @@ def train_all(
 
 
 def _train(config: dict[str, str]) -> None:
-    carry_out(WorkOrder.model_validate_json(config["order"]), tune.report)
+    told: dict[str, str] = {}
+
+    def tell(message: dict[str, str]) -> None:
+        told.update(message)
+        tune.report(message)
+
+    carry_out(WorkOrder.model_validate_json(config["order"]), tell)
+    if told.get("failure_kind") == "out_of_memory":
+        raise RuntimeError("GPU memory was lost: the next trial gets a clean process")
 
 
 def _options(slot: Slot) -> dict[str, Any]:
@@ -271,6 +288,9 @@ class _Desk:
 
     def lost(self, tune_trial: str, said: str) -> None:
         """Take in that a trial's process went away, and what Ray said of it."""
+        if tune_trial in self._ends:
+            self.left(tune_trial)  # it had told its end before
+            return
         trial = self._assigned.pop(tune_trial, None)
         if trial is not None:
             self.schedule.interrupted(trial, *classify(said))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,10 @@ def trainable(marks: Path, *, deaths: int):
 def carry_out(search: Search, tmp_path: Path, *, deaths: int) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
+    run_through_ray(search, tmp_path, trainable(marks, deaths=deaths))
+
+
+def run_through_ray(search: Search, tmp_path: Path, trained) -> None:
     config = TrialConfig(
         dataset=DatasetConfig(name="d", source="d"),
         initialization="r",
@@ -75,7 +81,7 @@ def carry_out(search: Search, tmp_path: Path, *, deaths: int) -> None:
         ),
         slot_of=lambda trial: Slot(1, 0),
         after_trial=lambda trial: None,
-        trainable=trainable(marks, deaths=deaths),
+        trainable=trained,
     )
 
 
@@ -92,12 +98,56 @@ def test_ray_ends_as_the_schedule_alone_does(cluster, tmp_path, deaths):
     assert len(told) == len(set(told))
 
 
+def test_a_trial_that_finds_no_gpu_memory_ends_and_the_next_gets_a_clean_process(cluster, tmp_path):
+    """The trial `dies` tells that no image fits; its process must not be used again."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    search = Search(CURVES)
+
+    def train(config):
+        from search import ray_backend as backend
+        from trainers.trial import TrialError
+
+        def carry_out(order, tell):
+            (seen / f"{order.trial}-{order.until_epoch}-{os.getpid()}").touch()
+            if order.trial == "dies":
+                failure = TrialError("out_of_memory", "not even one image fits")
+                tell({"failure": str(failure), "failure_kind": failure.kind, "log": "micro_batch.py:1 in run"})
+                return
+            trainable(seen, deaths=0)({"order": order.model_dump_json()})
+
+        backend.carry_out = carry_out
+        backend._train(config)
+
+    run_through_ray(search, tmp_path, train)
+    assert search.state.trials["dies"].reason == "out_of_memory: not even one image fits"
+    assert search.state.trials["dies"].log == ["micro_batch.py:1 in run"]
+    assert search.ends()["good"] == "COMPLETE"
+    spoiled = {path.name.rpartition("-")[2] for path in seen.glob("dies-*")}
+    later = {path.name.rpartition("-")[2] for path in seen.glob("good-8-*")}
+    assert not spoiled & later
+
+
 def test_a_process_that_always_dies_ends_its_trial_and_not_the_study(cluster, tmp_path):
     search = Search(CURVES)
     carry_out(search, tmp_path, deaths=99)
     assert search.ends()["dies"] == "FAILED"
     assert search.state.trials["dies"].reason == "process_died: 4 times, the last: its process died"
     assert search.ends()["good"] == "COMPLETE"
+
+
+def test_a_private_cluster_is_closed_to_strangers(cluster):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    code = f"import ray; ray.init('{address}', logging_level='ERROR'); print('inside')"
+    for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        stranger = subprocess.run(
+            [sys.executable, "-c", code], env={**known, **token}, capture_output=True, text=True, check=False
+        )
+        assert stranger.returncode != 0
+        assert "inside" not in stranger.stdout
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(cluster):
