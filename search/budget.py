@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from search.groups import Entry
-from search.study_config import Budget
+from search.study_sections import Budget
 from search.study_state import StudyState
 
 REASON = "budget: "

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from datasets import preprocessing, sources
 from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
-from search.study_config import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, StudyConfig
+from search.study_config import StudyConfig
+from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range
 from trainers import adaptations, initializations, tasks
 from trainers.network_plan import Refusal as Refused
 from trainers.recipes import Recipe

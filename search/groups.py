@@ -7,7 +7,7 @@ from typing import Any
 
 from search.curve_endings import Past
 from search.pruning import ComparisonGroup, create_group
-from search.study_config import Pruning
+from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
 

@@ -13,8 +13,8 @@ from optuna.trial import TrialState as OptunaState
 
 from search.ledger import Event
 from search.pruning import distribution, parameter
-from search.study_config import Pruning
 from search.study_folder import StudyFolder
+from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
 

@@ -10,8 +10,9 @@ from rich.table import Table
 from search import grid, ledger, pruners, recorded_speed, sampling
 from search.estimate import estimate
 from search.identity import identified
-from search.study_config import Range, StudyConfig
+from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
+from search.study_sections import Range
 from search.study_state import StudyState
 
 

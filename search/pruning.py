@@ -15,7 +15,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search import pruners
 from search.curve_endings import Past
-from search.study_config import Pruning
+from search.study_sections import Pruning
 from trainers.trial import TrialState
 
 Direction = Literal["maximize", "minimize"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.errors import StudyError
-from search.study_config import Amounts, Resources
+from search.study_sections import Amounts, Resources
 
 GIGABYTE = 1e9
 FILL = 0.85

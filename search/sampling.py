@@ -18,7 +18,8 @@ from optuna.trial import TrialState as OptunaState
 from search import grid
 from search.errors import StudyError
 from search.grid import Cell, Grid
-from search.study_config import Range, Sampling, StudyConfig
+from search.study_config import StudyConfig
+from search.study_sections import Range, Sampling
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
 

@@ -16,7 +16,7 @@ from search.budget import Spending
 from search.groups import Entry, Groups, in_order
 from search.ledger import Event
 from search.pruning import spared
-from search.study_config import Budget, Pruning
+from search.study_sections import Budget, Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import EpochMetrics, TrialResult, TrialState
 

@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import cleaning
-from search import data_roots, estimate, grid, preparation, ray_backend, report, sampling, selection, worker
+from search import (
+    data_roots,
+    estimate,
+    grid,
+    preparation,
+    ray_backend,
+    ray_cluster,
+    report,
+    sampling,
+    selection,
+    worker,
+)
 from search.budget import REASON
 from search.data_roots import Root
 from search.desk import Desk, now_ms
@@ -16,9 +27,10 @@ from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
 from search.slots import Slots, setting_of
-from search.study_config import Budget, StudyConfig
+from search.study_config import StudyConfig
 from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
+from search.study_sections import Budget
 from search.study_state import StudyState
 from search.teachers import teachers
 from trainers import adaptations, checkpoint_files, quota
@@ -49,7 +61,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in datasets}
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
         desk = Desk(study, ledger, delivery, progress)
-        with ray_backend.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
+        with ray_cluster.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
             slots = Slots(study.resources, has_gpus=resources.get("GPU", 0) > 0)
             slots.choose(wanted.examples)  # what can never fit is told before anything starts
             run = StudyRun(study, machine, folder, roots, slots, desk)
@@ -81,7 +93,7 @@ class StudyRun:
         before, caches = cleaning.recorded_uses(self.folder.path), set[str]()
         for need in preparation.needed(self.study, wanted):
             key = key_of(need.dataset)
-            for message in ray_backend.stream(worker.prepare, self._preparation_order(need), Slot(1)):
+            for message in ray_cluster.stream(worker.prepare, self._preparation_order(need), Slot(1)):
                 if "caches" in message:
                     caches |= set(message["caches"])
                     cleaning.record_uses(self.folder.path, before | caches)
@@ -182,7 +194,7 @@ class StudyRun:
         if orders:
             self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")
         slots = [self.slots.of(trials[winner.trial]) for winner in missing]
-        for index, found in ray_backend.each(worker.evaluate, orders, slots):
+        for index, found in ray_cluster.each(worker.evaluate, orders, slots):
             winner = missing[index]
             self.desk.record(
                 {"kind": "evaluated", "trial": winner.trial, "cell": winner.cell, "time_ms": now_ms(), **found}
@@ -193,7 +205,7 @@ class StudyRun:
         datasets = {key_of(d): d for d in wanted.datasets} if self.study.evaluation.metadata_baseline else {}
         missing = {key: d for key, d in datasets.items() if key not in self.desk.state.baselines}
         orders = [worker.DatasetPlace(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
-        for index, found in ray_backend.each(worker.measure_baseline, orders, [Slot(1)] * len(orders)):
+        for index, found in ray_cluster.each(worker.measure_baseline, orders, [Slot(1)] * len(orders)):
             self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
 
     def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from search import pruners
 from search.curve_endings import FEWEST_GROUPS
 from search.grid import Cell
-from search.study_config import Pruning
+from search.study_sections import Pruning
 
 CARRIES_OVER = frozenset({"dataset", "resolution"})
 """Axes across which curves of the same hyperparameters are alike."""

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from datasets.dataset_config import DatasetConfig
-from search.study_config import Evaluation
+from search.study_sections import Evaluation
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
 
 LINES_OF_LOG = 20

@@ -22,7 +22,7 @@ from search import ledger
 from search.ledger import Event, Ledger
 from search.progress import LineProgress
 from search.schedule import Assignment, Entry, Schedule
-from search.study_config import Pruning
+from search.study_sections import Pruning
 from search.study_state import StudyState
 from trainers.trial import EpochMetrics, TrialResult, TrialState
 

@@ -20,9 +20,10 @@ from search.ledger import Ledger
 from search.progress import LineProgress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
-from search.study_config import Pruning, StudyConfig
+from search.study_config import StudyConfig
 from search.study_delivery import delivered
 from search.study_folder import StudyFolder
+from search.study_sections import Pruning
 from search.worker import WorkOrder
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialResult, TrialState
 
@@ -35,12 +36,12 @@ CarryOut = Callable[[Schedule, Callable[[Assignment], WorkOrder]], None]
 
 def run(*, quick: bool) -> list[Row]:
     """Run both on two slots and compare what MLflow holds at the end."""
-    from search import ray_backend
+    from search import ray_cluster
 
     logging.disable(logging.WARNING)
     trials = 6 if quick else 100
     peers = 6 if quick else 30  # stock Tune needs about two seconds each; the figure is per trial
-    with tempfile.TemporaryDirectory() as name, ray_backend.cluster(None, cpus=2):
+    with tempfile.TemporaryDirectory() as name, ray_cluster.cluster(None, cpus=2):
         ours = _ours(Path(name) / "ours", trials, _through_ray) / trials
         plain = _ours(Path(name) / "plain", trials, _plain_loop) / trials
         peer = _stock(Path(name) / "stock", peers) / peers

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datasets.dataset_config import DatasetConfig
-from search import ray_backend
+from search import ray_backend, ray_cluster
 from search.errors import StudyError
 from search.resources import Slot, check_fit
 from search.worker import WorkOrder
@@ -27,7 +27,7 @@ CURVES = {
 
 @pytest.fixture(scope="module")
 def cluster():
-    with ray_backend.cluster(None, cpus=2) as resources:
+    with ray_cluster.cluster(None, cpus=2) as resources:
         yield resources
 
 
@@ -152,4 +152,4 @@ def test_a_private_cluster_is_closed_to_strangers(cluster):
 
 def test_what_can_never_fit_is_refused_with_the_numbers(cluster):
     with pytest.raises(StudyError, match=r"asks for \{'CPU': 3.0\}, but no node .* the largest has 2 CPU, 0 GPU"):
-        check_fit(Slot(3), ray_backend.nodes())
+        check_fit(Slot(3), ray_cluster.nodes())

@@ -5,7 +5,7 @@ from typing import Any
 
 from search.ledger import Event
 from search.schedule import Entry, Schedule
-from search.study_config import Budget, Pruning
+from search.study_sections import Budget, Pruning
 from search.study_state import StudyState
 from trainers.trial import EpochMetrics, TrialResult, TrialState
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from search.grid import Cell
-from search.study_config import Pruning
+from search.study_sections import Pruning
 from search.teachers import teachers
 from tests.search.recorded import Search
 

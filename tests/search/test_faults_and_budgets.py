@@ -6,7 +6,7 @@ import pytest
 
 from search import failures, ray_backend
 from search.budget import REASON
-from search.study_config import Budget, Pruning
+from search.study_sections import Budget, Pruning
 from tests.search.recorded import Search
 
 NONE = Pruning(pruner="none")

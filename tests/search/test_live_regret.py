@@ -1,7 +1,7 @@
 import pytest
 
 from search.live_regret import live_regret
-from search.study_config import Pruning
+from search.study_sections import Pruning
 from tests.search.recorded import Search
 
 FLAT = [0.7] * 8

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from datasets import cleaning
-from search import data_roots, grid, preparation, ray_backend, worker
+from search import data_roots, grid, preparation, ray_cluster, worker
 from search.errors import StudyError
 from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
@@ -47,7 +47,7 @@ def test_external_data_sets_are_prepared_as_the_winners_will_read_them():
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
     """Runs the step of a study that prepares data, in this process, and returns its folder and what was recorded."""
-    monkeypatch.setattr(ray_backend, "stream", lambda function, order, slot: function(order))
+    monkeypatch.setattr(ray_cluster, "stream", lambda function, order, slot: function(order))
 
     def run(asked: StudyConfig, roots: dict[str, data_roots.Root]) -> tuple[StudyFolder, list[dict]]:
         folder, recorded = StudyFolder(tmp_path / "storage", asked.name), []

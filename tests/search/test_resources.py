@@ -3,7 +3,8 @@ from pydantic import ValidationError
 
 from search.errors import StudyError
 from search.resources import GIGABYTE, Slot, Want, slot_for
-from search.study_config import Resources, StudyConfig
+from search.study_config import StudyConfig
+from search.study_sections import Resources
 
 SMALL = Want(int(0.4 * GIGABYTE), int(2 * GIGABYTE), int(0.06 * GIGABYTE), shared=False)
 LARGE = Want(int(1.4 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.study_config import Pruning
+from search.study_sections import Pruning
 from tests.search.recorded import Search
 
 CLEAR = {  # b leads from the start, the others never come near

@@ -1,0 +1,229 @@
+"""The sections of a study file as frozen pydantic models; the file as a whole is in study_config.py."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from datasets.dataset_config import DatasetConfig
+from trainers.recipes import Recipe
+from trainers.trial import TrialConfig
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Values = Annotated[list[Any], BeforeValidator(_as_list), Field(min_length=1)]
+"""One value or a list of values."""
+
+
+class Range(BaseModel):
+    """A continuous or whole-numbered interval that a sampler draws from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+    log: bool = Field(False, description="draw on a logarithmic scale")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Range":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low must be below high, and above 0 if log; found low {self.low}, high {self.high}")
+        return self
+
+
+def _as_space(value: Any) -> Any:
+    is_range = isinstance(value, dict) and bool({"low", "high"} & set(value))
+    return Range.model_validate(value) if is_range else _as_list(value)
+
+
+Space = Annotated[Range | list[Any], BeforeValidator(_as_space)]
+"""A range, or one value or a list of values."""
+
+REQUIRED_AXES = ("dataset", "initialization", "backbone", "resolution")
+DATASET_FIELDS = frozenset(DatasetConfig.model_fields) - {"name", "source", "options"}
+TRIAL_FIELDS = frozenset(TrialConfig.model_fields) - {"dataset", "seed"}
+RECIPE_FIELDS = frozenset(Recipe.model_fields) - {"name"}
+AXES = frozenset({"dataset"}) | TRIAL_FIELDS | RECIPE_FIELDS | DATASET_FIELDS
+
+
+class Section(BaseModel):
+    """A part of the file; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(Section):
+    """How the searched hyperparameters of a cell are chosen."""
+
+    sampler: Literal["grid", "tpe", "gp", "cmaes", "qmc", "random"] = Field(
+        "grid", description="grid: every listed combination; else Optuna's sampler of this name"
+    )
+    trials: int | None = Field(None, ge=1, description="points per cell; each is trained with every seed")
+    per_round: int = Field(4, ge=1, description="points drawn at once, of tpe, gp and cmaes; more: less waiting")
+    seed: int = Field(0, ge=0)
+    settings: dict[str, Any] = Field(default_factory=dict, description="the sampler's own settings")
+
+
+class Pruning(Section):
+    """Which pruner stops trials early, and among which trials it compares."""
+
+    pruner: str = Field("cell_race", description="a file in search/pruners, an Optuna pruner's class name, or none")
+    settings: dict[str, Any] = Field(default_factory=dict, description="the pruner's own settings")
+    within: Literal["cell", "study"] | list[str] = Field("cell", description="comparison group: cell, study, or axes")
+    carry: bool = Field(True, description="cells learn from those of lower resolution, where there are at least three")
+    spare_share: float = Field(0.05, ge=0, le=1, description="share of would-be-pruned trials that run on regardless")
+    spare_seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """What one trial gets, all defaults filled in; the fields are those of `Resources`."""
+
+    cpus: int = 1
+    gpus: float | None = None
+    gpu_type: str | None = None
+    gpu_memory_gb: float | None = None
+    memory_gb: float | None = None
+    loader_workers: int = 0
+
+
+class _Amounts(Section):
+    cpus: int | None = Field(None, ge=1, description="None: one")
+    gpus: float | None = Field(None, ge=0, description="None: from the memory that the trial needs; several share one")
+    gpu_type: str | None = Field(None, description="Ray's accelerator_type, e.g. A100; None: any")
+    gpu_memory_gb: float | None = Field(None, gt=0, description="of one GPU; None: by its type")
+    memory_gb: float | None = Field(None, gt=0, description="host memory to reserve; None: none")
+    loader_workers: int | None = Field(None, ge=0, description="None: none")
+
+
+class Override(_Amounts):
+    """Other amounts for the trials of some axis values."""
+
+    when: dict[str, Values] = Field(min_length=1, description="axis values that it is for, e.g. resolution: 1024")
+
+    @field_validator("when")
+    @classmethod
+    def _coerced_values(cls, when: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {axis: coerced(axis, values) for axis, values in when.items()}
+
+    def meets(self, setting: Mapping[str, Any]) -> bool:
+        """Say whether it is for a trial."""
+        return all(setting.get(axis) in values for axis, values in self.when.items())
+
+
+class Resources(_Amounts):
+    """What one trial gets; settings of operation, not part of its identity."""
+
+    overrides: list[Override] = Field(default_factory=list, description="later ones win")
+
+    def for_setting(self, setting: Mapping[str, Any]) -> Amounts:
+        """Return what holds for a trial with these axis and searched values."""
+        chosen = self.model_dump(exclude={"overrides"}, exclude_none=True)
+        for override in self.overrides:
+            if override.meets(setting):
+                chosen |= override.model_dump(exclude={"when"}, exclude_none=True)
+        return Amounts(**chosen)
+
+
+class Tracking(Section):
+    """Where MLflow runs go; credentials come from the environment (MLFLOW_TRACKING_USERNAME, …)."""
+
+    uri: str | None = Field(None, description="None: the embedded store, sqlite:///<storage>/mlflow.db")
+    experiment: str | None = Field(None, description="None: the study's name")
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, uri: str | None) -> str | None:
+        if uri and re.search(r"//[^/@]+:[^/@]+@", uri):
+            raise ValueError("a password does not belong in a study file; set MLFLOW_TRACKING_USERNAME and _PASSWORD")
+        return uri
+
+
+class Evaluation(Section):
+    """How winners are measured on the test partition."""
+
+    redraws: int = Field(1000, ge=100, description="bootstrap redraws")
+    unit: Literal["patient", "case"] = Field("patient", description="what is redrawn")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: int = Field(0, ge=0, description="of the redraws; equal for all trials of a data set, so pairs are paired")
+    metadata_baseline: bool = Field(False, description="also report what view, sex and age alone reach")
+    subgroups: tuple[Literal["sex", "age_band", "view", "origin"], ...] = Field(
+        ("sex", "age_band", "view", "origin"), description="also report these groups of the test cases by themselves"
+    )
+    external: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="data sets on whose test partitions the winners of a data set are also measured",
+    )
+
+
+Rule = Literal["superiority", "non_inferiority"]
+
+
+class ExternalBound(Section):
+    """What the paired interval's lower bound must lie above on another data set."""
+
+    rule: Rule = "non_inferiority"
+    margin: float = Field(0.0, ge=0, description="in units of the primary metric")
+
+
+class Promotion(Section):
+    """When the study's winner replaces the champion of the registered model."""
+
+    registered_model: str | None = Field(None, pattern=r"^[\w.-]+$", description="None: the study's name")
+    rule: Rule = Field(
+        "superiority", description="the paired interval's lower bound must lie above +margin, or above -margin"
+    )
+    margin: float = Field(0.0, ge=0, description="in units of the primary metric")
+    per_pathology: float | None = Field(
+        0.02, ge=0, description="no pathology's whole interval may lie below minus this; None does not ask"
+    )
+    calibration: float | None = Field(
+        None, gt=0, le=1, description="largest mean expected calibration error; None does not ask"
+    )
+    minimum_positives: int = Field(0, ge=0, description="test cases of either class that every pathology must have")
+    external: dict[str, ExternalBound] = Field(
+        default_factory=dict, description="data sets of evaluation.external that must pass as well"
+    )
+    reproduction: float = Field(
+        1e-5, gt=0, description="how far the registered model's scores may lie from the stored ones"
+    )
+
+
+class Budget(Section):
+    """What a study may use, over all its runs."""
+
+    gpu_hours: float | None = Field(
+        None, gt=0, description="GPUs x hours of all trials, pruned and repeated work included"
+    )
+    wall_clock_hours: float | None = Field(None, gt=0, description="hours that its runs may take together")
+    checkpoint_gb: float | None = Field(
+        None, gt=0, description="10^9 bytes of the study folder; beyond it weights of trials that did not win go first"
+    )
+
+
+def coerced(name: str, values: list[Any]) -> list[Any]:
+    """Turn values into the setting's type: PyYAML reads `1e-4` as text."""
+    for model in (Recipe, DatasetConfig, TrialConfig):
+        field = model.model_fields.get(name)
+        if field is not None and name not in {"dataset", "recipe"}:
+            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+            try:
+                return [adapter.validate_python(value) for value in values]
+            except ValidationError as found:
+                first = found.errors()[0]
+                raise ValueError(f"{name}: {first['msg']}, found {first['input']!r}") from None
+    return values
