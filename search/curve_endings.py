@@ -1,10 +1,15 @@
-"""How curves end, learned from other groups: a ridge regression from where a trial stands to where it finishes.
+"""How curves end, learned from other groups: where a trial stands now, and what became of its like elsewhere.
 
 What carries over between groups of the same study, or between data sets, is which hyperparameters do well in the
-end and how far early differences shrink or grow. It is learned in units of each group's own spread, because one
-group's AUROCs lie between 0.6 and 0.9 and another's between 0.98 and 0.99.
+end and how far early differences shrink or grow. Groups differ in that, so the past is weighted: a group whose
+trials stood as these do counts most. From the weighted past a ridge regression takes each trial from where it stands
+to where it finishes.
+
+All of it is in units of each group's own spread, because one group's AUROCs lie between 0.6 and 0.9 and another's
+between 0.98 and 0.99.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +20,15 @@ Values = Mapping[float, float]
 
 SMALLEST_SPREAD = 1e-3
 """Below this, differences between trials are noise, in units of the metric."""
+SURVIVORS_SPREAD = 0.25
+"""Those who are left stand close together; their spread counts as at least this share of what it was at first."""
 PENALTY_OF_SHAPE = 0.1
 PENALTY_OF_KEY = 1.0
 """A key seen in few groups is believed less: with penalty 1 its mean counts as one more group that saw nothing."""
+LIKENESS = 0.5
+"""Spreads by which the trials of two groups may stand apart before one teaches the other much less."""
+FARTHEST = 4.0
+"""Spreads behind the leader from where on it makes no difference to the likeness how far."""
 FEWEST_GROUPS = 3
 
 
@@ -34,87 +45,141 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
-class Endings:
-    """A fitted regression for one rung.
+class Standings:
+    """Trials at the rungs of a race.
 
     Attributes:
-        keys: hyperparameters that were seen before.
-        weights: of the features, then of the keys, then the constant.
+        keys: of each trial.
+        values: float64 (trials, rungs), NaN where a trial had stopped before.
+        ends: float64 (trials,), how far behind the leader each ended; NaN in a group that is not over.
     """
 
     keys: tuple[str, ...]
-    weights: np.ndarray
+    values: np.ndarray
+    ends: np.ndarray
 
-    def knows(self, keys: Sequence[str]) -> bool:
-        """Say whether at least half of the keys were seen before; else there is little to carry over."""
-        return 2 * sum(key in self.keys for key in keys) >= len(keys)
+    def only(self, keys: Sequence[str], rung: int) -> "Standings":
+        """Take the trials with one of these keys that reached a rung."""
+        rows = [i for i, key in enumerate(self.keys) if key in keys and not np.isnan(self.values[i, rung])]
+        return Standings(tuple(self.keys[i] for i in rows), self.values[rows], self.ends[rows])
 
-    def expected(self, curves: Sequence[tuple[str, Values]], rung: float) -> list[float]:
-        """Return each trial's expected distance to the group's best end, larger is better.
+    def spread(self, rung: int) -> float:
+        """Return the distance from the median to the leader at a rung."""
+        values = self.values[:, rung][~np.isnan(self.values[:, rung])]
+        return max(float(values.max() - np.median(values)), SMALLEST_SPREAD)
 
-        Args:
-            curves: (key, curve) of the live trials, at least up to the rung.
-            rung: share of the epochs that they have trained.
-        """
-        matrix, spread, standing = _features(curves, rung, self.keys)
-        moved = spread * (np.column_stack([matrix, np.ones(len(matrix))]) @ self.weights)
-        return [float(end) for end in standing + moved]
+    def behind(self, rung: int) -> np.ndarray:
+        """Return each trial's distance to the leader at a rung, 0 or less."""
+        behind: np.ndarray = self.values[:, rung] - np.nanmax(self.values[:, rung])
+        return behind
 
 
-def learn(past: Sequence[Past], rung: float) -> Endings | None:
-    """Fit the regression for a rung; None if too few groups have finished.
+class Endings:
+    """What groups that are over teach a race.
 
     Args:
-        past: groups of finished trials.
-        rung: share of the epochs.
+        past: groups that are over.
+        rungs: shares of the epochs at which the race meets, ascending.
     """
-    if len(past) < FEWEST_GROUPS:
-        return None
-    counts: dict[str, int] = {}
-    for group in past:
-        for key in {key for key, _ in group.curves}:
-            counts[key] = counts.get(key, 0) + 1
-    keys = tuple(sorted(key for key, count in counts.items() if count > 1))
-    rows, ends = [], []
-    for group in past:
-        reached = [(key, curve) for key, curve in group.curves if max(curve) >= rung - 1e-9]
-        if not reached:
-            continue
-        matrix, spread, standing = _features(reached, rung, keys)
-        rows.append(matrix)
-        ends.append((_behind_at_the_end([curve for _, curve in reached]) - standing) / spread)
-    if not rows:
-        return None
-    design = np.vstack(rows)
-    design = np.column_stack([design, np.ones(len(design))])
-    shape = design.shape[1] - 1 - len(keys)
-    penalty = np.diag([PENALTY_OF_SHAPE] * shape + [PENALTY_OF_KEY] * len(keys) + [1e-9])
-    weights = np.linalg.solve(design.T @ design + penalty, design.T @ np.concatenate(ends))
-    return Endings(keys, weights)
+
+    def __init__(self, past: Sequence[Past], rungs: Sequence[float]):
+        self._rungs = tuple(rungs)
+        self._past = [_standings(group.curves, self._rungs, over=True) for group in past if group.curves]
+        self._recurring = recurring_keys(past)
+
+    def knows(self, keys: Sequence[str]) -> bool:
+        """Say whether enough groups are over and had at least half of the keys; else there is little to carry over."""
+        return len(self._past) >= FEWEST_GROUPS and 2 * sum(key in self._recurring for key in keys) >= len(keys)
+
+    def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> list[float]:
+        """Return how far behind the best each live trial is expected to end, in units of the metric.
+
+        Args:
+            curves: (key, curve) of all trials of the group, the stopped ones included.
+            live: which of them are still in the race; their curves reach the rung.
+            rung: which of the race's rungs it is.
+        """
+        begun = _standings(curves, self._rungs, over=False)
+        rows = np.flatnonzero(live)
+        now = Standings(tuple(begun.keys[i] for i in rows), begun.values[rows], begun.ends[rows])
+        unit = _unit(now, begun, rung)
+        design, moves, weights = [], [], []
+        keys = tuple(sorted(set(now.keys) & self._recurring))
+        for group in self._past:
+            then = group.only(now.keys, rung)
+            if len(then.keys) < 2:
+                continue
+            its_unit = _unit(then, group, rung)
+            design.append(_features(then, rung, its_unit, keys))
+            moves.append((then.ends - then.ends.max() - then.behind(rung)) / its_unit)
+            apart = (_apart(now, then, rung, (unit, its_unit)) + _apart(begun, group, 0, None)) / 2
+            weights.append(np.full(len(then.keys), np.exp(-apart / (2 * LIKENESS**2)) + 1e-6))
+        if not design:
+            return [float(distance) for distance in now.behind(rung)]
+        fitted = _ridge(np.vstack(design), np.concatenate(moves), np.concatenate(weights), len(keys))
+        moved = unit * (_features(now, rung, unit, keys) @ fitted)
+        return [float(end) for end in now.behind(rung) + moved]
+
+
+def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
+    """Return the keys that more than one group had."""
+    counts = Counter(key for group in past for key in {key for key, _ in group.curves})
+    return frozenset(key for key, count in counts.items() if count > 1)
+
+
+def _standings(curves: Sequence[tuple[str, Values]], rungs: Sequence[float], *, over: bool) -> Standings:
+    values = np.array([[_at(curve, share) for share in rungs] for _, curve in curves])
+    ends = _behind_at_the_end([curve for _, curve in curves]) if over else np.full(len(curves), np.nan)
+    return Standings(tuple(key for key, _ in curves), values, ends)
 
 
 def _behind_at_the_end(curves: Sequence[Values]) -> np.ndarray:
     """Return how far behind the leader each curve was at its own end, which for a pruned one is where it stopped."""
-    return np.array([_at(curve, max(curve)) - max(_at(other, max(curve)) for other in curves) for curve in curves])
+    lasts = [max(curve) for curve in curves]
+    best = {last: max(_last_until(curve, last) for curve in curves) for last in set(lasts)}
+    return np.array([curve[last] - best[last] for curve, last in zip(curves, lasts, strict=True)])
 
 
-def _features(
-    curves: Sequence[tuple[str, Values]], rung: float, keys: Sequence[str]
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return the features (trials, features), the group's spread, and each trial's distance to the leader."""
-    now = np.array([_at(curve, rung) for _, curve in curves])
-    before = np.array([_at(curve, rung / 2) for _, curve in curves])
-    standing = now - now.max()
-    spread = max(float(now.max() - np.median(now)), SMALLEST_SPREAD)
-    gap = standing / spread
-    rise = (now - before - np.median(now - before)) / spread
-    seen = np.array([[key == known for known in keys] for key, _ in curves], dtype=float).reshape(
-        len(curves), len(keys)
-    )
-    return np.column_stack([gap, np.minimum(gap + 1, 0), rise, seen]), spread, standing
+def _unit(standings: Standings, begun: Standings, rung: int) -> float:
+    return max(standings.spread(rung), SURVIVORS_SPREAD * begun.spread(0))
+
+
+def _features(standings: Standings, rung: int, unit: float, keys: Sequence[str]) -> np.ndarray:
+    """Return (trials, features): distance, distance beyond one unit, rise since the last rung, keys, constant."""
+    gap = standings.behind(rung) / unit
+    rise = gap - standings.behind(rung - 1) / unit if rung else np.zeros(len(gap))
+    rise -= np.median(rise)
+    which = [[key == known for known in keys] for key in standings.keys]
+    seen = np.array(which, dtype=float).reshape(len(gap), len(keys))
+    return np.column_stack([gap, np.minimum(gap + 1, 0), rise, seen, np.ones(len(gap))])
+
+
+def _apart(one: Standings, other: Standings, rung: int, units: tuple[float, float] | None) -> float:
+    """Return the mean square of how differently the common keys of two groups stand at a rung."""
+    units = units or (one.spread(rung), other.spread(rung))
+    mine, theirs = (_by_key(group, rung, unit) for group, unit in zip((one, other), units, strict=True))
+    common = mine.keys() & theirs.keys()
+    return sum((mine[key] - theirs[key]) ** 2 for key in common) / len(common) if common else FARTHEST**2
+
+
+def _by_key(standings: Standings, rung: int, unit: float) -> dict[str, float]:
+    gaps = np.maximum(standings.behind(rung) / unit, -FARTHEST)
+    return {key: float(gap) for key, gap in zip(standings.keys, gaps, strict=True) if not np.isnan(gap)}
+
+
+def _ridge(design: np.ndarray, moves: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:
+    weighted = design * (weights / weights.mean())[:, None]
+    shape = design.shape[1] - 1 - keys
+    penalty = np.diag([PENALTY_OF_SHAPE] * shape + [PENALTY_OF_KEY] * keys + [1e-9])
+    solution: np.ndarray = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ moves)
+    return solution
 
 
 def _at(curve: Values, share: float) -> float:
-    """Return the last value at or before a share of the epochs, the first one if there is none."""
+    """Return the value at a share of the epochs: the last one until then, the first if none; NaN if it had stopped."""
+    return _last_until(curve, share) if max(curve) >= share - 1e-9 else np.nan
+
+
+def _last_until(curve: Values, share: float) -> float:
     reached = [known for known in curve if known <= share + 1e-9]
     return curve[max(reached, default=min(curve))]

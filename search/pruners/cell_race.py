@@ -1,10 +1,10 @@
 """A race inside a group: its trials meet at rungs, and only those that may still win go on.
 
 At a rung every trial of the group has trained the same number of epochs. Trials are ranked by where they are
-expected to end: by a regression that other groups taught where there are some (`curve_endings.py`), else by their
+expected to end: by what became of their like in other groups, where there are some (`curve_endings.py`), else by their
 value and a credit for their slope, so that low learning rates, which learn late, are not judged by where they stand.
-Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those only the ones whose expectation lies
-within a margin of the leader, which grows with the noise of the curves.
+Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those, where nobody taught, only the ones whose
+expectation lies within a margin of the leader, which grows with the noise of the curves.
 
 Decisions depend on the curves up to the rung alone, never on the order in which trials ran: a search that was
 killed and started again decides the same.
@@ -20,10 +20,16 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners
-from search.curve_endings import Endings, Past, learn
+from search.curve_endings import Endings, Past, recurring_keys
 
 RUNGS = (0.125, 0.25, 0.5)
-EXPONENTS = (0.7, 0.5, 0.3)
+EXPONENTS = (0.7, 0.4, 0.2)
+EARLY_RUNGS = (1 / 48, 1 / 12, 1 / 3)
+EARLY_EXPONENTS = (0.55, 0.35, 0.2)
+"""Where many groups tell how curves end, a first look says which few can win."""
+MANY_GROUPS = 20
+"""From so many on the rungs are early. Fewer, as in a search's own cheaper cells, only correct the usual ones."""
+UNTAUGHT = "value and slope"
 NOISE_FACTOR = 2.0
 """Standard deviations of the curves' noise that are added to the margin."""
 
@@ -48,10 +54,11 @@ class CellRacePruner(optuna.pruners.BasePruner):
 
     Args:
         epochs: of a full trial.
-        rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1).
-        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on.
+        rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: `EARLY_RUNGS` where
+            `past` has many groups with the same hyperparameters, else `RUNGS`.
+        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs.
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
-            stops for its distance alone.
+            stops for its distance alone. It counts where no other groups taught.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
         past: groups that finished, for what carries over from them.
     """
@@ -60,12 +67,15 @@ class CellRacePruner(optuna.pruners.BasePruner):
         self,
         epochs: int,
         *,
-        rungs: Sequence[float] = RUNGS,
-        exponents: Sequence[float] = EXPONENTS,
+        rungs: Sequence[float] | None = None,
+        exponents: Sequence[float] | None = None,
         margin: float | None = 0.06,
         slope_credit: float = 0.3,
         past: Sequence[Past] = (),
     ):
+        early = len(past) >= MANY_GROUPS and bool(recurring_keys(past))
+        rungs = (EARLY_RUNGS if early else RUNGS) if rungs is None else rungs
+        exponents = (EARLY_EXPONENTS if early else EXPONENTS) if exponents is None else exponents
         if any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
@@ -83,7 +93,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
 
     def learn_from(self, past: Sequence[Past]) -> None:
         """Take over what finished groups teach, instead of what was known before."""
-        self._endings: dict[int, Endings | None] = {rung: learn(past, rung / self._epochs) for rung in self.rungs}
+        self._endings = Endings(past, [rung / self._epochs for rung in self.rungs])
+        self._last_asked: tuple[object, list[float]] = (None, [])
 
     def prune(self, study: optuna.study.Study, trial: FrozenTrial) -> bool:
         """Say whether `trial` stops at the rung it has reached."""
@@ -94,46 +105,55 @@ class CellRacePruner(optuna.pruners.BasePruner):
         rung = trial.last_step
         if rung not in self._exponent_at:
             return False, "not at a rung"
-        reached = [other for other in study.get_trials(deepcopy=False) if rung in other.intermediate_values]
-        group = [t for t in reached if t.state in (TrialState.RUNNING, TrialState.COMPLETE)]
+        begun = [other for other in study.get_trials(deepcopy=False) if other.intermediate_values]
+        running = (TrialState.RUNNING, TrialState.COMPLETE)
+        group = [other for other in begun if rung in other.intermediate_values and other.state in running]
         standings = {other.number: standing(other, rung, study.direction) for other in group}
-        expected, leader, evidence = self._expected(group, standings, rung, study.direction)
+        if self._endings.knows([key_of(other) for other in begun]):
+            expected, evidence = self._taught(begun, group, rung, study.direction), "what other groups taught"
+        else:
+            expected, evidence = self._untaught(standings, rung), UNTAUGHT
         ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
         place = ranked.index(trial.number)
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
-        quota = max(1, math.ceil(len(reached) ** self._exponent_at[rung] - 1e-9))
-        gap = leader - expected[trial.number]
-        margin = self._margin_of(standings, rung)
+        quota = max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9))
+        gap = max(expected.values()) - expected[trial.number]
+        margin = self._margin_of(standings, rung, taught=evidence != UNTAUGHT)
         stops = place >= quota or gap > margin
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {standings[trial.number].value:.4f}, place "
             f"{place + 1} of {len(group)} ({quota} go on), {gap:.4f} behind by {evidence}, margin {margin:.4f}"
         )
 
-    def _expected(
-        self, group: Sequence[FrozenTrial], standings: dict[int, Standing], rung: int, direction: StudyDirection
-    ) -> tuple[dict[int, float], float, str]:
-        """Return where each trial is expected to end, what a trial must come close to, and by which reckoning."""
-        endings = self._endings[rung]
-        if endings is None or not endings.knows([key_of(trial) for trial in group]):
-            credit = self._slope_credit * (self._epochs - rung)
-            leader = max(s.value for s in standings.values())
-            # A slope brings a trial up to the leader, never past it: curves flatten, and one noisy rise would
-            # otherwise stop all others.
-            reach = {n: min(s.value + credit * s.slope, leader) for n, s in standings.items()}
-            return reach, leader, "value and slope"
-        curves = [(key_of(trial), self._curve(trial, rung, direction)) for trial in group]
-        expected = endings.expected(curves, rung / self._epochs)
-        by_number = {trial.number: end for trial, end in zip(group, expected, strict=True)}
-        return by_number, max(by_number.values()), "what other groups taught"
+    def _untaught(self, standings: dict[int, Standing], rung: int) -> dict[int, float]:
+        """Return where each trial is expected to end by its value and a credit for its slope."""
+        credit = self._slope_credit * (self._epochs - rung)
+        leader = max(s.value for s in standings.values())
+        # A slope brings a trial up to the leader, never past it: curves flatten, and one noisy rise would
+        # otherwise stop all others.
+        return {number: min(s.value + credit * s.slope, leader) for number, s in standings.items()}
+
+    def _taught(
+        self, begun: Sequence[FrozenTrial], group: Sequence[FrozenTrial], rung: int, direction: StudyDirection
+    ) -> dict[int, float]:
+        """Return where each trial is expected to end by what became of its like in other groups."""
+        live = {trial.number for trial in group}
+        curves = [(key_of(trial), self._curve(trial, rung, direction)) for trial in begun]
+        asked = (rung, live, curves)
+        if self._last_asked[0] != asked:  # every trial of a group asks the same at a rung
+            flags = [trial.number in live for trial in begun]
+            self._last_asked = asked, self._endings.expected(curves, flags, self.rungs.index(rung))
+        return {trial.number: end for trial, end in zip(group, self._last_asked[1], strict=True)}
 
     def _curve(self, trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[float, float]:
         sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
         return {step / self._epochs: sign * value for step, value in trial.intermediate_values.items() if step <= rung}
 
-    def _margin_of(self, standings: dict[int, Standing], rung: int) -> float:
-        if self._margin is None or (rung == 1 and self._endings[rung] is None):
-            return math.inf  # after one epoch nobody's slope is known, and low learning rates learn late
+    def _margin_of(self, standings: dict[int, Standing], rung: int, *, taught: bool) -> float:
+        if self._margin is None or rung == 1 or taught:
+            # After one epoch nobody's slope is known, and low learning rates learn late. What others taught is an
+            # order of the trials; its distances stretch with how alike the groups are.
+            return math.inf
         return self._margin + NOISE_FACTOR * float(np.median([s.noise for s in standings.values()]))
 
 

@@ -82,12 +82,23 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
     """Ask a pruner of ours or Optuna's."""
 
     def policy(group: Group, rng: np.random.Generator) -> Replayed:
-        extra = {"past": past} if name == "cell_race" else {}
+        extra = {"past": _alike(past, group)} if name == "cell_race" else {}
         pruner = pruners.create(name, {**settings, **extra}, epochs=longest(group))
         compared = ComparisonGroup(pruner, "maximize", {"trial": sorted(group)})
         return _synchronous(group, compared) if compared.rungs else _one_by_one(group, compared, rng)
 
     return policy
+
+
+def _alike(past: Sequence[Past], group: Group) -> list[Past]:
+    """Take the groups that had at least half of a group's trials; the others know nothing of how those end."""
+    own = {key_of(trial) for trial in group}
+    return [other for other in past if 2 * len(own & {key for key, _ in other.curves}) >= len(own)]
+
+
+def key_of(trial: str) -> str:
+    """Name a recorded trial as a pruner does, the same in every group."""
+    return pruners.key_of({"trial": trial})
 
 
 def asha(reduction: int = 4, grace: int = 1) -> Policy:
@@ -167,7 +178,8 @@ def _synchronous(group: Group, compared: ComparisonGroup) -> Replayed:
 
 def _train_until(curve: Curve, compared: ComparisonGroup, trial: str, rows: dict[str, int], rung: int) -> None:
     until = curve.rows_until(rung)
-    for row in range(rows[trial], until):
+    # Where every row is a training of its own, those that are not paid for are not seen either.
+    for row in range(max(rows[trial], until - 1) if curve.restarts else rows[trial], until):
         compared.report(trial, int(curve.epochs[row]), float(curve.values[row]))
     if until and int(curve.epochs[until - 1]) != rung and until < len(curve.values):
         compared.report(trial, rung, float(curve.values[until - 1]))  # no row just there: the last one stands for it

@@ -1,6 +1,6 @@
 """The replay of a table: the asked pruners, and what they have to beat, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ def replay(
     *,
     seeds: int,
     carry: bool = True,
+    judged: Collection[str] | None = None,
 ) -> list[Score]:
     """Replay pruners and comparators; the comparators that take a budget get what the first asked pruner spent.
 
@@ -28,13 +29,17 @@ def replay(
         groups: recorded curves by comparison group.
         asked: settings by pruner.
         seeds: number of orders of the trials.
-        carry: whether a pruner may learn from the other groups, each group left out in turn.
+        carry: whether a pruner may learn from the other groups; never from one that shares a curve with its own.
+        judged: groups that are replayed, the others only teach; None: all.
     """
     past = _past(groups) if carry else {}
+    taught_by, groups = groups, {name: groups[name] for name in groups if judged is None or name in judged}
     found = []
     for name, settings in asked.items():
         own = {
-            group: policies.pruned(name, settings, [p for other, p in past.items() if other != group])
+            group: policies.pruned(
+                name, settings, [past[other] for other in past if _strangers(taught_by, group, other)]
+            )
             for group in groups
         }
         found.append(score(name, own, groups, seeds=_seeds(name, seeds)))
@@ -72,12 +77,18 @@ def _seeds(name: str, seeds: int) -> int:
     return 1 if name in {"cell_race", "none"} else seeds
 
 
+def _strangers(groups: Mapping[str, Group], one: str, other: str) -> bool:
+    """Say whether two groups have no curve in common: groups drawn from one table may, and would know the end."""
+    theirs = {id(curve) for curve in groups[other].values()}
+    return all(id(curve) not in theirs for curve in groups[one].values())
+
+
 def _past(groups: Mapping[str, Group]) -> dict[str, Past]:
     return {
         name: Past(
             [
                 (
-                    f"trial={trial}",
+                    policies.key_of(trial),
                     {
                         float(epoch) / policies.longest(group): float(value)
                         for epoch, value in zip(curve.epochs, curve.values, strict=True)

@@ -1,0 +1,131 @@
+"""What the race knows at its rungs, and what other groups teach it."""
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from search.curve_endings import Endings, Past
+from search.pruners.cell_race import EARLY_RUNGS, CellRacePruner
+from search.replay import curves, policies, run
+
+EARLY_BIRD = {0.25: 0.8, 1.0: 0.8}
+LATE_RISER = {0.25: 0.7, 1.0: 0.9}
+LATE_LOSER = {0.25: 0.5, 1.0: 0.6}
+OTHER = {0.25: 0.6, 1.0: 0.6}
+HARD = Past([("x", EARLY_BIRD), ("y", LATE_RISER), ("z", OTHER)])
+"""y stands second, near the leader, and wins."""
+EASY = Past([("x", EARLY_BIRD), ("y", LATE_LOSER), ("z", OTHER)])
+"""y stands last and stays there."""
+
+
+def expected(past, now):
+    begun = [(key, {0.25: value}) for key, value in zip("xyz", now, strict=True)]
+    return Endings(past, [0.25]).expected(begun, [True] * 3, 0)
+
+
+def test_groups_that_stood_alike_teach_more_than_others():
+    """The same three hard and three easy groups are known; which of them counts is read from the first look."""
+    past = [HARD] * 3 + [EASY] * 3
+    alike_hard, alike_easy = expected(past, (0.4, 0.3, 0.2)), expected(past, (0.4, 0.1, 0.2))
+    assert alike_hard[1] > alike_hard[0]
+    assert alike_easy[0] > max(alike_easy[1:])
+
+
+def test_what_is_taught_does_not_depend_on_the_unit_of_the_metric():
+    small, large = expected([HARD] * 4, (0.4, 0.3, 0.2)), expected([HARD] * 4, (40.0, 30.0, 20.0))
+    assert large == pytest.approx([100 * end for end in small])
+
+
+def test_stopped_trials_are_not_expected_to_end_but_still_say_whom_the_group_is_like():
+    begun = [("x", {0.25: 0.4, 0.5: 0.4}), ("y", {0.25: 0.3, 0.5: 0.35}), ("z", {0.25: 0.2})]
+    ends = Endings([HARD] * 4, [0.25, 0.5]).expected(begun, [True, True, False], 1)
+    assert len(ends) == 2
+    assert np.isfinite(ends).all()
+
+
+@pytest.mark.parametrize(("groups", "keys", "early"), [(20, "abc", True), (19, "abc", False), (20, None, False)])
+def test_the_rungs_are_early_where_many_groups_had_the_same_hyperparameters(groups, keys, early):
+    past = [Past([(key, EARLY_BIRD) for key in keys or (f"{g}p", f"{g}q")]) for g in range(groups)]
+    rungs = CellRacePruner(48, past=past).rungs
+    assert rungs == ((1, 4, 16) if early else (6, 12, 24))
+    assert EARLY_RUNGS == (1 / 48, 1 / 12, 1 / 3)
+
+
+def test_a_quota_counts_the_trials_that_began():
+    """Of 16, four reached the second rung: there 16^0.5 = 4 may go on, not 4^0.5 = 2."""
+    study = optuna.create_study(direction="maximize")
+    for number in range(16):
+        curve = {1: 0.1 * number} | ({2: 0.1 * number} if number >= 12 else {})
+        state = TrialState.RUNNING if number >= 12 else TrialState.PRUNED
+        study.add_trial(create_trial(state=state, intermediate_values=curve, value=0.0 if number < 12 else None))
+    pruner = CellRacePruner(4, rungs=[0.25, 0.5], exponents=[0.5, 0.5], margin=None)
+    decided = [pruner.explain(study, trial) for trial in study.trials[12:]]
+    assert [stops for stops, _ in decided] == [False] * 4
+    assert "place 4 of 4 (4 go on)" in decided[0][1]
+
+
+def test_rows_that_are_not_paid_for_are_not_seen():
+    """Each row is a training of its own. Between the rungs `a` looks like a riser, but nobody looked."""
+    rows = [
+        {"group": "g", "trial": trial, "epoch": epoch, "value": value, "cost": epoch}
+        for trial, values in {"a": [0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.9], "b": [0.6] * 8}.items()
+        for epoch, value in enumerate(values, 1)
+    ]
+    policy = policies.pruned("cell_race", {"rungs": [0.5], "exponents": [1.0], "margin": 0.05, "slope_credit": 1.0})
+    finished = {
+        restarts: policy(
+            curves.of_table(pd.DataFrame(rows), name="t", restarts=restarts)["g"], np.random.default_rng(0)
+        ).finished
+        for restarts in (True, False)
+    }
+    groups = curves.of_table(pd.DataFrame(rows), name="t")
+    assert finished[True](groups["g"]) == ["b"]
+    assert finished[False](groups["g"]) == ["a", "b"]
+
+
+def test_groups_that_share_a_curve_do_not_teach_each_other():
+    """Drawn from one table, they would tell each other how the very same trial ends."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"group": "g", "trial": f"t{trial}", "epoch": epoch, "value": float(rng.random())}
+        for trial in range(6)
+        for epoch in range(1, 9)
+    ]
+    drawn = run.equal_groups(curves.of_table(pd.DataFrame(rows), name="t"), size=4, draws=25, seed=0)
+    asked = {"cell_race": {}}
+    carried, alone = (run.replay(drawn, asked, seeds=1, carry=carry)[0].as_json() for carry in (True, False))
+    assert carried == alone
+
+
+def test_only_the_judged_groups_are_replayed_and_the_others_teach():
+    rows = [
+        {"group": f"g{g}", "trial": trial, "epoch": e, "value": v + 0.001 * g}
+        for g in range(8)
+        for trial, curve in {"slow": [0.1, 0.2, 0.6, 0.9], "quick": [0.6, 0.7, 0.7, 0.7], "mid": [0.5] * 4}.items()
+        for e, v in enumerate(curve, 1)
+    ]
+    groups = curves.of_table(pd.DataFrame(rows), name="t")
+    found = run.replay(groups, {"cell_race": {}}, seeds=1, judged=["g3"])[0]
+    assert found.regrets.shape == (1, 1)
+    assert found.regrets[0, 0] == 0.0
+
+
+def test_groups_with_other_trials_do_not_bring_the_rungs_forward():
+    """25 groups share their trials' names among themselves, but not with the one that is judged."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"group": f"g{g}", "trial": f"{'own' if g == 0 else 'theirs'} {t}", "epoch": e, "value": float(rng.random())}
+        for g in range(26)
+        for t in range(6)
+        for e in range(1, 49)
+    ]
+    groups = curves.of_table(pd.DataFrame(rows), name="t")
+    asked = {"cell_race": {}}
+    carried, alone = (
+        run.replay(groups, asked, seeds=1, carry=carry, judged=["g0"])[0].as_json() for carry in (True, False)
+    )
+    assert carried == alone
+    taught = run.replay(groups, asked, seeds=1, judged=["g1"])[0].as_json()
+    assert taught["cost"] < alone["cost"]
