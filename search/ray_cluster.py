@@ -1,7 +1,6 @@
 """A Ray cluster: joining or starting one, its nodes, and plain functions on its workers."""
 
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -12,7 +11,8 @@ from typing import Any
 
 # Read by Ray when it is imported or started.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a trial without a GPU must not see one
-if (Path.home() / ".ray" / "auth_token").is_file():
+TOKEN = Path.home() / ".ray" / "auth_token"
+if TOKEN.is_file():
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head turns it on when it finds this file; we must do as it did
 
 import ray
@@ -40,7 +40,7 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
     # Not Ray's `working_dir`: it unpacks the code on each node, and a node or driver killed at that moment leaves half
     # of it behind for those that come after. The code lies where the storage does: on a path that all nodes share.
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}}
-    own = _closed(cpus) if address is None else {}
+    own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
     try:
         host, _, port = (address or "").rpartition(":")
         if host and port.isdigit() and "/" not in host:
@@ -62,20 +62,14 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
     if threading.current_thread() is threading.main_thread():
         # Schedulers of clusters ask a job to leave with SIGTERM: stop as if Ctrl-C had been pressed. Ray set its own.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if TOKEN.is_file():
+        TOKEN.chmod(0o600)  # Ray closes a cluster of its own by this token, and leaves it for all to read
     try:
         if address is not None:
             _check_code()
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
-
-
-def _closed(cpus: int | None) -> dict[str, Any]:
-    """Return the options of a private cluster: no dashboard, closed by a token of its own."""
-    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # workers inherit it; Ray reads it once per process
-    os.environ["RAY_AUTH_MODE"] = "token"
-    return {"num_cpus": cpus, "include_dashboard": False}
 
 
 def _check_code() -> None:
