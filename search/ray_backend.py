@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from search import ray_cluster  # before Ray: it sets what Ray reads when it is imported
+
 # Read by ray.tune when it is imported or at its first trial.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files per trial that nobody reads
@@ -22,7 +24,6 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from search import ray_cluster
 from search.resources import Node, Slot
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder, carry_out

@@ -11,8 +11,7 @@ from typing import Any
 
 # Read by Ray when it is imported or started.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a trial without a GPU must not see one
-TOKEN = Path.home() / ".ray" / "auth_token"
-if TOKEN.is_file():
+if (Path.home() / ".ray" / "auth_token").is_file():
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head turns it on when it finds this file; we must do as it did
 
 import ray
@@ -22,6 +21,7 @@ from search.errors import StudyError
 from search.provenance import code_digest
 from search.resources import Node, Slot
 
+TOKEN = Path.home() / ".ray" / "auth_token"
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_FOR_A_NODE = 60.0
 
