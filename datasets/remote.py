@@ -29,7 +29,7 @@ class RemoteFile:
     Attributes:
         name: as the file system calls it.
         size: in bytes.
-        md5: hex digits, where the storage tells them with its listing (S3 for files uploaded in one part, GCS).
+        md5: hex digits, where the storage tells them with its listing (Google Cloud Storage, Azure).
     """
 
     name: str
@@ -159,12 +159,14 @@ def _remote_size(system: Any, name: str, entry: dict[str, Any]) -> int:
 
 
 def _md5(entry: dict[str, Any]) -> str | None:
-    """Return the MD5 of a listed file in hex, if its storage tells one; S3's ETag is none with several parts."""
+    """Return the MD5 of a listed file in hex, if its storage tells one.
+
+    S3's ETag will not do: it is another hash for encrypted files and for those of several parts, and does not say so.
+    """
     if "md5Hash" in entry:
         return base64.b64decode(entry["md5Hash"]).hex()
-    tag = str(entry.get("ETag", "")).strip('"').lower()
-    plain = len(tag) == 32 and not set(tag) - set("0123456789abcdef") and "ServerSideEncryption" not in entry
-    return tag if plain and entry.get("StorageClass") is not None else None
+    azure = (entry.get("content_settings") or {}).get("content_md5")
+    return bytes(azure).hex() if azure else None
 
 
 def _size(path: Path) -> int:

@@ -89,7 +89,7 @@ def test_an_interrupted_copy_goes_on(bucket: str, tmp_path: Path, monkeypatch: p
     ("told", "message"),
     [
         ({"size": 7}, "bytes of a file arrived, 7 are listed"),
-        ({"ETag": '"' + "0" * 32 + '"', "StorageClass": "STANDARD"}, "another MD5 than its storage lists"),
+        ({"content_settings": {"content_md5": bytearray(16)}}, "another MD5 than its storage lists"),
         ({"md5Hash": "AAAAAAAAAAAAAAAAAAAAAA=="}, "another MD5 than its storage lists"),
     ],
 )
