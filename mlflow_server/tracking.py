@@ -5,6 +5,7 @@ again with its own timestamp is the same row (MLflow's key is run, name, timesta
 """
 
 import math
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_server.errors import TrackingError
+
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
 
 IDENTITY_TAG = "radsweep.identity"
 """Tag that holds the study's name or the trial's identity: what a run is found by."""
