@@ -3,7 +3,7 @@
 At a rung every trial of the group has trained the same number of epochs. Trials are ranked by where they are
 expected to end: by what became of their like in other groups, where there are some (`curve_endings.py`), else by their
 value and a credit for their slope, so that low learning rates, which learn late, are not judged by where they stand.
-Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those, where nobody taught, only the ones whose
+Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those only the ones whose
 expectation lies within a margin of the leader, which grows with the noise of the curves.
 
 Decisions depend on the curves up to the rung alone, never on the order in which trials ran: a search that was
@@ -25,11 +25,12 @@ from search.curve_endings import Endings, Past, recurring_keys
 RUNGS = (0.125, 0.25, 0.5)
 EXPONENTS = (0.7, 0.4, 0.2)
 EARLY_RUNGS = (1 / 48, 1 / 12, 1 / 3)
-EARLY_EXPONENTS = (0.55, 0.35, 0.2)
+EARLY_EXPONENTS = (0.55, 0.45, 0.2)
 """Where many groups tell how curves end, a first look says which few can win."""
 MANY_GROUPS = 20
 """From so many on the rungs are early. Fewer, as in a search's own cheaper cells, only correct the usual ones."""
 UNTAUGHT = "value and slope"
+TAUGHT = "what other groups taught"
 NOISE_FACTOR = 2.0
 """Standard deviations of the curves' noise that are added to the margin."""
 
@@ -58,7 +59,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
             `past` has many groups with the same hyperparameters, else `RUNGS`.
         exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs.
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
-            stops for its distance alone. It counts where no other groups taught.
+            stops for its distance alone.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
         past: groups that finished, for what carries over from them.
     """
@@ -69,7 +70,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         *,
         rungs: Sequence[float] | None = None,
         exponents: Sequence[float] | None = None,
-        margin: float | None = 0.06,
+        margin: float | None = 0.08,
         slope_credit: float = 0.3,
         past: Sequence[Past] = (),
     ):
@@ -109,20 +110,22 @@ class CellRacePruner(optuna.pruners.BasePruner):
         running = (TrialState.RUNNING, TrialState.COMPLETE)
         group = [other for other in begun if rung in other.intermediate_values and other.state in running]
         standings = {other.number: standing(other, rung, study.direction) for other in group}
+        reckonings = {UNTAUGHT: self._untaught(standings, rung)}
         if self._endings.knows([key_of(other) for other in begun]):
-            expected, evidence = self._taught(begun, group, rung, study.direction), "what other groups taught"
-        else:
-            expected, evidence = self._untaught(standings, rung), UNTAUGHT
+            reckonings[TAUGHT] = self._taught(begun, group, rung, study.direction)
+        expected = reckonings.get(TAUGHT, reckonings[UNTAUGHT])
         ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
         place = ranked.index(trial.number)
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
         quota = max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9))
-        gap = max(expected.values()) - expected[trial.number]
-        margin = self._margin_of(standings, rung, taught=evidence != UNTAUGHT)
+        # For its distance alone a trial only stops if it is far behind by every reckoning.
+        gap = min(max(ends.values()) - ends[trial.number] for ends in reckonings.values())
+        margin = self._margin_of(standings, rung, taught=TAUGHT in reckonings)
         stops = place >= quota or gap > margin
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {standings[trial.number].value:.4f}, place "
-            f"{place + 1} of {len(group)} ({quota} go on), {gap:.4f} behind by {evidence}, margin {margin:.4f}"
+            f"{place + 1} of {len(group)} ({quota} go on), {gap:.4f} behind by {' and by '.join(reckonings)}, "
+            f"margin {margin:.4f}"
         )
 
     def _untaught(self, standings: dict[int, Standing], rung: int) -> dict[int, float]:
@@ -150,10 +153,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
         return {step / self._epochs: sign * value for step, value in trial.intermediate_values.items() if step <= rung}
 
     def _margin_of(self, standings: dict[int, Standing], rung: int, *, taught: bool) -> float:
-        if self._margin is None or rung == 1 or taught:
-            # After one epoch nobody's slope is known, and low learning rates learn late. What others taught is an
-            # order of the trials; its distances stretch with how alike the groups are.
-            return math.inf
+        if self._margin is None or (rung == 1 and not taught):
+            return math.inf  # after one epoch nobody's slope is known, and low learning rates learn late
         return self._margin + NOISE_FACTOR * float(np.median([s.noise for s in standings.values()]))
 
 

@@ -129,3 +129,23 @@ def test_groups_with_other_trials_do_not_bring_the_rungs_forward():
     assert carried == alone
     taught = run.replay(groups, asked, seeds=1, judged=["g1"])[0].as_json()
     assert taught["cost"] < alone["cost"]
+
+
+def test_for_its_distance_alone_a_trial_stops_only_if_it_is_far_behind_by_every_reckoning():
+    """`y` stands 0.3 behind, but elsewhere its like won; without the others' word it stops."""
+    now = {"x": 0.8, "y": 0.5, "z": 0.75}
+    past = [Past([("k=x", {0.25: 0.8, 1.0: 0.8}), ("k=y", {0.25: 0.5, 1.0: 0.9}), ("k=z", {0.25: 0.75, 1.0: 0.7})])] * 4
+    study = optuna.create_study(direction="maximize")
+    space = {"k": optuna.distributions.CategoricalDistribution(["x", "y", "z"])}
+    for key, value in now.items():
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING, params={"k": key}, distributions=space, intermediate_values={2: value}
+            )
+        )
+    settings = {"rungs": [0.25], "exponents": [1.0], "margin": 0.1}
+    y = study.trials[1]
+    assert CellRacePruner(8, **settings).prune(study, y) is True
+    stops, reason = CellRacePruner(8, **settings, past=past).explain(study, y)
+    assert stops is False
+    assert "behind by value and slope and by what other groups taught" in reason
