@@ -152,7 +152,8 @@ def who() -> str:
 
 
 def _plain(evidence: Mapping[str, Any]) -> Entry:
-    plain: Entry = json.loads(json.dumps(evidence, default=str))
+    """Return what JSON can hold; a number without a value (a class is absent) is null."""
+    plain: Entry = json.loads(json.dumps(evidence, default=str), parse_constant=lambda _: None)
     return plain
 
 

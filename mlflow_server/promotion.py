@@ -115,7 +115,7 @@ def judge(
     except ValueError as problem:
         reason = Reason("challenger and champion were measured on the same test cases", False, str(problem))
         return _decided((reason, *external, *alone))
-    rows = tuple({str(k): v for k, v in row.items()} for row in comparison.table().to_dict(orient="records"))
+    rows = tuple(comparison.rows())
     own = (_above(comparison, policy.bound, policy), *_none_worse(comparison, policy))
     return _decided((*own, *external, *alone), rows)
 

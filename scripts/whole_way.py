@@ -61,7 +61,7 @@ class Place:
 
     def promoted(self, study: Path) -> bool:
         """Ask for a promotion, show the reasons, and say whether it was granted."""
-        return self.search("promote", study, code=None).startswith("promoted")
+        return "\npromoted: " in "\n" + self.search("promote", study, code=None)
 
     def command(self, room: str, *words: str, code: int | None = 0) -> str:
         """Run a command of a room and show what it printed.

@@ -63,6 +63,14 @@ def test_a_changed_history_is_noticed(promoted, change):
         history.read()
 
 
+def test_a_difference_without_a_value_is_null_in_the_history(tmp_path):
+    undefined = [{"pathology": "hernia", "difference": float("nan"), "low": float("-inf")}]
+    entry = History(tmp_path, "m").append("refused", {"version": "1", "differences": undefined})
+    assert entry["differences"] == [{"pathology": "hernia", "difference": None, "low": None}]
+    json.dumps(entry, allow_nan=False)
+    assert History(tmp_path, "m").read() == [entry]
+
+
 @pytest.mark.parametrize("name", ["../m", "", ".hidden", "a/b"])
 def test_a_name_cannot_lead_out_of_the_storage(tmp_path, name):
     with pytest.raises(PromotionError, match="only letters, digits"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -49,8 +49,12 @@ class Comparison:
         return self.differences[-1]
 
     def table(self) -> pd.DataFrame:
-        """Return one row per pathology and macro."""
-        return pd.DataFrame(
+        """Return one row per pathology and macro; NaN where a value is undefined."""
+        return pd.DataFrame(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the same as plain values; None where a value is undefined."""
+        return [
             {
                 "pathology": found.pathology,
                 "difference": found.difference.value,
@@ -60,7 +64,7 @@ class Comparison:
                 "adjusted": found.adjusted,
             }
             for found in self.differences
-        )
+        ]
 
 
 def compare(
