@@ -142,7 +142,7 @@ class StudyRun:
                 "dataset_key": key_of(trial.config.dataset),
             }
             for identity, trial in trials.items()
-            if identity not in self.desk.state.trials
+            if not self._entered(identity, trial)
         ]
         if self.machine.retry_failed:
             failed = [i for i in trials if i in self.desk.state.trials and self._failed(i)]
@@ -227,6 +227,12 @@ class StudyRun:
         """Drop what only served to go on training; a pruned trial keeps it for now, since it may come back."""
         if self.desk.state.trials[trial].state is TrialState.COMPLETE:
             checkpoint_files.drop_resume_state(self.folder.trial(trial))
+
+    def _entered(self, identity: str, trial: Trial) -> bool:
+        """Whether the ledger knows a trial where the study has it: another axis puts it into another cell."""
+        known = self.desk.state.trials.get(identity)
+        place = (trial.cell.name, dict(trial.cell.axes), dict(trial.searched))
+        return known is not None and (known.cell, known.axes, known.searched) == place
 
     def _failed(self, trial: str) -> bool:
         return self.desk.state.trials[trial].state is TrialState.FAILED

@@ -6,7 +6,7 @@ Kinds of event (key `kind`), in the order they come:
 |---|---|
 | study | study (the file's content), version, time_ms |
 | data | dataset (name), key, fingerprint, images, quarantined, declaration |
-| trial | trial, cell, axes, searched, seed, config, dataset_key |
+| trial | trial, cell, axes, searched, seed, config, dataset_key; again where a changed study sorts it elsewhere |
 | started | trial, time_ms, gpus, cpus |
 | epoch | trial, epoch, timestamp_ms, metrics, undefined |
 | decision | trial, epoch, action (prune, keep, spare), reason |
@@ -141,7 +141,8 @@ class StudyState:
             self._declaration = None
         elif kind == "trial":
             fields = {key: event[key] for key in TrialProgress.__dataclass_fields__ if key in event}
-            self.trials.setdefault(event["trial"], TrialProgress(**fields))
+            known = self.trials.setdefault(event["trial"], TrialProgress(**fields))
+            known.cell, known.axes, known.searched = event["cell"], event["axes"], event["searched"]
         elif kind == "evaluated":
             self.evaluated[event["cell"]] = event
         elif kind == "baseline":

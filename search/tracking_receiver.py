@@ -36,6 +36,7 @@ class TrackingReceiver:
         """Tell MLflow a run of consecutive events."""
         actions: dict[str, Callable[[str, Sequence[Event]], None]] = {
             "study": self._open_study,
+            "trial": self._sort_trial,
             "started": self._open_trial,
             "reopened": self._reopen_trial,
             "epoch": self._log_epochs,
@@ -60,11 +61,9 @@ class TrackingReceiver:
     def _open_trial(self, trial: str, events: Sequence[Event]) -> None:
         progress = self._state.trials[trial]
         data = self._state.datasets[progress.dataset_key]
-        tags = {f"cell.{axis}": grid.readable(value) for axis, value in progress.axes.items()}
-        tags |= {
+        tags = self._place(progress) | {
             "radsweep.study": self._study,
             "radsweep.level": "trial",
-            "radsweep.cell": progress.cell,
             "radsweep.state": "RUNNING",
             "radsweep.data_fingerprint": data["fingerprint"],
         }
@@ -94,6 +93,16 @@ class TrackingReceiver:
         found = report.read(self._folder)
         told = [*words.sentences(found), *(f"- {sentence}" for sentence in words.findings(found))]
         return "\n".join([*told, "", "The whole report, with figures: artifact `report/report.html`."])[:NOTE_LETTERS]
+
+    def _sort_trial(self, trial: str, _: Sequence[Event]) -> None:
+        """Tell where a changed study has a trial whose run there is already."""
+        progress = self._state.trials[trial]
+        if progress.starts:
+            self._tracker.tag(trial, self._place(progress))
+
+    def _place(self, progress: TrialProgress) -> dict[str, str]:
+        axes = {f"cell.{axis}": grid.readable(value) for axis, value in progress.axes.items()}
+        return {**axes, "radsweep.cell": progress.cell}
 
     def _reopen_trial(self, trial: str, events: Sequence[Event]) -> None:
         self._tracker.reopen(trial)

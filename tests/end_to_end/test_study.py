@@ -154,6 +154,24 @@ def test_a_changed_grid_runs_only_what_is_missing(again):
     assert report(again)["counts"]["cells"] == 1
 
 
+def test_chosen_trials_get_more_epochs_and_the_others_are_not_trained_again(again):
+    known = {e["trial"] for e in again.events() if e["kind"] == "trial"}
+    text = again.study.read_text().replace("recipe: {epochs: 4, ", "recipe: {")
+    longer = "resolution: 32\n  epochs: [4, 5]\nexclude:\n  - {epochs: 5, backbone: test_convnext2}"
+    again.study.write_text(text.replace("resolution: 32", longer))
+    events = len(again.events())
+    again("run")
+    new = again.events()[events:]
+    trained = {e["trial"] for e in new if e["kind"] == "started"}
+    assert len(trained) == 3
+    assert not trained & known
+    assert {e["config"]["recipe"]["epochs"] for e in new if e["kind"] == "trial" and e["trial"] in trained} == {5}
+    found = report(again)
+    assert (found["counts"]["cells"], found["counts"]["trials"]) == (3, 9)
+    assert {cell["axes"]["epochs"] for cell in found["cells"]} == {4, 5}
+    assert {run.data.tags["cell.epochs"] for run in runs(again)} == {"4", "5"}
+
+
 def test_a_smaller_grid_is_reported_without_training(again):
     again.study.write_text(again.study.read_text().replace("[test_convnext2, test_vit3]", "test_vit3"))
     events = len(again.events())

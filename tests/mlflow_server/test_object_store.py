@@ -15,7 +15,8 @@ from mlflow_server.errors import TrackingError
 from mlflow_server.garbage import collect
 from mlflow_server.object_store import ensure_bucket
 from mlflow_server.server_config import ServerConfig
-from tests.mlflow_server.conftest import answers, free_port
+from scripts.services import free_port
+from tests.mlflow_server.conftest import answers
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install '.[server]'")
 ROOT = Path(__file__).parents[2]
