@@ -16,7 +16,7 @@ import pandas as pd
 
 from search import grid, ledger
 from search.grid import Grid, Trial
-from search.identity import identified, key_of
+from search.identity import entry_event, identified, key_of
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
@@ -128,16 +128,7 @@ def _trial_events(
 ) -> Iterator[ledger.Event]:
     epochs = trial.config.recipe.epochs
     told = epochs if wins else max(1, epochs // 4)
-    yield {
-        "kind": "trial",
-        "trial": identity,
-        "cell": trial.cell.name,
-        "axes": dict(trial.cell.axes),
-        "searched": dict(trial.searched),
-        "seed": trial.seed,
-        "config": trial.config.model_dump(mode="json"),
-        "dataset_key": key_of(trial.config.dataset),
-    }
+    yield entry_event(identity, trial)
     yield {"kind": "started", "trial": identity, "time_ms": BEGAN_MS}
     values = [_epoch_metrics(trial, names, epoch) for epoch in range(1, told + 1)]
     for epoch, metrics in enumerate(values, 1):

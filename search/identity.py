@@ -4,6 +4,7 @@ import hashlib
 
 from datasets.dataset_config import DatasetConfig
 from search.grid import Grid, Trial
+from search.ledger import Event
 from search.study_state import StudyState
 
 
@@ -19,4 +20,18 @@ def identified(wanted: Grid, state: StudyState) -> dict[str, Trial]:
         trial.config.identity(known[key]): trial
         for trial in wanted.trials
         if (key := key_of(trial.config.dataset)) in known
+    }
+
+
+def entry_event(identity: str, trial: Trial) -> Event:
+    """Return the ledger's event that enters a trial."""
+    return {
+        "kind": "trial",
+        "trial": identity,
+        "cell": trial.cell.name,
+        "axes": dict(trial.cell.axes),
+        "searched": dict(trial.searched),
+        "seed": trial.seed,
+        "config": trial.config.model_dump(mode="json"),
+        "dataset_key": key_of(trial.config.dataset),
     }

@@ -12,17 +12,11 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from search.ledger import Event
-from search.pruning import distribution, parameter
+from search.pruning import OPTUNA_STATE, distribution, parameter
 from search.study_folder import StudyFolder
 from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
-
-STATE = {
-    TrialState.COMPLETE: OptunaState.COMPLETE,
-    TrialState.PRUNED: OptunaState.PRUNED,
-    TrialState.FAILED: OptunaState.FAIL,
-}
 
 
 class OptunaMirror:
@@ -56,7 +50,7 @@ class OptunaMirror:
         ending = (progress.trial, str(event["time_ms"]))
         if ending in self._mirrored[name]:
             return
-        state = STATE[TrialState(event["state"])]
+        state = OPTUNA_STATE[TrialState(event["state"])]
         best = (event["result"] or {}).get("best_value")
         curve = progress.curve
         frozen = optuna.trial.create_trial(

@@ -20,6 +20,12 @@ from trainers.trial import TrialState
 
 Direction = Literal["maximize", "minimize"]
 
+OPTUNA_STATE = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -18,6 +18,7 @@ from optuna.trial import TrialState as OptunaState
 from search import grid
 from search.errors import StudyError
 from search.grid import Cell, Grid
+from search.pruning import OPTUNA_STATE
 from search.study_config import StudyConfig
 from search.study_sections import Range, Sampling
 from search.study_state import StudyState, TrialProgress
@@ -36,11 +37,6 @@ BLIND = frozenset({"qmc", "random"})
 DIGITS = 4
 """Significant digits of a drawn number: enough for any hyperparameter, and readable."""
 TRIES = 50
-STATES = {
-    TrialState.COMPLETE: OptunaState.COMPLETE,
-    TrialState.PRUNED: OptunaState.PRUNED,
-    TrialState.FAILED: OptunaState.FAIL,
-}
 
 
 def expand(study: StudyConfig, state: StudyState) -> Grid:
@@ -109,7 +105,7 @@ def _round(study: StudyConfig, cell: Cell, known: Sequence[Point], state: StudyS
     optuna_study = optuna.create_study(direction=direction, sampler=_create(sampling, seed=int.from_bytes(seed)))
     distributions = {name: _distribution(name, space) for name, space in study.search.items()}
     for progress in state.trials.values():
-        if progress.cell == cell.name and progress.searched in known and progress.state in STATES:
+        if progress.cell == cell.name and progress.searched in known and progress.state in OPTUNA_STATE:
             optuna_study.add_trial(_as_optuna(progress, distributions, state))
     new: list[Point] = []
     for _ in range(count + TRIES):
@@ -141,7 +137,7 @@ def _as_optuna(
     best = progress.result.best_value if progress.result else None
     told = ended is TrialState.COMPLETE and best is not None
     return optuna.trial.create_trial(
-        state=STATES[ended] if told or ended is not TrialState.COMPLETE else OptunaState.FAIL,
+        state=OPTUNA_STATE[ended] if told or ended is not TrialState.COMPLETE else OptunaState.FAIL,
         value=best if told else None,
         params=dict(progress.searched),
         distributions=distributions,

@@ -21,8 +21,8 @@ from search.budget import REASON
 from search.data_roots import Root
 from search.desk import Desk, now_ms
 from search.grid import Grid, Trial
-from search.identity import identified, key_of
-from search.ledger import Ledger
+from search.identity import entry_event, identified, key_of
+from search.ledger import Event, Ledger
 from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
@@ -130,20 +130,7 @@ class StudyRun:
             The study's trials by identity, in the order of the grid.
         """
         trials = identified(wanted, self.desk.state)
-        new = [
-            {
-                "kind": "trial",
-                "trial": identity,
-                "cell": trial.cell.name,
-                "axes": dict(trial.cell.axes),
-                "searched": dict(trial.searched),
-                "seed": trial.seed,
-                "config": trial.config.model_dump(mode="json"),
-                "dataset_key": key_of(trial.config.dataset),
-            }
-            for identity, trial in trials.items()
-            if not self._entered(identity, trial)
-        ]
+        new: list[Event] = [entry_event(i, trial) for i, trial in trials.items() if not self._entered(i, trial)]
         if self.machine.retry_failed:
             failed = [i for i in trials if i in self.desk.state.trials and self._failed(i)]
             new += [{"kind": "reopened", "trial": i, "reason": "run --retry-failed"} for i in failed]
