@@ -2,7 +2,7 @@
 
 While a budget is far away nothing is dropped. When what is left of the search is expected to cost more than what is
 left of the budget, the trials that would tell least go first: those that have not begun, of cells that have most
-others, and then those that stand farthest behind in their cell. The last live trial of a cell is never dropped; when
+others, and then those with the lowest value so far. The last live trial of a cell is never dropped; when
 a budget is used up the search stops, and a later run with a larger one goes on.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from search.groups import Entry
 from search.study_sections import Budget
 from search.study_state import StudyState
+from trainers.trial import TrialState
 
 REASON = "budget: "
 """How the reason of a trial begins that a budget had no room for."""
@@ -126,7 +127,7 @@ class Spending:
         alive = Counter(
             entry.cell
             for trial, entry in self._entries.items()
-            if self._state.trials[trial].state in (None, "COMPLETE")
+            if self._state.trials[trial].state in (None, TrialState.COMPLETE)
         )
         order = {trial: place for place, trial in enumerate(self._entries)}
 
@@ -139,10 +140,8 @@ class Spending:
     def _standing(self, trial: str) -> float:
         if not self._state.datasets:
             return 0.0
-        declaration = self._state.declaration
-        curve = self._state.trials[trial].curve
-        values = [value if declaration.direction == "maximize" else -value for value in curve.values()]
-        return max(values, default=0.0)
+        sign = self._state.declaration.sign
+        return max((sign * value for value in self._state.trials[trial].curve.values()), default=0.0)
 
 
 def _running(since_ms: int | None, now: int) -> float:

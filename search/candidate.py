@@ -163,7 +163,7 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
             f"study {study.name} has winners on several data sets; a promotion compares models on one. Promote from a "
             "study of one data set"
         )
-    sign = 1.0 if state.declaration.direction == "maximize" else -1.0
+    sign = state.declaration.sign
     return max(chosen, key=lambda winner: sign * winner.value)
 
 

@@ -124,8 +124,7 @@ class Groups:
         return True
 
     def _past(self, group: Group) -> Past:
-        declaration = self._state.declaration
-        sign = 1.0 if declaration.direction == "maximize" else -1.0
+        sign = self._state.declaration.sign
         curves = []
         for entry in group.entries:
             curve = self._progress(entry.trial).curve

@@ -48,7 +48,7 @@ def _end(trial: TrialProgress, state: StudyState) -> float | None:
     """Return a finished trial's best value, larger is better."""
     if trial.state is not TrialState.COMPLETE or trial.result is None or trial.result.best_value is None:
         return None
-    return trial.result.best_value if state.declaration.direction == "maximize" else -trial.result.best_value
+    return state.declaration.sign * trial.result.best_value
 
 
 def _decided(trial: TrialProgress, action: str) -> bool:

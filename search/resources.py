@@ -7,10 +7,9 @@ from typing import Any
 
 from search.errors import StudyError
 from search.study_sections import Amounts, Resources
+from trainers.gpu_memory import FILL, Footprint
 
 GIGABYTE = 1e9
-FILL = 0.85
-"""Share of a GPU's memory to plan with: workspaces and fragmentation need the rest."""
 MOST_TRIALS_PER_GPU = 4
 """More would wait for each other's arithmetic."""
 DEFAULT_GPU_GB = 16.0
@@ -63,21 +62,11 @@ class Slot:
         return max(1, int(self.gpus))
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
-    """Bytes of GPU memory; see `trainers.footprint.Footprint`."""
-
-    fixed: int
-    batch: int
-    per_image: int
-    shared: bool
-
-
 Node = Mapping[str, float]
 """Ray's resources of one node."""
 
 
-def slot_for(resources: Resources, setting: Mapping[str, Any], want: Want | None, nodes: Sequence[Node]) -> Slot:
+def slot_for(resources: Resources, setting: Mapping[str, Any], want: Footprint | None, nodes: Sequence[Node]) -> Slot:
     """Decide what a trial occupies on this cluster.
 
     Args:
@@ -115,7 +104,7 @@ def check_fit(slot: Slot, nodes: Sequence[Node]) -> None:
         )
 
 
-def gpus_of(want: Want, gpu_gb: float) -> float:
+def gpus_of(want: Footprint, gpu_gb: float) -> float:
     """Return the GPUs that a trial needs: a share, one, or several; infinity if no number of them helps."""
     room = FILL * gpu_gb * GIGABYTE
     for share in range(MOST_TRIALS_PER_GPU, 1, -1):
@@ -126,7 +115,7 @@ def gpus_of(want: Want, gpu_gb: float) -> float:
     return float(math.ceil(want.fixed / room)) if want.shared else math.inf
 
 
-def _gpus_for(want: Want, gpu_gb: float, setting: Mapping[str, Any], nodes: Sequence[Node]) -> float:
+def _gpus_for(want: Footprint, gpu_gb: float, setting: Mapping[str, Any], nodes: Sequence[Node]) -> float:
     gpus = gpus_of(want, gpu_gb)
     most = max((node.get("GPU", 0) for node in nodes), default=0)
     if math.isinf(gpus):

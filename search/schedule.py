@@ -271,8 +271,7 @@ class Schedule:
         pruned = [trial for trial, state in states.items() if state is TrialState.PRUNED]
         if not pruned or any(state in (None, TrialState.COMPLETE) for state in states.values()):
             return
-        declaration = self._state.declaration
-        sign = 1.0 if declaration.direction == "maximize" else -1.0
+        sign = self._state.declaration.sign
 
         def best_so_far(trial: str) -> float:
             curve = self._progress(trial).curve

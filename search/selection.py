@@ -37,7 +37,7 @@ def winners(state: StudyState, cells: Mapping[str, str]) -> list[Winner]:
             by_cell[cell].append(progress)
     if not by_cell:
         return []
-    sign = 1.0 if state.declaration.direction == "maximize" else -1.0
+    sign = state.declaration.sign
     return [_winner(cell, finished, sign) for cell, finished in by_cell.items()]
 
 

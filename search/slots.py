@@ -6,7 +6,7 @@ from typing import Any
 
 from search import ray_cluster, worker
 from search.grid import Trial
-from search.resources import Slot, Want, slot_for
+from search.resources import Slot, slot_for
 from search.study_sections import Resources
 
 
@@ -32,7 +32,7 @@ class Slots:
         new = {_key(trial): trial for trial in trials if _key(trial) not in self._slots}
         shapes = {shape_of(trial): trial.config for trial in new.values()} if self._has_gpus else {}
         measured = ray_cluster.each(worker.measure_footprint, list(shapes.values()), [Slot(1)] * len(shapes))
-        wants = {list(shapes)[index]: Want(**found) for index, found in measured}
+        wants = {list(shapes)[index]: found for index, found in measured}
         nodes = ray_cluster.nodes()
         for key, trial in new.items():
             want = wants.get(shape_of(trial))

@@ -6,7 +6,6 @@ the room `trainers`, inside the functions, so that the driver never pays for it.
 
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from datasets.dataset_config import DatasetConfig
 from search.study_sections import Evaluation
+from trainers.gpu_memory import Footprint
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
 
 LINES_OF_LOG = 20
@@ -169,11 +169,11 @@ def evaluate(order: EvaluationOrder) -> dict[str, Any]:
     )
 
 
-def measure_footprint(order: TrialConfig) -> dict[str, Any]:
-    """Say how much GPU memory a trial wants, as the fields of `resources.Want`."""
+def measure_footprint(order: TrialConfig) -> Footprint:
+    """Say how much GPU memory a trial wants."""
     from trainers.footprint import footprint
 
-    return asdict(footprint(order, targets=FOOTPRINT_TARGETS))
+    return footprint(order, targets=FOOTPRINT_TARGETS)
 
 
 def measure_baseline(order: DatasetPlace) -> dict[str, Any]:

@@ -1,31 +1,13 @@
 """How much GPU memory a trial wants, from its configuration alone: the network is built on the meta device."""
 
-from dataclasses import dataclass
-
 import torch
 
 from trainers import adaptations, assembly, memory_model
+from trainers.gpu_memory import Footprint
 from trainers.timm_networks import meta_network
 from trainers.trial import TrialConfig
 
 BYTES_OF_BF16 = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Bytes on a GPU.
-
-    Attributes:
-        fixed: parameters, gradients, optimizer state and moving average.
-        batch: what autograd keeps for one whole effective batch.
-        per_image: the same for one image: the least that a step needs.
-        shared: whether several GPUs can hold parts of the network (a frozen encoder), instead of a copy each.
-    """
-
-    fixed: int
-    batch: int
-    per_image: int
-    shared: bool
 
 
 def footprint(config: TrialConfig, targets: int) -> Footprint:

@@ -11,7 +11,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-FILL = 0.85  # share of the free memory to plan with: workspaces and fragmentation need the rest
+from trainers.gpu_memory import FILL
+
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
 REMEMBERED = "micro_batches.json"
 

@@ -123,3 +123,8 @@ class TaskDeclaration(BaseModel):
     primary_metric: str = Field(description="e.g. val/auroc/macro")
     direction: Literal["maximize", "minimize"]
     targets: tuple[str, ...] = Field(description="pathology names, in the order of the network's outputs")
+
+    @property
+    def sign(self) -> float:
+        """What makes a larger value of the primary metric the better one: 1, or -1 where it is minimized."""
+        return 1.0 if self.direction == "maximize" else -1.0

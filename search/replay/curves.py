@@ -99,7 +99,7 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
 def _of_study(folder: Path) -> dict[str, Group]:
     """Take the trials that trained to their end; a pruned one has no end to be compared."""
     state = StudyState.of(ledger.read(folder / "ledger.jsonl").events)
-    sign = 1.0 if state.declaration.direction == "maximize" else -1.0
+    sign = state.declaration.sign
     groups: dict[str, Group] = {}
     for progress in state.trials.values():
         found = progress.curve

@@ -2,14 +2,15 @@ import pytest
 from pydantic import ValidationError
 
 from search.errors import StudyError
-from search.resources import GIGABYTE, Slot, Want, slot_for
+from search.resources import GIGABYTE, Slot, slot_for
 from search.study_config import StudyConfig
 from search.study_sections import Resources
+from trainers.gpu_memory import Footprint
 
-SMALL = Want(int(0.4 * GIGABYTE), int(2 * GIGABYTE), int(0.06 * GIGABYTE), shared=False)
-LARGE = Want(int(1.4 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
-HUGE = Want(int(60 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
-FROZEN_7B = Want(int(13.5 * GIGABYTE), 0, 0, shared=True)
+SMALL = Footprint(int(0.4 * GIGABYTE), int(2 * GIGABYTE), int(0.06 * GIGABYTE), shared=False)
+LARGE = Footprint(int(1.4 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
+HUGE = Footprint(int(60 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
+FROZEN_7B = Footprint(int(13.5 * GIGABYTE), 0, 0, shared=True)
 T4 = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
 A100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
 K80 = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:P4": 1.0}
