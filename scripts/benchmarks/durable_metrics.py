@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
 from scripts.benchmarks.row import Row
 from scripts.services import NoPostgresError, postgresql
-from search import ledger
+from search import delivery, ledger
 from search.delivery import Delivery
 from search.study_folder import StudyFolder
 
@@ -78,13 +78,13 @@ def _deliver(uri: str, place: Path, epochs: int) -> None:
     """Write epochs to a ledger while a thread delivers them, until all are there."""
     folder = StudyFolder(place, "s")
     folder.path.mkdir(parents=True)
-    delivery = Delivery(folder, lambda _: [_ToTracker(_tracker(uri, place.name))])
-    delivery.start()
+    told = Delivery(folder, lambda _: [_ToTracker(_tracker(uri, place.name))])
+    told.start()
     with ledger.Ledger(folder.ledger) as opened:
         for epoch in range(epochs):
             opened.append({"kind": "epoch", "epoch": epoch, "metrics": _values(epoch)})
-            delivery.notify()
-    if delivery.finish():
+            told.notify()
+    if told.finish():
         raise RuntimeError("not everything was delivered")
 
 
@@ -132,6 +132,7 @@ def _lost_ours(uri: str, folder: Path) -> int:
 
 
 def _deliver_for_ever(uri: str, place: Path) -> None:
+    delivery.SECONDS_TO_GATHER = 0.0  # it is to die amid telling, not before
     _deliver(uri, place, 10**9)
 
 

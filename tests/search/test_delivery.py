@@ -28,6 +28,7 @@ class Memory:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(delivery, "SECONDS_BETWEEN_TRIES", (0.02,))
+    monkeypatch.setattr(delivery, "SECONDS_TO_GATHER", 0.0)
 
 
 @pytest.fixture
@@ -114,3 +115,49 @@ def test_the_cursor_never_stands_inside_a_record(folder):
     ends = {i + 1 for i, byte in enumerate(content) if byte == ord("\n")}
     assert json.loads(folder.delivery.read_text())["offset"] in ends
     assert not [thread for thread in threading.enumerate() if thread.name == "delivery"]
+
+
+def test_events_that_come_one_by_one_are_told_together(folder, monkeypatch):
+    monkeypatch.setattr(delivery, "SECONDS_TO_GATHER", 0.5)
+    receiver = Memory()
+    with Ledger(folder.ledger) as opened:
+        found = Delivery(folder, lambda told: [receiver])
+        found.start()
+        for n in range(20):
+            opened.append(*events(n))
+            found.notify()
+            time.sleep(0.001)
+        assert found.finish() == 0
+    assert receiver.told == list(range(20))
+    assert receiver.calls <= 2
+
+
+def test_the_end_of_a_run_does_not_wait_for_more(folder, monkeypatch):
+    monkeypatch.setattr(delivery, "SECONDS_TO_GATHER", 600.0)
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1))
+    assert delivered(folder, Memory()) == 0
+
+
+def test_trials_that_report_side_by_side_are_told_one_after_the_other():
+    told = [
+        ("study", None, 0),
+        ("epoch", "a", 1),
+        ("epoch", "b", 2),
+        ("decision", "b", 3),
+        ("epoch", "a", 4),
+        ("ended", "b", 5),
+        ("study", None, 6),
+        ("epoch", "a", 7),
+    ]
+    ledger_order = [{"kind": kind, "n": n} | ({"trial": trial} if trial else {}) for kind, trial, n in told]
+    groups = [(kind, trial, [e["n"] for e in same]) for kind, trial, same in delivery.epochs_by_trial(ledger_order)]
+    assert groups == [
+        ("study", "", [0]),
+        ("epoch", "a", [1, 4]),
+        ("epoch", "b", [2]),
+        ("decision", "b", [3]),
+        ("ended", "b", [5]),
+        ("study", "", [6]),
+        ("epoch", "a", [7]),
+    ]
