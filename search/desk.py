@@ -36,17 +36,38 @@ class Desk:
         ledger.events = ()  # folded into the state; a long study's events would fill the memory
         self.earlier_study = dict(self.state.study)
         self.changed = False
+        self._held: list[Event] | None = None
 
     def record(self, *events: Event) -> None:
         """Write events durably, then let everybody hear of them; without any, only that this run does something."""
         if not self.changed:
             self.changed = True
             events = (self._opening(), *events)
-        self._ledger.append(*events)
+        if self._held is None:
+            self._ledger.append(*events)
+        else:
+            self._held += events
         for event in events:
             self.state.apply(event)
-        self._delivery.notify()
-        self.progress.update(self.state)
+        if self._held is None:
+            self._tell()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what the block records at its end: all of it with one sync, or none of it.
+
+        The state follows within the block, so that each decision knows of the reports before it; everybody else hears
+        of them after the sync, and whoever runs the block answers nobody inside it. If the disk refuses, the state is
+        ahead of the truth and the run must end, as the error makes it.
+        """
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if held:
+                self._ledger.append(*held)
+                self._tell()
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -61,6 +82,10 @@ class Desk:
         finally:
             if self.changed:
                 self.record({"kind": "closed", "status": status, "time_ms": now_ms()})
+
+    def _tell(self) -> None:
+        self._delivery.notify()
+        self.progress.update(self.state)
 
     def _opening(self) -> Event:
         content = self._study.model_dump(mode="json")

@@ -9,7 +9,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # files per trial that nobody reads
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "8")  # one at a time leaves slots idle
 
+import ray
 from ray import tune
+from ray.tune.result import TRIAL_ID
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -35,6 +38,12 @@ SECONDS_BETWEEN_COUNTS = 5.0
 Trainable = Callable[[dict[str, str]], None]
 """A function trainable: its config holds a `WorkOrder` as JSON under `order`."""
 
+Together = Callable[[], AbstractContextManager[None]]
+"""Makes what is recorded inside durable at its end, at once (see `desk.Desk.together`)."""
+
+Message = dict[str, Any]
+"""What a worker told, with what Tune added to it."""
+
 
 def train_all(
     schedule: Schedule,
@@ -42,6 +51,7 @@ def train_all(
     order: Callable[[Assignment], WorkOrder],
     slot_of: Callable[[str], Slot],
     after_trial: Callable[[str], None],
+    together: Together = nullcontext,
     trainable: Trainable | None = None,
 ) -> None:
     """Carry out a schedule until it is finished.
@@ -51,9 +61,10 @@ def train_all(
         order: turns an assignment into what a worker needs to know.
         slot_of: what a trial occupies.
         after_trial: called when a trial has left its slot: ended, paused, failed or stopped.
+        together: around the epochs that have arrived at the same time; what it wraps is answered after it.
         trainable: what a worker runs; the trainer, unless a test or a benchmark puts its own in.
     """
-    desk = _Desk(schedule, order, after_trial, slot_of)
+    desk = _Desk(schedule, order, after_trial, slot_of, together)
     with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable or _train, lambda config: json.loads(config["slot"])),
@@ -116,14 +127,18 @@ class _Desk:
         order: Callable[[Assignment], WorkOrder],
         after_trial: Callable[[str], None],
         slot_of: Callable[[str], Slot],
+        together: Together = nullcontext,
     ):
         self.schedule = schedule
         self._order = order
         self._after_trial = after_trial
         self._slot_of = slot_of
+        self._together = together
         self._room = _Room()
         self._assigned: dict[str, str] = {}
-        self._ends: dict[str, dict[str, str]] = {}
+        self._ends: dict[str, Message] = {}
+        self._answers: dict[str, bool] = {}
+        """Of epochs that are on disk but that Tune has not handed over yet."""
 
     def suggest(self, tune_trial: str) -> Any:
         if self.schedule.finished or (self.schedule.out_of_budget and not self._assigned):
@@ -139,16 +154,36 @@ class _Desk:
         slot = json.dumps(self._slot_of(assignment.trial).as_ray())
         return {"order": self._order(assignment).model_dump_json(), "slot": slot}
 
-    def told(self, tune_trial: str, message: dict[str, Any]) -> bool:
-        """Take in a message of a worker; return whether it goes on."""
-        if "epoch" in message:
-            return self.schedule.epoch(self._assigned[tune_trial], EpochMetrics.model_validate_json(message["epoch"]))
-        # Tune delivers a function's last report twice; it is acted on once, when the trial has left its slot.
-        self._ends[tune_trial] = message
-        return True
+    def told(self, tune_trial: str, message: Message, arrived: Callable[[], Mapping[str, Message]]) -> bool:
+        """Take in a message of a worker; return whether it goes on.
+
+        Args:
+            tune_trial: whose.
+            message: what it told.
+            arrived: returns the messages of others that are here, too, by Tune trial. Their epochs are taken in with
+                this one, in the order of the schedule's trials, and answered when Tune hands them over.
+        """
+        if "epoch" not in message:
+            # Tune delivers a function's last report twice; it is acted on once, when the trial has left its slot.
+            self._ends[tune_trial] = message
+            return True
+        if tune_trial not in self._answers:
+            self._take_in({**arrived(), tune_trial: message})
+        return self._answers.pop(tune_trial)
+
+    def _take_in(self, messages: Mapping[str, Message]) -> None:
+        """Record epochs with one sync, then keep the answers."""
+        waiting = [t for t, m in messages.items() if "epoch" in m and t in self._assigned and t not in self._answers]
+        answers: dict[str, bool] = {}
+        with self._together():
+            for tune_trial in sorted(waiting, key=self._assigned.__getitem__):
+                told = EpochMetrics.model_validate_json(messages[tune_trial]["epoch"])
+                answers[tune_trial] = self.schedule.epoch(self._assigned[tune_trial], told)
+        self._answers |= answers
 
     def left(self, tune_trial: str) -> None:
         """Take in that a Tune trial is over: finished, paused at a rung, failed or stopped."""
+        self._answers.pop(tune_trial, None)
         trial = self._assigned.pop(tune_trial, None)
         if trial is None:
             return
@@ -167,6 +202,7 @@ class _Desk:
         if tune_trial in self._ends:
             self.left(tune_trial)  # it had told its end before
             return
+        self._answers.pop(tune_trial, None)
         trial = self._assigned.pop(tune_trial, None)
         if trial is not None:
             self.schedule.interrupted(trial, *classify(said))
@@ -185,6 +221,25 @@ def classify(said: str) -> tuple[str, str]:
     if any(word in lowered for word in ("node died", "node has died", "node is dead", "preempted", "node failure")):
         return "node_lost", "its node went away"
     return "process_died", "its process died"
+
+
+def _arrived(tune_controller: Any) -> dict[str, Message]:
+    """Return the messages that lie ready for Tune's controller, which takes one at a time, by Tune trial."""
+    events = tune_controller._tune_controller._actor_manager._actor_task_events
+    futures = list(events.get_futures())
+    if not futures:
+        return {}
+    ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
+    return {m[TRIAL_ID]: m for m in map(_message, ready) if m is not None and TRIAL_ID in m}
+
+
+def _message(future: Any) -> Message | None:
+    """Return what a worker told, or None for anything else; Tune itself hears of a process that went away."""
+    try:
+        found = ray.get(future)
+    except ray.exceptions.RayError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class _AssignmentSearcher(Searcher):  # type: ignore[misc]
@@ -226,7 +281,7 @@ class _PruningScheduler(TrialScheduler):  # type: ignore[misc]
             self._desk.lost(trial.trial_id, Path(trial.error_file).read_text())
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = self._desk is None or self._desk.told(trial.trial_id, result)
+        goes_on = self._desk is None or self._desk.told(trial.trial_id, result, lambda: _arrived(tune_controller))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

@@ -165,6 +165,7 @@ class StudyRun:
             order=lambda assignment: self._work_order(trials[assignment.trial], assignment),
             slot_of=lambda identity: self.slots.of(trials[identity]),
             after_trial=self._tidy,
+            together=self.desk.together,
         )
         if schedule.out_of_budget:
             self.desk.progress.note(f"the search stops here, {schedule.out_of_budget}; raise the budget to go on")

@@ -31,7 +31,7 @@ REPORTS = 5
 GOAL = 0.2
 METRIC = "val/score"
 
-CarryOut = Callable[[Schedule, Callable[[Assignment], WorkOrder]], None]
+CarryOut = Callable[[Schedule, Callable[[Assignment], WorkOrder], Desk], None]
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -73,14 +73,14 @@ def _result() -> TrialResult:
     return TrialResult(state=TrialState.COMPLETE, epochs=REPORTS, best_epoch=REPORTS, best_value=1.0)
 
 
-def _plain_loop(schedule: Schedule, _: Callable[[Assignment], WorkOrder]) -> None:
+def _plain_loop(schedule: Schedule, _: Callable[[Assignment], WorkOrder], __: Desk) -> None:
     while (assignment := schedule.next()) is not None:
         for told in _epochs():
             schedule.epoch(assignment.trial, told)
         schedule.ended(assignment.trial, _result())
 
 
-def _through_ray(schedule: Schedule, order: Callable[[Assignment], WorkOrder]) -> None:
+def _through_ray(schedule: Schedule, order: Callable[[Assignment], WorkOrder], desk: Desk) -> None:
     from search import ray_backend
 
     ray_backend.train_all(
@@ -88,6 +88,7 @@ def _through_ray(schedule: Schedule, order: Callable[[Assignment], WorkOrder]) -
         order=order,
         slot_of=lambda trial: Slot(1),
         after_trial=lambda trial: None,
+        together=desk.together,
         trainable=report_epochs,
     )
 
@@ -123,7 +124,7 @@ def _ours(storage: Path, trials: int, carry_out: CarryOut) -> float:
             ]
             desk.record(*_opening(entries))
             schedule = Schedule(entries, state=desk.state, pruning=Pruning(pruner="none"), record=desk.record)
-            carry_out(schedule, order)
+            carry_out(schedule, order, desk)
     seconds = time.perf_counter() - began
     _check(folder.tracking_uri, "noop", trials, METRIC, "tags.`radsweep.level` = 'trial'")
     return seconds
