@@ -156,7 +156,9 @@ def report(
 def replay(
     curves: Annotated[
         Path,
-        typer.Argument(metavar="CURVES", help="Study folder, or .csv/.parquet: group, trial, epoch, value [, cost]."),
+        typer.Argument(
+            metavar="CURVES", help="Study folder, or .csv/.parquet: group, trial, epoch, value [, cost, outcome]."
+        ),
     ],
     pruner: Annotated[list[str] | None, typer.Option(help="Pruner to try; may be repeated.")] = None,
     minimize: Annotated[bool, typer.Option(help="Smaller values are better.")] = False,
@@ -167,7 +169,11 @@ def replay(
     seeds: Annotated[int, typer.Option(min=1, help="Orders of the trials, for pruners that depend on it.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per pruner.")] = False,
 ) -> None:
-    """Try pruners on recorded curves beside the full grid, random search, top-k, Optuna's pruners and ASHA."""
+    """Try pruners on recorded curves beside the full grid, random search, top-k, Optuna's pruners and ASHA.
+
+    Trials are chosen by their last value. Where a choice is to be judged by something else, a test set say, the column
+    `outcome` has it in the last row of each trial.
+    """
     from search.replay import curves as recorded
     from search.replay import run as replaying
 

@@ -30,6 +30,8 @@ LIKENESS = 0.5
 FARTHEST = 4.0
 """Spreads behind the leader from where on it makes no difference to the likeness how far."""
 FEWEST_GROUPS = 3
+RECENT = 0.6
+"""Share of the epochs up to a rung whose line says where a curve stands there, instead of one noisy epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,19 @@ class Standings:
         return behind
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where live trials are expected to end, in units of the metric.
+
+    Attributes:
+        behind: float64 (trials,), distance to the best expected end, about 0 or less.
+        doubts: float64 (trials,), standard deviation of each; infinite where nothing was there to learn from.
+    """
+
+    behind: np.ndarray
+    doubts: np.ndarray
+
+
 class Endings:
     """What groups that are over teach a race.
 
@@ -91,8 +106,8 @@ class Endings:
         """Say whether enough groups are over and had at least half of the keys; else there is little to carry over."""
         return len(self._past) >= FEWEST_GROUPS and 2 * sum(key in self._recurring for key in keys) >= len(keys)
 
-    def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> list[float]:
-        """Return how far behind the best each live trial is expected to end, in units of the metric.
+    def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> Ends:
+        """Return how far behind the best each live trial is expected to end, and how sure that is.
 
         Args:
             curves: (key, curve) of all trials of the group, the stopped ones included.
@@ -115,10 +130,13 @@ class Endings:
             apart = (_apart(now, then, rung, (unit, its_unit)) + _apart(begun, group, 0, None)) / 2
             weights.append(np.full(len(then.keys), np.exp(-apart / (2 * LIKENESS**2)) + 1e-6))
         if not design:
-            return [float(distance) for distance in now.behind(rung)]
-        fitted = _ridge(np.vstack(design), np.concatenate(moves), np.concatenate(weights), len(keys))
-        moved = unit * (_features(now, rung, unit, keys) @ fitted)
-        return [float(end) for end in now.behind(rung) + moved]
+            return Ends(now.behind(rung), np.full(len(rows), np.inf))
+        seen, moved, weight = np.vstack(design), np.concatenate(moves), np.concatenate(weights)
+        fitted = _ridge(seen, moved, weight, len(keys))
+        features = _features(now, rung, unit, keys)
+        squares = (moved - seen @ fitted) ** 2
+        doubts = np.sqrt(_of_keys(squares, seen, features, weight, len(keys)))
+        return Ends(now.behind(rung) + unit * (features @ fitted), unit * doubts)
 
 
 def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
@@ -175,9 +193,33 @@ def _ridge(design: np.ndarray, moves: np.ndarray, weights: np.ndarray, keys: int
     return solution
 
 
+def _of_keys(squares: np.ndarray, seen: np.ndarray, asked: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:
+    """Return the mean square of what was missed for each trial's key, drawn towards that of all by one more group."""
+    of_key = slice(-1 - keys, -1)
+    whole = float(np.average(squares, weights=weights))
+    group = float(weights.sum()) / max(keys, 1)
+    sums, counts = (weights * squares) @ seen[:, of_key], weights @ seen[:, of_key]
+    by_key = (sums + group * whole) / (counts + group)
+    known = asked[:, of_key]
+    found: np.ndarray = known @ by_key + (1 - known.sum(axis=1)) * whole
+    return found
+
+
 def _at(curve: Values, share: float) -> float:
-    """Return the value at a share of the epochs: the last one until then, the first if none; NaN if it had stopped."""
-    return _last_until(curve, share) if max(curve) >= share - 1e-9 else np.nan
+    """Return where a curve stands at a share of the epochs; NaN if it had stopped before.
+
+    That is the end of a line through its recent epochs, the mean of two, or the last one until then.
+    """
+    if max(curve) < share - 1e-9:
+        return np.nan
+    recent = [known for known in sorted(curve) if (1 - RECENT) * share - 1e-9 <= known <= share + 1e-9]
+    if not recent:
+        return _last_until(curve, share)
+    values = [curve[known] for known in recent]
+    if len(recent) < 3:
+        return float(np.mean(values))
+    slope, offset = np.polyfit(recent, values, 1)
+    return float(offset + slope * recent[-1])
 
 
 def _last_until(curve: Values, share: float) -> float:

@@ -3,8 +3,10 @@
 At a rung every trial of the group has trained the same number of epochs. Trials are ranked by where they are
 expected to end: by what became of their like in other groups, where there are some (`curve_endings.py`), else by their
 value and a credit for their slope, so that low learning rates, which learn late, are not judged by where they stand.
-Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those only the ones whose
-expectation lies within a margin of the leader, which grows with the noise of the curves.
+Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those only the ones whose expectation lies
+within a margin of the leader, which grows with the noise of the curves. Where other groups tell how sure an
+expectation is, a trial also stops when too little is expected to be missed without it: a clear group ends early, a
+doubtful one keeps its trials.
 
 Decisions depend on the curves up to the rung alone, never on the order in which trials ran: a search that was
 killed and started again decides the same.
@@ -13,6 +15,7 @@ killed and started again decides the same.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import optuna
@@ -20,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners
-from search.curve_endings import Endings, Past, recurring_keys
+from search.curve_endings import Endings, Ends, Past, recurring_keys
 
 RUNGS = (0.125, 0.25, 0.5)
 EXPONENTS = (0.7, 0.4, 0.2)
@@ -61,10 +64,12 @@ class CellRacePruner(optuna.pruners.BasePruner):
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
             stops for its distance alone.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
+        tolerance: a trial stops if it is expected to improve on the leader by less, in units of the metric; asked
+            only where other groups tell how sure that is.
         past: groups that finished, for what carries over from them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - they are the settings of a study file
         self,
         epochs: int,
         *,
@@ -72,6 +77,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         exponents: Sequence[float] | None = None,
         margin: float | None = 0.08,
         slope_credit: float = 0.3,
+        tolerance: float = 0.001,
         past: Sequence[Past] = (),
     ):
         early = len(past) >= MANY_GROUPS and bool(recurring_keys(past))
@@ -81,8 +87,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
-        if min(margin or 0.0, slope_credit) < 0:
-            raise ValueError("margin and slope_credit must not be negative")
+        if min(margin or 0.0, slope_credit, tolerance) < 0:
+            raise ValueError("margin, slope_credit and tolerance must not be negative")
         # A short training has fewer epochs than rungs: the later, stricter rung counts where two fall together.
         exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
         self._exponent_at = {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
@@ -90,12 +96,13 @@ class CellRacePruner(optuna.pruners.BasePruner):
         self._epochs = epochs
         self._margin = margin
         self._slope_credit = slope_credit
+        self._tolerance = tolerance
         self.learn_from(past)
 
     def learn_from(self, past: Sequence[Past]) -> None:
         """Take over what finished groups teach, instead of what was known before."""
         self._endings = Endings(past, [rung / self._epochs for rung in self.rungs])
-        self._last_asked: tuple[object, list[float]] = (None, [])
+        self._last_asked: tuple[object, Ends] = (None, Ends(np.array([]), np.array([])))
 
     def prune(self, study: optuna.study.Study, trial: FrozenTrial) -> bool:
         """Say whether `trial` stops at the rung it has reached."""
@@ -111,21 +118,26 @@ class CellRacePruner(optuna.pruners.BasePruner):
         group = [other for other in begun if rung in other.intermediate_values and other.state in running]
         standings = {other.number: standing(other, rung, study.direction) for other in group}
         reckonings = {UNTAUGHT: self._untaught(standings, rung)}
+        doubts = dict.fromkeys(standings, math.inf)
         if self._endings.knows([key_of(other) for other in begun]):
-            reckonings[TAUGHT] = self._taught(begun, group, rung, study.direction)
+            reckonings[TAUGHT], doubts = self._taught(begun, group, rung, study.direction)
         expected = reckonings.get(TAUGHT, reckonings[UNTAUGHT])
         ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
-        place = ranked.index(trial.number)
+        leader, place = ranked[0], ranked.index(trial.number)
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
         quota = max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9))
         # For its distance alone a trial only stops if it is far behind by every reckoning.
         gap = min(max(ends.values()) - ends[trial.number] for ends in reckonings.values())
         margin = self._margin_of(standings, rung, taught=TAUGHT in reckonings)
-        stops = place >= quota or gap > margin
+        rise = expected_improvement(
+            expected[trial.number] - expected[leader], math.hypot(doubts[leader], doubts[trial.number])
+        )
+        stops = place >= quota or gap > margin or (place > 0 and rise < self._tolerance)
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {standings[trial.number].value:.4f}, place "
             f"{place + 1} of {len(group)} ({quota} go on), {gap:.4f} behind by {' and by '.join(reckonings)}, "
             f"margin {margin:.4f}"
+            + (f", expected to improve on the leader by {rise:.4f}" if place and TAUGHT in reckonings else "")
         )
 
     def _untaught(self, standings: dict[int, Standing], rung: int) -> dict[int, float]:
@@ -138,15 +150,19 @@ class CellRacePruner(optuna.pruners.BasePruner):
 
     def _taught(
         self, begun: Sequence[FrozenTrial], group: Sequence[FrozenTrial], rung: int, direction: StudyDirection
-    ) -> dict[int, float]:
-        """Return where each trial is expected to end by what became of its like in other groups."""
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Return where each trial is expected to end by what became of its like in other groups, and the doubt."""
         live = {trial.number for trial in group}
         curves = [(key_of(trial), self._curve(trial, rung, direction)) for trial in begun]
         asked = (rung, live, curves)
         if self._last_asked[0] != asked:  # every trial of a group asks the same at a rung
             flags = [trial.number in live for trial in begun]
             self._last_asked = asked, self._endings.expected(curves, flags, self.rungs.index(rung))
-        return {trial.number: end for trial, end in zip(group, self._last_asked[1], strict=True)}
+        ends, numbers = self._last_asked[1], [trial.number for trial in group]
+        return (
+            dict(zip(numbers, ends.behind.tolist(), strict=True)),
+            dict(zip(numbers, ends.doubts.tolist(), strict=True)),
+        )
 
     def _curve(self, trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[float, float]:
         sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
@@ -161,6 +177,19 @@ class CellRacePruner(optuna.pruners.BasePruner):
 def key_of(trial: FrozenTrial) -> str:
     """Name the hyperparameters of a trial, the same in every group."""
     return pruners.key_of(trial.params) or str(trial.number)
+
+
+def expected_improvement(ahead: float, doubt: float) -> float:
+    """Return the expected value of what lies above 0 of a normal variable (Jones et al. 1998, eq. 15).
+
+    Args:
+        ahead: its mean.
+        doubt: its standard deviation; infinite where nothing is known, and then so is the improvement.
+    """
+    if not 0 < doubt < math.inf:
+        return max(ahead, 0.0) if doubt == 0 else math.inf
+    normal = NormalDist()
+    return doubt * normal.pdf(ahead / doubt) + ahead * normal.cdf(ahead / doubt)
 
 
 def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standing:

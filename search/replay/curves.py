@@ -24,17 +24,25 @@ class Curve:
         costs: float64 (rows,), of each row alone.
         restarts: whether each row is a training of its own (with more data, say) instead of going on from the one
             before: then only the rows that are looked at cost anything.
+        outcome: what a choice of this trial is judged by, larger is better: its value on a test set, say. None: its
+            value at the end.
     """
 
     epochs: np.ndarray
     values: np.ndarray
     costs: np.ndarray
     restarts: bool = False
+    outcome: float | None = None
 
     @property
     def final(self) -> float:
         """The value at the end."""
         return float(self.values[-1])
+
+    @property
+    def worth(self) -> float:
+        """What a choice of this trial is judged by."""
+        return self.final if self.outcome is None else self.outcome
 
     def rows_until(self, epoch: int) -> int:
         """Count the rows up to an epoch."""
@@ -50,7 +58,7 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
 
     Args:
         path: a table with the columns group, trial, epoch, value and optionally cost (of each row alone; 1 where
-            it is missing), or a study folder with a ledger.
+            it is missing) and outcome (in the last row of a trial, see `Curve`), or a study folder with a ledger.
         minimize: whether smaller values are better; a study folder knows it itself.
         restarts: see `Curve`.
 
@@ -73,24 +81,31 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise StudyError(f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost]")
-    table = table.assign(cost=table.get("cost", 1.0))
-    numbers = table[["epoch", "value", "cost"]].apply(pd.to_numeric, errors="coerce")
-    broken = numbers.isna().any(axis=1) | (numbers["cost"] < 0)
+    table = table.assign(cost=table.get("cost", 1.0), outcome=table.get("outcome", table["value"]))
+    numeric = ["epoch", "value", "cost", "outcome"]
+    numbers = table[numeric].apply(pd.to_numeric, errors="coerce")
+    last = numbers["epoch"] == numbers.groupby([table["group"], table["trial"]])["epoch"].transform("max")
+    broken = numbers[numeric[:3]].isna().any(axis=1) | (numbers["outcome"].isna() & last) | (numbers["cost"] < 0)
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
         raise StudyError(
-            f"{name}, row {row + 2}: {dict(table.iloc[row])}: epoch, value and cost must be numbers, cost not negative "
-            f"({int(broken.sum())} such rows); leave rows without a value out"
+            f"{name}, row {row + 2}: {dict(table.iloc[row])}: epoch, value and cost must be numbers, cost not "
+            f"negative, and so must the outcome in a trial's last row ({int(broken.sum())} such rows); leave rows "
+            "without a value out"
         )
     if table.duplicated(["group", "trial", "epoch"]).any():
         row = int(np.flatnonzero(table.duplicated(["group", "trial", "epoch"]))[0])
         raise StudyError(f"{name}, row {row + 2}: the same group, trial and epoch stand in an earlier row")
-    table[["epoch", "value", "cost"]] = numbers
+    table[numeric] = numbers
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
         curve = Curve(
-            rows["epoch"].to_numpy(np.int64), sign * rows["value"].to_numpy(), rows["cost"].to_numpy(), restarts
+            rows["epoch"].to_numpy(np.int64),
+            sign * rows["value"].to_numpy(),
+            rows["cost"].to_numpy(),
+            restarts,
+            sign * float(rows["outcome"].iloc[-1]),
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups

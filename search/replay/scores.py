@@ -1,6 +1,6 @@
 """Cost and regret of policies over recorded groups, with bootstrap intervals over the groups."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ class Score:
 
     Attributes:
         costs: float64 (groups,), share of the full grid's cost, mean over seeds.
-        regrets: float64 (groups, seeds): best end of the group minus the end of the chosen trial.
+        regrets: float64 (groups, seeds): what the full grid would have chosen minus what was chosen, each by its
+            outcome (`Curve.worth`). Where that is another set than the one that chooses, it may be negative.
         epochs: rows trained in all, mean over seeds.
         unfinished: groups that were left without a finished run, mean over seeds.
     """
@@ -69,11 +70,11 @@ def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group]
         paid, missed = [], []
         for seed in range(seeds):
             replayed = policies[group_name](group, np.random.default_rng(seed))
-            ends = [group[trial].final for trial in replayed.finished(group)]
-            unfinished += not ends
+            finished = replayed.finished(group)
+            unfinished += not finished
             # Without a finished run one has to take the best of what was seen, at the value it would have ended with.
-            chosen = max(ends) if ends else _best_seen(group, replayed.rows)
-            missed.append(max(curve.final for curve in group.values()) - chosen)
+            chosen = _best(group, finished) if finished else _best_seen(group, replayed.rows)
+            missed.append(group[_best(group, group)].worth - group[chosen].worth)
             paid.append(replayed.cost / whole)
             epochs += sum(replayed.rows.values())
         costs.append(float(np.mean(paid)))
@@ -81,6 +82,9 @@ def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group]
     return Score(name, np.array(costs), np.array(regrets), epochs / seeds, unfinished / seeds)
 
 
-def _best_seen(group: Group, rows: Mapping[str, int]) -> float:
-    best = max(rows, key=lambda trial: group[trial].values[rows[trial] - 1])
-    return group[best].final
+def _best(group: Group, trials: Iterable[str]) -> str:
+    return max(sorted(trials), key=lambda trial: group[trial].final)
+
+
+def _best_seen(group: Group, rows: Mapping[str, int]) -> str:
+    return max(rows, key=lambda trial: group[trial].values[rows[trial] - 1])
