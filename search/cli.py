@@ -24,6 +24,7 @@ DataRoot = Annotated[
     list[str] | None,
     typer.Option(metavar="SOURCE=PATH", help="A data set's folder, or its address (s3://…); may be repeated."),
 ]
+Weights = Annotated[Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 STORAGE = Path("storage")
 PROBE_STEPS = 20
@@ -80,9 +81,7 @@ def run(
     study: Study,
     storage: Storage = STORAGE,
     data_root: DataRoot = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")
-    ] = None,
+    weights: Weights = None,
     address: Annotated[str | None, typer.Option(help="Head of a running Ray cluster; default: this machine.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of this machine to use.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try trials again that failed in an earlier run.")] = False,
@@ -191,9 +190,7 @@ def promote(
     study: Study,
     storage: Storage = STORAGE,
     data_root: DataRoot = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="What `run --weights` was given; a probe is packaged with it.")
-    ] = None,
+    weights: Weights = None,
     dry_run: Annotated[bool, typer.Option(help="Judge, and change nothing.")] = False,
     as_json: Json = False,
 ) -> None:

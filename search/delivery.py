@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Protocol
 
 from search import ledger
 from search.ledger import Event
-from search.study_folder import StudyFolder
+from search.study_folder import StudyFolder, replace_file
 
 LOG = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class Delivery:
         return int(json.loads(path.read_text())["offset"]) if path.exists() else 0
 
     def _save_cursor(self, offset: int) -> None:
-        _replace(self._folder.delivery, json.dumps({"offset": offset}))
+        replace_file(self._folder.delivery, json.dumps({"offset": offset}).encode())
 
 
 def _batches(events: list[Event], size: int) -> Iterable[list[Event]]:
@@ -139,9 +138,3 @@ def epochs_by_trial(events: Iterable[Event]) -> Iterable[tuple[str, str, list[Ev
         for trial, own in trials.items():
             for kind, same in groupby(own, key=lambda event: str(event["kind"])):
                 yield kind, trial, list(same)
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_suffix(".tmp")
-    aside.write_text(text)
-    aside.replace(path)

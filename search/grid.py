@@ -11,10 +11,9 @@ from datasets import preprocessing, sources
 from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
 from search.study_config import StudyConfig
-from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range
+from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, is_whole
 from trainers import adaptations, initializations, tasks
 from trainers.network_plan import Refusal as Refused
-from trainers.recipes import Recipe
 from trainers.trial import TrialConfig
 
 
@@ -145,12 +144,6 @@ def _product_of_values(study: StudyConfig) -> Iterator[dict[str, Any]]:
 def _first_point(study: StudyConfig) -> dict[str, Any]:
     """Return some searched values, to see whether a cell can be at all."""
     return {name: _number(name, s.low) if isinstance(s, Range) else s[0] for name, s in study.search.items()}
-
-
-def is_whole(name: str) -> bool:
-    """Say whether a setting is a whole number, e.g. `batch_size`."""
-    fields = {**TrialConfig.model_fields, **Recipe.model_fields, **DatasetConfig.model_fields}
-    return name in fields and fields[name].annotation in (int, int | None)
 
 
 def _number(name: str, value: float) -> float:

@@ -55,6 +55,8 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         )
     except (OSError, RuntimeError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
+        if address is None:
+            raise StudyError(f"Ray does not start on this machine ({reason}); its logs are in /tmp/ray") from None
         raise StudyError(
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head`, "
             "or give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on its head"

@@ -20,7 +20,7 @@ from search.errors import StudyError
 from search.grid import Cell, Grid
 from search.pruning import OPTUNA_STATE
 from search.study_config import StudyConfig
-from search.study_sections import Range, Sampling
+from search.study_sections import Range, Sampling, is_whole
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
 
@@ -148,7 +148,7 @@ def _as_optuna(
 def _distribution(name: str, space: Range | list[Any]) -> BaseDistribution:
     if isinstance(space, list):
         return CategoricalDistribution(space)
-    if grid.is_whole(name):
+    if is_whole(name):
         return IntDistribution(round(space.low), round(space.high), log=space.log)
     return FloatDistribution(space.low, space.high, log=space.log)
 
@@ -164,4 +164,4 @@ def _spread(name: str, space: Range | list[Any], count: int) -> list[Any]:
         return [space[n % len(space)] for n in range(count)]
     between = np.geomspace if space.log else np.linspace
     values = (float(value) for value in between(space.low, space.high, count))
-    return [round(value) if grid.is_whole(name) else _rounded(value, space) for value in values]
+    return [round(value) if is_whole(name) else _rounded(value, space) for value in values]

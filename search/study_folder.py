@@ -96,3 +96,10 @@ def lock(folder: StudyFolder) -> Iterator[None]:
         yield
     finally:
         guard.release()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that is either as it was or whole: a reader, or a kill, never meets half of it."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_bytes(content)
+    aside.replace(path)

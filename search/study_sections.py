@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from datasets.dataset_config import DatasetConfig
 from trainers.recipes import Recipe
@@ -217,13 +218,26 @@ class Budget(Section):
 
 def coerced(name: str, values: list[Any]) -> list[Any]:
     """Turn values into the setting's type: PyYAML reads `1e-4` as text."""
-    for model in (Recipe, DatasetConfig, TrialConfig):
-        field = model.model_fields.get(name)
-        if field is not None and name not in {"dataset", "recipe"}:
-            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
-            try:
-                return [adapter.validate_python(value) for value in values]
-            except ValidationError as found:
-                first = found.errors()[0]
-                raise ValueError(f"{name}: {first['msg']}, found {first['input']!r}") from None
-    return values
+    field = _field(name)
+    if field is None:
+        return values
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+    try:
+        return [adapter.validate_python(value) for value in values]
+    except ValidationError as found:
+        first = found.errors()[0]
+        raise ValueError(f"{name}: {first['msg']}, found {first['input']!r}") from None
+
+
+def is_whole(name: str) -> bool:
+    """Say whether a setting is a whole number, e.g. `batch_size`."""
+    field = _field(name)
+    return field is not None and field.annotation in (int, int | None)
+
+
+def _field(name: str) -> FieldInfo | None:
+    """Return the declaration of a setting that an axis or the search may name."""
+    if name in {"dataset", "recipe"}:
+        return None
+    models = (Recipe, DatasetConfig, TrialConfig)
+    return next((model.model_fields[name] for model in models if name in model.model_fields), None)

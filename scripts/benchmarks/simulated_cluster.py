@@ -7,7 +7,6 @@ together anew for each cell by a seeded draw, else made up. An epoch takes as lo
 
 import heapq
 import io
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -198,6 +197,5 @@ def _opening(entries: list[Entry]) -> list[dict[str, Any]]:
     ]
     fields = {"axes": {}, "seed": 0, "config": {}, "dataset_key": "k"}
     return events + [
-        json.loads(json.dumps({"kind": "trial", "trial": e.trial, "cell": e.cell, "searched": e.searched, **fields}))
-        for e in entries
+        {"kind": "trial", "trial": e.trial, "cell": e.cell, "searched": dict(e.searched), **fields} for e in entries
     ]

@@ -10,7 +10,7 @@ from search.errors import StudyError
 from search.grid import Grid
 from search.report import figures, files, page, summary, tables
 from search.study_config import StudyConfig
-from search.study_folder import StudyFolder
+from search.study_folder import StudyFolder, replace_file
 from search.study_state import StudyState
 
 show = tables.show
@@ -45,7 +45,7 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
     outdated = set(_files(folder)) - set(found["files"])
     written[MARKER] = json.dumps(found).encode()
     for name, content in written.items():
-        _replace(folder.report / name, content)
+        replace_file(folder.report / name, content)
     for name in outdated:  # a figure of cells that are no longer asked for
         (folder.report / name).unlink(missing_ok=True)
 
@@ -108,9 +108,3 @@ def _files(folder: StudyFolder) -> list[str]:
     path = folder.report / MARKER
     names = json.loads(path.read_text()).get("files", []) if path.is_file() else []
     return [name for name in names if name == Path(name).name]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -1,7 +1,6 @@
 """The recipes of scripts/cluster, as far as one machine can carry them out: real Ray nodes, made-up Slurm commands."""
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -152,4 +151,3 @@ def test_the_kubernetes_manifest_is_closed_and_shares_what_must_be_shared():
 def test_the_image_holds_what_a_search_needs():
     copied = [line.split()[-2] for line in (RECIPES / "Containerfile").read_text().splitlines() if "COPY" in line]
     assert {"datasets", "trainers", "mlflow_server", "search"} <= set(copied)
-    assert shutil.which("bash")
