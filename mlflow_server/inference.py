@@ -210,9 +210,16 @@ def _content(image: Any) -> bytes:
     if not isinstance(image, str):
         raise ValueError(f"an image is bytes, base64 text, a pathlib.Path or an array, not {type(image).__name__}")
     try:
-        return base64.b64decode("".join(image.split()), validate=True)
+        return _from_base64(image)
     except binascii.Error:
         raise ValueError("text is read as base64, and this is none; give the path of a file as pathlib.Path") from None
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:  # it may stand in lines; looking for them in every film costs a third again
+        return base64.b64decode("".join(text.split()), validate=True)
 
 
 set_model(ImageScorer())  # where MLflow looks for what this file is about

@@ -11,6 +11,7 @@ import urllib.request
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -108,9 +109,13 @@ def answers(address):
 
 
 def ask(address, content):
+    return send(address, json.dumps(content).encode(), "application/json")
+
+
+def send(address, body, content_type):
     """Return status and JSON of the answer."""
-    request = urllib.request.Request(f"{address}/invocations", json.dumps(content).encode())
-    request.add_header("Content-Type", "application/json")
+    request = urllib.request.Request(f"{address}/invocations", body)
+    request.add_header("Content-Type", content_type)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -127,6 +132,15 @@ def test_a_film_is_scored_over_http(promoted, served):
     assert np.abs(np.array([list(row.values()) for row in rows]) - stored[:3]).max() < 1e-5
 
 
+def test_films_are_scored_as_a_parquet_table_over_http(promoted, served):
+    paths, stored = films_of_single_cases(promoted)
+    table = pd.DataFrame({"image": [path.read_bytes() for path in paths[:3]]})
+    status, answer = send(served, table.to_parquet(), "application/vnd.apache.parquet")
+    assert status == 200
+    rows = answer["predictions"]
+    assert np.abs(np.array([list(row.values()) for row in rows]) - stored[:3]).max() < 1e-5
+
+
 def test_decisions_are_given_over_http(promoted, served, model):
     path = films_of_single_cases(promoted)[0][0]
     content = base64.b64encode(path.read_bytes()).decode()
@@ -140,9 +154,13 @@ def test_decisions_are_given_over_http(promoted, served, model):
 def test_a_client_cannot_name_a_file_of_the_server(promoted, served):
     path = films_of_single_cases(promoted)[0][0]
     for text in (str(path), f"file://{path}", "/etc/passwd"):
-        status, answer = ask(served, {"inputs": [text]})
-        assert status == 400
-        assert "image 0: text is read as base64" in json.dumps(answer)
+        table = pd.DataFrame({"image": [text]}).to_parquet()
+        for status, answer in (
+            ask(served, {"inputs": [text]}),
+            send(served, table, "application/vnd.apache.parquet"),
+        ):
+            assert status == 400
+            assert "image 0: text is read as base64" in json.dumps(answer)
 
 
 def test_what_is_no_image_is_refused_over_http(served):
