@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays together where two processes run the tests, the longest first.
+
+    Those that start clusters and kill processes run one after the other in one process; of the others each file is
+    one piece, since its tests share what they train.
+    """
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    for item in items:
+        alone = "end_to_end" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("end_to_end" if alone else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real data sets; a test that needs them skips where they are absent."""
