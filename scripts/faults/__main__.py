@@ -108,6 +108,7 @@ class Disturbance:
         rng: of the moments.
         done: kills by target so far.
         acknowledged: epochs that a ledger held before a kill.
+        saved: when each trial's checkpoint after an epoch was seen to be written; twice means it was trained twice.
     """
 
     around: Surroundings
@@ -116,6 +117,7 @@ class Disturbance:
     say: Any
     done: Counter[str] = field(default_factory=Counter)
     acknowledged: dict[tuple[str, int], Event] = field(default_factory=dict)
+    saved: dict[tuple[str, str], set[int]] = field(default_factory=dict)
 
     @property
     def targets(self) -> list[str]:
@@ -133,7 +135,7 @@ class Disturbance:
         Raises:
             RuntimeError: a driver gave up that nobody had killed, or the study does not end.
         """
-        self.acknowledged = {}
+        self.acknowledged, self.saved = {}, {}
         deadline = time.monotonic() + SECONDS_OF_A_STUDY
         driver = self.around.driver(study)
         while driver.poll() is None:
@@ -142,11 +144,18 @@ class Disturbance:
                 raise RuntimeError(f"the study does not end: {_end_of(study)}")
             moment = time.monotonic() + self.rng.uniform(*SECONDS_BETWEEN_KILLS)
             while time.monotonic() < moment and driver.poll() is None:
+                self._look(study)
                 time.sleep(0.02)
             if not self.over and driver.poll() is None and self._searching(study):
                 driver = self._kill(study, driver)
         if driver.returncode != 0:
             raise RuntimeError(f"a driver ended with {driver.returncode}: {_end_of(study)}")
+
+    def _look(self, study: Study) -> None:
+        with contextlib.suppress(FileNotFoundError):  # checkpoints come and go; the next look sees what stays
+            for progress in study.trials.glob("*/last-*-000000*/progress.json"):
+                trial, epoch = progress.parts[-3], progress.parts[-2].split("-")[1]
+                self.saved.setdefault((trial, epoch), set()).add(progress.stat().st_mtime_ns)
 
     def _searching(self, study: Study) -> bool:
         events = study.events()
@@ -200,7 +209,7 @@ def inflict(kills: int, seed: int, say: Any) -> list[Findings]:
         while not disturbance.over:
             study = around.study(f"disturbed-{len(found) + 1}")
             disturbance.run(study)
-            found.append(examine(study, table, disturbance.acknowledged))
+            found.append(examine(study, table, disturbance.acknowledged, disturbance.saved))
             say(f"study {len(found)} ended; kills so far: {dict(disturbance.done)}")
     return found
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class Study:
         """Return what its ledger holds."""
         return list(ledger.read(self.storage / "faults" / "ledger.jsonl").events)
 
+    @property
+    def trials(self) -> Path:
+        """Folder of its trials' checkpoints."""
+        return self.storage / "faults" / "trials"
+
     def report(self) -> str:
         """Return its final table without what a machine measures of itself, as text."""
         words = self.command("report", "--json")
@@ -67,13 +72,19 @@ class Findings:
         (self.checks if holds else self.wrong).append(told)
 
 
-def examine(study: Study, undisturbed: str, acknowledged: Mapping[tuple[str, int], Event]) -> Findings:
+def examine(
+    study: Study,
+    undisturbed: str,
+    acknowledged: Mapping[tuple[str, int], Event],
+    saved: Mapping[tuple[str, str], Collection[int]],
+) -> Findings:
     """Hold a finished study against an undisturbed one and against itself.
 
     Args:
         study: that was disturbed.
         undisturbed: report of the other.
         acknowledged: epochs that its ledger held before some kill, by (trial, epoch).
+        saved: when the checkpoint after an epoch was written, by (trial, epoch), as often as that was seen.
     """
     found = Findings([], [])
     events = study.events()
@@ -82,6 +93,12 @@ def examine(study: Study, undisturbed: str, acknowledged: Mapping[tuple[str, int
     lost = [key for key, event in acknowledged.items() if told.get(key) != event]
     found.expect(not lost, f"{len(acknowledged) - len(lost)} of {len(acknowledged)} acknowledged epochs are there")
     found.expect(len(epochs) == len(set(epochs)), f"{len(epochs)} epochs, none told twice")
+    again = Counter(trial for (trial, _), times in saved.items() for _ in range(len(times) - 1))
+    starts = Counter(event["trial"] for event in events if event["kind"] == "started")
+    too_many = {trial for trial, count in again.items() if count > starts[trial] - 1}
+    found.expect(
+        not too_many, f"{again.total()} of {len(saved)} epochs trained twice, at most one each time a trial began"
+    )
     ends = {event["trial"]: event["state"] for event in events if event["kind"] == "ended"}
     failed = {event["reason"] for event in events if event["kind"] == "ended" and event["state"] == "FAILED"}
     found.expect(not failed, f"failed trials: {'; '.join(sorted(failed)) or 'none'}")
