@@ -24,6 +24,7 @@ from search.resources import Node, Slot
 TOKEN = Path.home() / ".ray" / "auth_token"
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_FOR_A_NODE = 60.0
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @contextmanager
@@ -39,20 +40,15 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
     """
     # Not Ray's `working_dir`: it unpacks the code on each node, and a node or driver killed at that moment leaves half
     # of it behind for those that come after. The code lies where the storage does: on a path that all nodes share.
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}}
-    own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
         host, _, port = (address or "").rpartition(":")
         if host and port.isdigit() and "/" not in host:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        # A bare init() may join somebody else's cluster; "local" never does.
-        ray.init(
-            address=address or "local",
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **own,
-        )
+        if address is None:
+            _start(path, cpus)
+        else:
+            ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **QUIET)
     except (OSError, RuntimeError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         if address is None:
@@ -72,6 +68,24 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _start(path: str, cpus: int | None) -> None:
+    """Start a private cluster whose workers import from `path`.
+
+    They inherit it. With a `runtime_env` the workers that Ray starts ahead would be of no use to anybody, and the first
+    trial of each slot would wait for another one, more than a second.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = path
+    try:
+        # A bare init() may join somebody else's cluster; "local" never does.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _check_code() -> None:
