@@ -15,7 +15,7 @@ from mlflow_server.errors import TrackingError
 from mlflow_server.garbage import collect
 from mlflow_server.object_store import ensure_bucket
 from mlflow_server.server_config import ServerConfig
-from scripts.services import free_port
+from scripts.services import free_port, listens
 from tests.mlflow_server.conftest import answers
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install '.[server]'")
@@ -33,6 +33,10 @@ def store(tmp_path_factory):
         stderr=subprocess.DEVNULL,
         cwd=tmp_path_factory.mktemp("s3"),
     )
+    deadline = time.monotonic() + 60
+    while not listens(port):
+        assert running.poll() is None and time.monotonic() < deadline, "the S3 server does not start"
+        time.sleep(0.1)
     surroundings = {
         "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "user",
