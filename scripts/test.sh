@@ -11,4 +11,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder --cov=datasets --cov=trainers --cov=mlflow_server --cov=search --cov-report=term:skip-covered "$@"
+python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --cov=datasets --cov=trainers --cov=mlflow_server --cov=search --cov-report=term:skip-covered "$@"
