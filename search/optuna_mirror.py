@@ -6,6 +6,7 @@ Decisions never read it: SQLite takes about 15 ms a report and breaks under seve
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -30,7 +31,7 @@ class OptunaMirror:
 
     def __init__(self, folder: StudyFolder, pruning: Pruning, told: Sequence[Event]):
         folder.path.mkdir(parents=True, exist_ok=True)
-        self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder.optuna.resolve()}")
+        self._storage = _opened(folder.optuna.resolve())
         self._state = StudyState.of(told)
         self._folder = folder
         self._pruning = pruning
@@ -84,6 +85,19 @@ class OptunaMirror:
     def _distribution(self, progress: TrialProgress, key: str) -> Any:
         values: Sequence[Any] = [other.searched[key] for other in self._state.trials.values() if key in other.searched]
         return distribution(values)
+
+
+def _opened(path: Path) -> optuna.storages.RDBStorage:
+    """Open the file; a new one is made aside, since a kill between its tables and its indices would be for good.
+
+    Without the index of unique names, Optuna would make a study again instead of loading it.
+    """
+    if not path.exists():
+        aside = path.with_name(f".{path.name}.tmp")
+        aside.unlink(missing_ok=True)
+        optuna.storages.RDBStorage(f"sqlite:///{aside}").engine.dispose()
+        aside.replace(path)
+    return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 
 def group_of(progress: TrialProgress, pruning: Pruning) -> str:
