@@ -84,11 +84,11 @@ def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[s
             yield f"fine-tuning curves, {len(drawn)} cells of {size}", drawn, frozenset(drawn)
     lcdb = importlib.util.find_spec("lcdb")
     if lcdb is not None and lcdb.origin is not None:
-        path = Path(lcdb.origin).parent / "database-auc.csv"
-        groups = curves.of_table(_lcdb(pd.read_csv(path)), name="lcdb", restarts=True)
+        scores = pd.read_csv(Path(lcdb.origin).parent / "database-auc.csv")
+        groups = curves.of_table(_lcdb(scores), name="lcdb", restarts=True)
         judged = frozenset(groups) - _tuned(groups)
         yield f"LCDB, {len(judged)} of {len(groups)} data sets", groups, judged
-        groups = curves.of_table(_lcdb_split(path), name="lcdb", restarts=True)
+        groups = curves.of_table(_lcdb(_first_split(scores), judged_by="score_test"), name="lcdb", restarts=True)
         yield ON_TEST, groups, frozenset(groups)
 
 
@@ -119,10 +119,9 @@ def medquicktune(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(curves.COLUMNS))
 
 
-def _lcdb_split(path: Path) -> pd.DataFrame:
-    """Keep LCDB's first split: a choice is made on one validation set and judged on a test set, as in practice."""
-    scores = pd.read_csv(path)
-    return _lcdb(scores[(scores["outer_seed"] == 0) & (scores["inner_seed"] == 0)], judged_by="score_test")
+def _first_split(scores: pd.DataFrame) -> pd.DataFrame:
+    """Keep one split: a choice is made on one validation set and judged on one test set, as in practice."""
+    return scores[(scores["outer_seed"] == 0) & (scores["inner_seed"] == 0)]
 
 
 def _lcdb(scores: pd.DataFrame, judged_by: str = "score_valid") -> pd.DataFrame:

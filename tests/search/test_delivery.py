@@ -46,16 +46,22 @@ def delivered(folder, receiver, *, patience=10.0):
     return found.finish(patience=patience)
 
 
-def test_events_arrive_once_and_in_order(folder):
+def one_by_one(folder, count, pause=0.0):
+    """Append events while a delivery runs, and return who was told."""
     receiver = Memory()
     with Ledger(folder.ledger) as opened:
         found = Delivery(folder, lambda told: [receiver])
         found.start()
-        for n in range(50):
+        for n in range(count):
             opened.append(*events(n))
             found.notify()
+            time.sleep(pause)
         assert found.finish() == 0
-    assert receiver.told == list(range(50))
+    return receiver
+
+
+def test_events_arrive_once_and_in_order(folder):
+    assert one_by_one(folder, 50).told == list(range(50))
 
 
 def test_a_tracker_that_is_away_gets_everything_later_in_order(folder):
@@ -119,15 +125,7 @@ def test_the_cursor_never_stands_inside_a_record(folder):
 
 def test_events_that_come_one_by_one_are_told_together(folder, monkeypatch):
     monkeypatch.setattr(delivery, "SECONDS_TO_GATHER", 0.5)
-    receiver = Memory()
-    with Ledger(folder.ledger) as opened:
-        found = Delivery(folder, lambda told: [receiver])
-        found.start()
-        for n in range(20):
-            opened.append(*events(n))
-            found.notify()
-            time.sleep(0.001)
-        assert found.finish() == 0
+    receiver = one_by_one(folder, 20, pause=0.001)
     assert receiver.told == list(range(20))
     assert receiver.calls <= 2
 
