@@ -97,8 +97,8 @@ def _effect(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:
     interval = "" if average["low"] is None else f", interval {average['low']:+.4f} to {average['high']:+.4f}"
     return (
         f"{axis}: {value} − {against} is {average['difference']:+.4f} {spoken(primary(found))} on average over "
-        f"{average['pairs']} pairs of cells{interval}; after Holm's correction {higher} "
-        f"of the pairs are higher and {len(rows) - higher} lower."
+        f"{average['pairs']} pairs of cells{interval}; pairs that differ after Holm's correction: "
+        f"{higher} higher, {len(rows) - higher} lower."
     )
 
 
