@@ -3,7 +3,9 @@
 What carries over between groups of the same study, or between data sets, is which hyperparameters do well in the
 end and how far early differences shrink or grow. Groups differ in that, so the past is weighted: a group whose
 trials stood as these do counts most. From the weighted past a ridge regression takes each trial from where it stands
-to where it finishes.
+to where it finishes. Every past group is also foreseen from the others alone: what that gets right is the share of a
+foreseen move that is believed, and what it misses by is the doubt. Few groups, or groups unlike each other, therefore
+teach little, and do not teach certainty.
 
 All of it is in units of each group's own spread, because one group's AUROCs lie between 0.6 and 0.9 and another's
 between 0.98 and 0.99.
@@ -131,12 +133,13 @@ class Endings:
             weights.append(np.full(len(then.keys), np.exp(-apart / (2 * LIKENESS**2)) + 1e-6))
         if not design:
             return Ends(now.behind(rung), np.full(len(rows), np.inf))
+        ridge = _Ridge(design, moves, weights, len(keys))
         seen, moved, weight = np.vstack(design), np.concatenate(moves), np.concatenate(weights)
-        fitted = _ridge(seen, moved, weight, len(keys))
+        foreseen = np.concatenate([features @ ridge.without(left) for left, features in enumerate(design)])
+        trust = _trust(foreseen, moved, weight)
         features = _features(now, rung, unit, keys)
-        squares = (moved - seen @ fitted) ** 2
-        doubts = np.sqrt(_of_keys(squares, seen, features, weight, len(keys)))
-        return Ends(now.behind(rung) + unit * (features @ fitted), unit * doubts)
+        doubts = np.sqrt(_of_keys((moved - trust * foreseen) ** 2, seen, features, weight, len(keys)))
+        return Ends(now.behind(rung) + unit * trust * (features @ ridge.whole()), unit * doubts)
 
 
 def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
@@ -185,12 +188,45 @@ def _by_key(standings: Standings, rung: int, unit: float) -> dict[str, float]:
     return {key: float(gap) for key, gap in zip(standings.keys, gaps, strict=True) if not np.isnan(gap)}
 
 
-def _ridge(design: np.ndarray, moves: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:
-    weighted = design * (weights / weights.mean())[:, None]
-    shape = design.shape[1] - 1 - keys
-    penalty = np.diag([PENALTY_OF_SHAPE] * shape + [PENALTY_OF_KEY] * keys + [1e-9])
-    solution: np.ndarray = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ moves)
-    return solution
+class _Ridge:
+    """A weighted ridge regression over groups, as a whole and without any one of them.
+
+    Args:
+        design: float64 (trials, features) of each group.
+        moves: float64 (trials,) of each group, what is to be foreseen.
+        weights: float64 (trials,) of each group.
+        keys: how many of the features, ahead of the last, name keys.
+    """
+
+    def __init__(
+        self, design: Sequence[np.ndarray], moves: Sequence[np.ndarray], weights: Sequence[np.ndarray], keys: int
+    ):
+        mean = np.concatenate(weights).mean()
+        weighted = [features * (weight / mean)[:, None] for features, weight in zip(design, weights, strict=True)]
+        self._squares = np.array([w.T @ features for w, features in zip(weighted, design, strict=True)])
+        self._products = np.array([w.T @ moved for w, moved in zip(weighted, moves, strict=True)])
+        shape = design[0].shape[1] - 1 - keys
+        penalty = np.diag([PENALTY_OF_SHAPE] * shape + [PENALTY_OF_KEY] * keys + [1e-9])
+        self._square, self._product = self._squares.sum(axis=0) + penalty, self._products.sum(axis=0)
+
+    def whole(self) -> np.ndarray:
+        """Return the coefficients from all groups, (features,)."""
+        found: np.ndarray = np.linalg.solve(self._square, self._product)
+        return found
+
+    def without(self, group: int) -> np.ndarray:
+        """Return the coefficients from all groups but one, (features,)."""
+        found: np.ndarray = np.linalg.solve(self._square - self._squares[group], self._product - self._products[group])
+        return found
+
+
+def _trust(foreseen: np.ndarray, moved: np.ndarray, weights: np.ndarray) -> float:
+    """Return the share of a foreseen move to believe in, 0 to 1: least squares of what came over what was foreseen.
+
+    Far moves count as `FARTHEST`: one trial that collapsed would otherwise decide.
+    """
+    told, came = (np.clip(moves, -FARTHEST, FARTHEST) for moves in (foreseen, moved))
+    return float(np.clip((weights * told) @ came / max((weights * told) @ told, 1e-12), 0, 1))
 
 
 def _of_keys(squares: np.ndarray, seen: np.ndarray, asked: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:

@@ -24,8 +24,9 @@ class Curve:
         costs: float64 (rows,), of each row alone.
         restarts: whether each row is a training of its own (with more data, say) instead of going on from the one
             before: then only the rows that are looked at cost anything.
-        outcome: what a choice of this trial is judged by, larger is better: its value on a test set, say. None: its
-            value at the end.
+        outcome: what a choice of this trial is judged by, larger is better: its value on a test set, say. None: what
+            it is chosen by.
+        best: what it is chosen by once it has finished, if that is not its value at the end: its best epoch's.
     """
 
     epochs: np.ndarray
@@ -33,11 +34,12 @@ class Curve:
     costs: np.ndarray
     restarts: bool = False
     outcome: float | None = None
+    best: float | None = None
 
     @property
     def final(self) -> float:
-        """The value at the end."""
-        return float(self.values[-1])
+        """What the finished trial is chosen by."""
+        return float(self.values[-1]) if self.best is None else self.best
 
     @property
     def worth(self) -> float:
@@ -112,17 +114,20 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
 
 
 def _of_study(folder: Path) -> dict[str, Group]:
-    """Take the trials that trained to their end; a pruned one has no end to be compared."""
+    """Take the trials that trained to their end, each at its best epoch, as the study itself chooses among them.
+
+    A pruned trial has no end to be compared.
+    """
     state = StudyState.of(ledger.read(folder / "ledger.jsonl").events)
     sign = state.declaration.sign
     groups: dict[str, Group] = {}
     for progress in state.trials.values():
         found = progress.curve
-        if progress.state is TrialState.COMPLETE and found:
+        if progress.state is TrialState.COMPLETE and progress.result and progress.result.best_value is not None:
             epochs = np.array(sorted(found), dtype=np.int64)
             values = sign * np.array([found[int(epoch)] for epoch in epochs])
             groups.setdefault(progress.cell, {})[f"{progress.point}, seed={progress.seed}"] = Curve(
-                epochs, values, np.ones(len(epochs))
+                epochs, values, np.ones(len(epochs)), best=sign * progress.result.best_value
             )
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")

@@ -38,6 +38,7 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
         "differences.csv": files.differences_csv(found),
         "averages.csv": files.averages_csv(found),
         "subgroups.csv": files.subgroups_csv(found),
+        "curves.csv": files.curves_csv(found),
     }
     written |= {name: text.encode() for name, text in texts.items() if text is not None}
     found["provenance"]["made_from"] = _made_from(study, state)

@@ -83,6 +83,21 @@ def subgroups_csv(found: dict[str, Any]) -> str:
     return _csv({**cell["axes"], **row, "trial": cell["trial"]} for cell in found["cells"] for row in cell["subgroups"])
 
 
+def curves_csv(found: dict[str, Any]) -> str:
+    """One row per trial and epoch: what `search replay` reads, and how far the trial came."""
+    return _csv(
+        {
+            "group": trial["cell"],
+            "trial": f"{tables.point(trial)}, seed={trial['seed']}",
+            "epoch": int(epoch),
+            "value": value,
+            "state": trial["state"],
+        }
+        for trial in found["trials"]
+        for epoch, value in trial["curve"].items()
+    )
+
+
 def _csv(rows: Any) -> str:
     buffer = io.StringIO()
     pd.DataFrame(rows).to_csv(buffer, index=False)

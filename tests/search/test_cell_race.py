@@ -46,6 +46,13 @@ def test_stopped_trials_are_not_expected_to_end_but_still_say_whom_the_group_is_
     assert np.isfinite([ends.behind, ends.doubts]).all()
 
 
+def test_a_group_is_foreseen_without_its_own_end():
+    """Nothing foresaw the one group that is known: it is not believed, and what it did is the doubt."""
+    only = Endings([HARD], [0.25]).expected([("x", {0.25: 0.8}), ("y", {0.25: 0.7})], [True] * 2, 0)
+    assert only.behind == pytest.approx([0.0, -0.1])
+    assert only.doubts.min() > 0.05
+
+
 @pytest.mark.parametrize(("groups", "keys", "early"), [(20, "abc", True), (19, "abc", False), (20, None, False)])
 def test_the_rungs_are_early_where_many_groups_had_the_same_hyperparameters(groups, keys, early):
     past = [Past([(key, EARLY_BIRD) for key in keys or (f"{g}p", f"{g}q")]) for g in range(groups)]

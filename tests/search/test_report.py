@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from search import cli, compare, grid, report
+from search.replay import curves
 from search.report import differences, figures, page, summary, words
 from search.report.figures import cost
 from search.report.layout import Looks
@@ -126,6 +127,25 @@ def test_scores_that_are_gone_or_of_other_cases_cost_only_their_own_pairs(again)
     assert any(lost.parent.name in sentence for sentence in after["not_compared"])
     assert any("were not measured on the same cases" in sentence for sentence in after["not_compared"])
     assert "Not compared: scores.parquet of trial" in page.render(found, [])
+
+
+def test_the_recorded_curves_can_be_replayed_from_the_report(reported):
+    table = pd.read_csv(io.StringIO(reported.file("curves.csv")))
+    trials = reported.state.trials.values()
+    assert len(table) == sum(len(trial.curve) for trial in trials)
+    complete = table[table["state"] == "COMPLETE"].drop(columns="state")
+    of_table, of_study = curves.of_table(complete, name="curves.csv"), curves.load(reported.folder.path)
+    assert of_table.keys() == of_study.keys()
+    for cell, group in of_study.items():
+        assert [curve.values.tolist() for curve in of_table[cell].values()] == [
+            group[trial].values.tolist() for trial in of_table[cell]
+        ]
+
+
+def test_a_study_is_replayed_at_the_best_epochs_that_it_chooses_by(reported):
+    for cell, group in curves.load(reported.folder.path).items():
+        best = {t.result.best_value for t in reported.state.trials.values() if t.cell == cell and t.result}
+        assert max(curve.worth for curve in group.values()) == max(best)
 
 
 def test_the_papers_columns_spellings_and_percent(reported):
