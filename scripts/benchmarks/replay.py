@@ -1,14 +1,16 @@
 """Mean regret of `cell_race` against the best comparator that spends no more, on real recorded curves.
 
-Curves: fine-tuning runs of six CT and MR data sets (MedQuickTune's portfolio, where RADSWEEP_SHARED_DATA or
-../shared/data has it), and LCDB's learning curves over training-set sizes (the package `lcdb`, where it is installed).
-The rows are printed for what is there. Every policy is charged by the same code for the rows that it saw.
+Curves: a study of radsweep's own (`search/studies/pruner_curves.yaml`; its curves lie beside this file), fine-tuning
+runs of six CT and MR data sets (MedQuickTune's portfolio, where RADSWEEP_SHARED_DATA or ../shared/data has it), and
+LCDB's learning curves over training-set sizes (the package `lcdb`, where it is installed). The rows are printed for
+what is there. Every policy is charged by the same code for the rows that it saw.
 """
 
 import importlib.util
 import os
 import sys
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,8 @@ def _on_test(name: str, ours: Scored, peers: list[Scored]) -> Row:
 
 def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[str]]]:
     """Yield name, groups, and those of them that no setting was chosen on."""
+    groups = _own_study()
+    yield f"a study of our own, {len(groups)} cells of 5 learning rates", groups, frozenset(groups)
     folder = medquicktune_folder()
     if folder is not None:
         whole = curves.of_table(medquicktune(folder), name="medquicktune")
@@ -90,6 +94,15 @@ def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[s
         yield f"LCDB, {len(judged)} of {len(groups)} data sets", groups, judged
         groups = curves.of_table(_lcdb(_first_split(scores), judged_by="score_test"), name="lcdb", restarts=True)
         yield ON_TEST, groups, frozenset(groups)
+
+
+def _own_study() -> dict[str, Group]:
+    """Read the curves of `pruner_curves.yaml`, each trial at the best epoch that the study chose by."""
+    groups = curves.load(Path(__file__).with_name("pruner_curves.csv"))
+    return {
+        name: {trial: replace(curve, best=float(curve.values.max()), outcome=None) for trial, curve in group.items()}
+        for name, group in groups.items()
+    }
 
 
 def _tuned(groups: Collection[str]) -> frozenset[str]:

@@ -88,7 +88,7 @@ def curves_csv(found: dict[str, Any]) -> str:
     return _csv(
         {
             "group": trial["cell"],
-            "trial": f"{tables.point(trial)}, seed={trial['seed']}",
+            "trial": f"{tables.point(trial['searched'])}, seed={trial['seed']}",
             "epoch": int(epoch),
             "value": value,
             "state": trial["state"],
