@@ -64,7 +64,7 @@ def _search(storage: Path, slots: int, *, patients: int, epochs: int) -> tuple[f
         {
             "name": "clock",
             "axes": {"dataset": "phantom", "initialization": "random", "backbone": "test_convnext2", "resolution": 64},
-            "search": {"learning_rate": LEARNING_RATES},
+            "search": {"learning_rate": list(LEARNING_RATES)},
             "seeds": list(range(slots)),
             "data": {"phantom": {"patients": patients, "size": 64}},
             "recipe": {"epochs": epochs, "batch_size": 16},
