@@ -82,7 +82,8 @@ def _by_target(found: dict[str, Any], dataset: str) -> Picture:
     axes.set_yticks(range(len(targets)), [target.replace("_", " ") for target in targets])
     axes.invert_yaxis()
     axes.set_xlabel(f"test {spoken(primary(found))}")
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
+    if len(cells) > 1:  # a cell alone has no name that tells it from others
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
     return picture(
         figure,
         name=f"targets-{dataset}",
