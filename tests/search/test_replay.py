@@ -42,6 +42,13 @@ def test_the_full_grid_costs_all_and_regrets_nothing():
     )
 
 
+@pytest.mark.parametrize("name", ["hyperband", "successive_halving", "median", "cell_race"])
+def test_a_replay_is_the_same_every_time(name):
+    """Hyperband's brackets, too: Optuna draws them from the name of the study."""
+    one, other = (run.replay(GROUPS, {name: {}}, seeds=3)[0].as_json() for _ in range(2))
+    assert one == other
+
+
 def test_cost_and_regret_are_those_of_the_arithmetic():
     """Of two trials of 4 epochs one stops after 1: cost 5/8; it would have ended 0.1 higher."""
     group = curves.of_table(
