@@ -42,7 +42,7 @@ class ComparisonGroup:
 
     def __init__(self, pruner: optuna.pruners.BasePruner, direction: Direction, space: Mapping[str, Sequence[Any]]):
         self._pruner = pruner
-        # Optuna's Hyperband draws a trial's bracket from the study's name; without one Optuna makes up another each time.
+        # Optuna's Hyperband draws a trial's bracket from the study's name, and without one makes up another each time.
         self._study = optuna.create_study(study_name="group", direction=direction, pruner=pruner)
         self._space = {name: distribution(values) for name, values in space.items()}
         self._trials: dict[str, optuna.trial.Trial] = {}
