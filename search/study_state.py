@@ -19,7 +19,7 @@ Kinds of event (key `kind`), in the order they come:
 | closed | status, time_ms |
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,16 @@ class Use:
             self.since_ms = None
 
 
+def point_of(searched: Mapping[str, Any]) -> str:
+    """Write searched values in words, all their digits: equal words are equal values."""
+    return ", ".join(f"{name}={value}" for name, value in searched.items())
+
+
+def name_in_cell(searched: Mapping[str, Any], seed: int) -> str:
+    """Name a trial by what tells it from others of its cell, the same in every cell."""
+    return f"{point_of(searched)}, seed={seed}"
+
+
 @dataclass(slots=True)
 class TrialProgress:
     """One trial so far."""
@@ -91,7 +101,7 @@ class TrialProgress:
     @property
     def point(self) -> str:
         """The searched values in words."""
-        return ", ".join(f"{name}={value}" for name, value in self.searched.items())
+        return point_of(self.searched)
 
     @property
     def curve(self) -> dict[int, float]:

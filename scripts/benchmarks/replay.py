@@ -100,7 +100,7 @@ def _own_study() -> dict[str, Group]:
     """Read the curves of `pruner_curves.yaml`, each trial at the best epoch that the study chose by."""
     groups = curves.load(Path(__file__).with_name("pruner_curves.csv"))
     return {
-        name: {trial: replace(curve, best=float(curve.values.max()), outcome=None) for trial, curve in group.items()}
+        name: {trial: replace(curve, best=float(curve.values.max())) for trial, curve in group.items()}
         for name, group in groups.items()
     }
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from search import ledger
 from search.errors import StudyError
-from search.study_state import StudyState
+from search.study_state import StudyState, name_in_cell
 from trainers.trial import TrialState
 
 COLUMNS = ("group", "trial", "epoch", "value")
@@ -83,6 +83,7 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise StudyError(f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost]")
+    judged_apart = "outcome" in table
     table = table.assign(cost=table.get("cost", 1.0), outcome=table.get("outcome", table["value"]))
     numeric = ["epoch", "value", "cost", "outcome"]
     numbers = table[numeric].apply(pd.to_numeric, errors="coerce")
@@ -107,7 +108,7 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
             sign * rows["value"].to_numpy(),
             rows["cost"].to_numpy(),
             restarts,
-            sign * float(rows["outcome"].iloc[-1]),
+            sign * float(rows["outcome"].iloc[-1]) if judged_apart else None,
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
@@ -126,7 +127,7 @@ def _of_study(folder: Path) -> dict[str, Group]:
         if progress.state is TrialState.COMPLETE and progress.result and progress.result.best_value is not None:
             epochs = np.array(sorted(found), dtype=np.int64)
             values = sign * np.array([found[int(epoch)] for epoch in epochs])
-            groups.setdefault(progress.cell, {})[f"{progress.point}, seed={progress.seed}"] = Curve(
+            groups.setdefault(progress.cell, {})[name_in_cell(progress.searched, progress.seed)] = Curve(
                 epochs, values, np.ones(len(epochs)), best=sign * progress.result.best_value
             )
     if not groups:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from search.report import tables, words
 from search.report.layout import MACRO, datasets, primary, rows_of, short_name, spoken, varies
+from search.study_state import name_in_cell
 
 PAPER_NAMES: dict[str, dict[Any, str]] = {
     "dataset": {
@@ -88,7 +89,7 @@ def curves_csv(found: dict[str, Any]) -> str:
     return _csv(
         {
             "group": trial["cell"],
-            "trial": f"{tables.point(trial['searched'])}, seed={trial['seed']}",
+            "trial": name_in_cell(trial["searched"], trial["seed"]),
             "epoch": int(epoch),
             "value": value,
             "state": trial["state"],
