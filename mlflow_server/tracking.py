@@ -120,7 +120,9 @@ class Tracker:
             if math.isfinite(value)
         ]
         for start in range(0, len(rows), METRICS_A_BATCH):
-            self._client.log_batch(self._runs[identity], metrics=rows[start : start + METRICS_A_BATCH])
+            # The newest first: MLflow overwrites the latest of a name with every one that is newer.
+            batch = rows[start : start + METRICS_A_BATCH][::-1]
+            self._client.log_batch(self._runs[identity], metrics=batch)
 
     def tag(self, identity: str, tags: Mapping[str, Any]) -> None:
         """Set tags of a run."""
