@@ -25,11 +25,14 @@ from optuna.trial import FrozenTrial, TrialState
 from search import pruners
 from search.curve_endings import Endings, Ends, Past, recurring_keys
 
-RUNGS = (0.125, 0.25, 0.5)
-EXPONENTS = (0.7, 0.4, 0.2)
-EARLY_RUNGS = (1 / 48, 1 / 12, 1 / 3)
-EARLY_EXPONENTS = (0.55, 0.45, 0.2)
+LADDER = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2, 0.75: 0.2}
+"""Exponent by rung, a share of the epochs. Where the exponent falls no further, a trial only stops for its distance or
+for what it is expected to be worth: that costs nothing where trainings go on."""
+EARLY_LADDER = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 5: 0.45, 1 / 3: 0.2, 1 / 2: 0.2, 3 / 4: 0.2}
 """Where many groups tell how curves end, a first look says which few can win."""
+LADDER_OF_RESTARTS = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2}
+EARLY_LADDER_OF_RESTARTS = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 3: 0.2}
+"""Where every look is a training of its own, late ones cost more than they save."""
 MANY_GROUPS = 20
 """From so many on the rungs are early. Fewer, as in a search's own cheaper cells, only correct the usual ones."""
 UNTAUGHT = "value and slope"
@@ -58,8 +61,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
 
     Args:
         epochs: of a full trial.
-        rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: `EARLY_RUNGS` where
-            `past` has many groups with the same hyperparameters, else `RUNGS`.
+        rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: of the early ladder
+            where `past` has many groups with the same hyperparameters, else of the usual one.
         exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs.
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
             stops for its distance alone.
@@ -67,6 +70,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         tolerance: a trial stops if it is expected to improve on the leader by less, in units of the metric; asked
             only where other groups tell how sure that is.
         past: groups that finished, for what carries over from them.
+        restarts: whether every rung takes a training of its own, on more data, say.
     """
 
     def __init__(  # noqa: PLR0913 - they are the settings of a study file
@@ -77,12 +81,16 @@ class CellRacePruner(optuna.pruners.BasePruner):
         exponents: Sequence[float] | None = None,
         margin: float | None = 0.08,
         slope_credit: float = 0.3,
-        tolerance: float = 0.001,
+        tolerance: float = 0.0004,
         past: Sequence[Past] = (),
+        restarts: bool = False,
     ):
-        early = len(past) >= MANY_GROUPS and bool(recurring_keys(past))
-        rungs = (EARLY_RUNGS if early else RUNGS) if rungs is None else rungs
-        exponents = (EARLY_EXPONENTS if early else EXPONENTS) if exponents is None else exponents
+        if len(past) >= MANY_GROUPS and recurring_keys(past):
+            ladder = EARLY_LADDER_OF_RESTARTS if restarts else EARLY_LADDER
+        else:
+            ladder = LADDER_OF_RESTARTS if restarts else LADDER
+        rungs = tuple(ladder) if rungs is None else rungs
+        exponents = tuple(ladder.values()) if exponents is None else exponents
         if any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):

@@ -82,8 +82,9 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
     """Ask a pruner of ours or Optuna's."""
 
     def policy(group: Group, rng: np.random.Generator) -> Replayed:
-        extra = {"past": _alike(past, group)} if name == "cell_race" else {}
-        pruner = pruners.create(name, {**settings, **extra}, epochs=longest(group))
+        restarts = any(curve.restarts for curve in group.values())
+        known = {"past": _alike(past, group), "restarts": restarts} if name == "cell_race" else {}
+        pruner = pruners.create(name, {**known, **settings}, epochs=longest(group))
         compared = ComparisonGroup(pruner, "maximize", {"trial": sorted(group)})
         return _synchronous(group, compared) if compared.rungs else _one_by_one(group, compared, rng)
 

@@ -8,7 +8,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.curve_endings import Endings, Past
 from search.pruners import cell_race
-from search.pruners.cell_race import EARLY_RUNGS, CellRacePruner
+from search.pruners.cell_race import CellRacePruner
 from search.replay import curves, policies, run
 
 EARLY_BIRD = {0.25: 0.8, 1.0: 0.8}
@@ -56,9 +56,8 @@ def test_a_group_is_foreseen_without_its_own_end():
 @pytest.mark.parametrize(("groups", "keys", "early"), [(20, "abc", True), (19, "abc", False), (20, None, False)])
 def test_the_rungs_are_early_where_many_groups_had_the_same_hyperparameters(groups, keys, early):
     past = [Past([(key, EARLY_BIRD) for key in keys or (f"{g}p", f"{g}q")]) for g in range(groups)]
-    rungs = CellRacePruner(48, past=past).rungs
-    assert rungs == ((1, 4, 16) if early else (6, 12, 24))
-    assert EARLY_RUNGS == (1 / 48, 1 / 12, 1 / 3)
+    assert CellRacePruner(48, past=past).rungs == ((1, 4, 10, 16, 24, 36) if early else (6, 12, 24, 36))
+    assert CellRacePruner(48, past=past, restarts=True).rungs == ((1, 4, 16) if early else (6, 12, 24))
 
 
 def test_a_quota_counts_the_trials_that_began():
