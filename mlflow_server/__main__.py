@@ -123,11 +123,12 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything, one JSON object a line.")] = False,
 ) -> None:
     """Show what was promoted, refused and rolled back, by whom and on what evidence."""
+    from mlflow_server import succession
     from mlflow_server.history import History
     from mlflow_server.registry import Registry
 
-    entries = History(storage.resolve(), name).read() or Registry(_registry_uri(storage, tracking)).remembered(name)
-    for entry in entries:
+    registry = Registry(_registry_uri(storage, tracking))
+    for entry in succession.told(name, registry=registry, history=History(storage.resolve(), name)):
         typer.echo(json.dumps(entry) if as_json else _line(entry))
 
 
@@ -169,8 +170,22 @@ def main() -> None:
     try:
         app()
     except (PromotionError, TrackingError) as problem:
-        Console(stderr=True).print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _stop(str(problem))
+    except OSError as problem:
+        _stop(f"{problem.filename or ''}: {problem.strerror or problem}".removeprefix(": "))
+    except Exception as problem:
+        from mlflow.exceptions import MlflowException
+
+        if not isinstance(problem, MlflowException):
+            raise
+        _stop(f"MLflow refuses: {str(problem).splitlines()[0]}")
+
+
+def _stop(message: str) -> None:
+    from mlflow_server.reach import without_password
+
+    Console(stderr=True).print(f"error: {without_password(message)}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server's database, users and artifacts in one folder, and back; both ends are counted and hashed.
+"""A server's database, users, secrets and artifacts in one folder, and back; both ends are counted and hashed.
 
 The database is copied first: every artifact it names was written before its row, so it is among the files copied
 afterwards. A server may go on meanwhile.
@@ -7,25 +7,24 @@ afterwards. A server may go on meanwhile.
 import hashlib
 import json
 import shutil
-import sqlite3
-import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import sqlalchemy
-
+from mlflow_server import backup_database, object_store
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import ServerConfig
 
 MANIFEST = "manifest.json"
 """Written last: a backup without it is not whole."""
-DATABASE, USERS, ARTIFACTS = "database", "users.db", "artifacts"
+DATABASE, ARTIFACTS, CREDENTIALS = "database", "artifacts", "credentials"
+USERS = "users.db"
+SECRETS = ("admin-password", "session-key")
+"""Without them nobody could log in as admin where a backup is restored: `users.db` has only the password's hash."""
 
 
 def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
-    """Copy everything that a server keeps into a new folder.
+    """Copy everything that a server keeps into a new folder that only its owner can open: secrets are in it.
 
     Args:
         config: of the server.
@@ -35,25 +34,17 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
         Rows by table of the database.
 
     Raises:
-        TrackingError: `target` exists, the artifacts lie in a bucket, or the database cannot be copied.
+        TrackingError: `target` exists, or the database or the artifacts cannot be copied.
     """
     if target.exists():
         raise TrackingError(f"{target} exists; give a new folder")
-    artifacts = _artifact_folder(config)
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True, mode=0o700)
-    if config.backend.startswith("sqlite"):
-        _copy_sqlite(_sqlite_path(config), aside / DATABASE)
-    else:
-        _postgresql("pg_dump", "--format=custom", f"--file={aside / DATABASE}", f"--dbname={_plain_uri(config)}")
-    users = config.folder / "credentials" / USERS
-    if users.is_file():
-        _copy_sqlite(users, aside / USERS)
-    if artifacts.is_dir():
-        shutil.copytree(artifacts, aside / ARTIFACTS)
-    counts = rows_by_table(config)
-    manifest = {"rows": counts, "kind": config.backend.partition(":")[0], "sha256": _hashes(aside)}
+    counts = backup_database.copy(config, aside / DATABASE)
+    _copy_credentials(config.folder / CREDENTIALS, aside / CREDENTIALS)
+    _copy_artifacts(config, aside / ARTIFACTS)
+    manifest = {"rows": counts, "kind": _kind(config), "sha256": _hashes(aside)}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     aside.rename(target)
     return counts
@@ -63,7 +54,7 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
     """Bring a backup back into an empty place and hold what is there against the backup.
 
     Args:
-        config: of a server that is not running, with an empty database and no artifacts yet.
+        config: of a server that is not running, with an empty database, no users and no artifacts yet.
         source: what `back_up` wrote.
 
     Returns:
@@ -73,49 +64,52 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
         TrackingError: the backup is damaged, the place is not empty, or something is missing afterwards.
     """
     manifest = _checked(source)
-    kind, artifacts = config.backend.partition(":")[0], _artifact_folder(config)
-    if kind != manifest["kind"]:
-        raise TrackingError(f"{source} is of a {manifest['kind']} database, this server has {kind}")
-    if artifacts.exists():
-        raise TrackingError(f"{artifacts} exists; a backup is restored into an empty place")
-    if kind == "sqlite":
-        path = _sqlite_path(config)
+    if _kind(config) != manifest["kind"]:
+        raise TrackingError(f"{source} is of a {manifest['kind']} database, this server has {_kind(config)}")
+    _refuse_if_used(config)
+    backup_database.bring_back(config, source / DATABASE)
+    _copy_credentials(source / CREDENTIALS, config.folder / CREDENTIALS)
+    if (source / ARTIFACTS).is_dir():
+        if folder := _folder(config):
+            shutil.copytree(source / ARTIFACTS, folder)
+        else:
+            object_store.upload(source / ARTIFACTS, config.destination)
+    return _verified(config, manifest)
+
+
+def _refuse_if_used(config: ServerConfig) -> None:
+    for name in (USERS, *SECRETS):
+        path = config.folder / CREDENTIALS / name
         if path.exists():
             raise TrackingError(f"{path} exists; a backup is restored into an empty place")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / DATABASE, path)
-    else:
-        if rows_by_table(config):
-            raise TrackingError("the database has tables; a backup is restored into an empty place")
-        words = ("--exit-on-error", "--no-owner", f"--dbname={_plain_uri(config)}", str(source / DATABASE))
-        _postgresql("pg_restore", *words)
+    folder = _folder(config)
+    if folder.exists() if folder else object_store.names(config.destination):
+        raise TrackingError(f"{folder or config.destination} exists; a backup is restored into an empty place")
+    backup_database.refuse_if_used(config)
+
+
+def _copy_credentials(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        return  # a server without authentication
+    target.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (source / USERS).is_file():
-        (config.folder / "credentials").mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copyfile(source / USERS, config.folder / "credentials" / USERS)
-    if (source / ARTIFACTS).is_dir():
-        shutil.copytree(source / ARTIFACTS, artifacts)
-    return _verified(config, manifest, artifacts)
+        backup_database.copy_sqlite(source / USERS, target / USERS)
+    for name in SECRETS:
+        if (source / name).is_file():
+            (target / name).touch(mode=0o600)
+            shutil.copyfile(source / name, target / name)
 
 
-def rows_by_table(config: ServerConfig) -> dict[str, int]:
-    """Return the number of rows of every table of a server's database."""
-    engine = sqlalchemy.create_engine(config.backend)
-    try:
-        with engine.connect() as connection:
-            names = sqlalchemy.inspect(connection).get_table_names()
-            counted = {
-                name: connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(sqlalchemy.table(name)))
-                for name in names
-            }
-    except sqlalchemy.exc.SQLAlchemyError as problem:
-        raise TrackingError(f"the database does not answer: {str(problem).splitlines()[0]}") from problem
-    finally:
-        engine.dispose()
-    return {name: int(count or 0) for name, count in sorted(counted.items())}
+def _copy_artifacts(config: ServerConfig, target: Path) -> None:
+    folder = _folder(config)
+    if folder is None:
+        object_store.download(config.destination, target)
+    elif folder.is_dir():
+        shutil.copytree(folder, target)
 
 
-def _verified(config: ServerConfig, manifest: dict[str, Any], artifacts: Path) -> dict[str, int]:
-    counts = rows_by_table(config)
+def _verified(config: ServerConfig, manifest: dict[str, Any]) -> dict[str, int]:
+    counts = backup_database.rows_by_table(config)
     if short := [name for name, rows in manifest["rows"].items() if counts.get(name) != rows]:
         raise TrackingError(f"restored, but these tables differ in their rows: {', '.join(short)}")
     wanted = {
@@ -123,8 +117,9 @@ def _verified(config: ServerConfig, manifest: dict[str, Any], artifacts: Path) -
         for name, value in manifest["sha256"].items()
         if name.startswith(f"{ARTIFACTS}/")
     }
-    if (_hashes(artifacts) if artifacts.is_dir() else {}) != wanted:
-        raise TrackingError(f"restored, but {artifacts} is not what was backed up")
+    folder = _folder(config)
+    if (_hashes(folder) if folder else object_store.hashes(config.destination)) != wanted:
+        raise TrackingError(f"restored, but {folder or config.destination} is not what was backed up")
     return counts
 
 
@@ -132,9 +127,13 @@ def _checked(source: Path) -> dict[str, Any]:
     path = source / MANIFEST
     if not path.is_file():
         raise TrackingError(f"{source} is no whole backup: it has no {MANIFEST}")
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        wanted = set(manifest["sha256"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TrackingError(f"{path} was changed since the backup") from None
     found = {name: value for name, value in _hashes(source).items() if name != MANIFEST}
-    if damaged := sorted(set(found.items()) ^ set(manifest["sha256"].items()), key=str):
+    if damaged := sorted(set(found.items()) ^ wanted, key=str):
         raise TrackingError(f"{source}: {damaged[0][0]} is missing, new or changed since the backup")
     return manifest
 
@@ -148,32 +147,11 @@ def _hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def _artifact_folder(config: ServerConfig) -> Path:
+def _folder(config: ServerConfig) -> Path | None:
+    """Return where artifacts lie; None: in a bucket."""
     parts = urlsplit(config.destination)
-    if parts.scheme != "file":
-        raise TrackingError(f"artifacts in {parts.scheme}://: back the bucket up with its own versioning")
-    return Path(unquote(parts.path))
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
-def _sqlite_path(config: ServerConfig) -> Path:
-    return Path(config.backend.removeprefix("sqlite:///"))
-
-
-def _copy_sqlite(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise TrackingError(f"{source} does not exist")
-    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
-        read.backup(written)
-
-
-def _plain_uri(config: ServerConfig) -> str:
-    return config.backend.replace("postgresql+psycopg://", "postgresql://", 1)
-
-
-def _postgresql(*words: str) -> None:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise TrackingError(f"{words[0]} is not installed; it comes with PostgreSQL's client") from None
-    if done.returncode:
-        raise TrackingError(f"{words[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
+def _kind(config: ServerConfig) -> str:
+    return config.backend.partition(":")[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from mlflow.entities import LifecycleStage, LoggedModel, Run
+from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
@@ -97,9 +97,10 @@ def place_of(uri: str, destination: str) -> str:
 
 
 def _models(client: MlflowClient, run: Run) -> list[LoggedModel]:
-    """Return the models that were logged to a run; none of them is registered, or the run would be kept."""
+    """Return the models that were logged to a run, to whichever experiment; none is registered, or it would be kept."""
     wanted = f"source_run_id = '{run.info.run_id}'"
-    return list(client.search_logged_models([run.info.experiment_id], filter_string=wanted))
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ALL)]
+    return list(client.search_logged_models(everywhere, filter_string=wanted))
 
 
 def _delete(target: str) -> None:

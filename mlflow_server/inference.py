@@ -104,7 +104,7 @@ class ImageScorer(PythonModel):  # type: ignore[misc]
         try:
             if isinstance(image, np.ndarray) and image.ndim == 3:
                 self._check_squares(image[None])
-                return image
+                return image  # (1, R, R)
             radiograph = self._radiograph(image)
             prepared: np.ndarray = self._preprocessing.square(radiograph, self._side)
         except (self._reader.limits.Unreadable, ValueError) as problem:
@@ -113,7 +113,7 @@ class ImageScorer(PythonModel):  # type: ignore[misc]
 
     def _radiograph(self, image: Any) -> Any:
         if isinstance(image, np.ndarray):
-            if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+            if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16) or not image.size:
                 raise ValueError(f"grey values are uint8 or uint16 (H, W), not {image.dtype} {image.shape}")
             return self._reader.radiograph.Radiograph(image, 8 * image.dtype.itemsize)
         settings = {
@@ -193,15 +193,26 @@ def _listed(given: Any) -> tuple[Any, Sequence[Any] | np.ndarray]:
         given = given["image"] if "image" in given else given.iloc[:, 0]
     if isinstance(given, pd.Series):
         return given.index, given.tolist()
-    if isinstance(given, (bytes, str, Path)) or (isinstance(given, np.ndarray) and given.ndim == 2):
-        given = [given]
     if isinstance(given, np.ndarray):
-        return None, given if given.ndim == 4 else list(given)
+        return None, _of_array(given)
+    if isinstance(given, (bytes, str, Path)):
+        given = [given]
     if not isinstance(given, (list, tuple)):
         raise ValueError(
             f"images are given as a list, a DataFrame, a Series or an array, not as {type(given).__name__}"
         )
     return None, given
+
+
+def _of_array(given: np.ndarray) -> Sequence[Any] | np.ndarray:
+    """Return the images of an array: one of grey values, one prepared square, or several of either."""
+    if given.ndim == 2 or (given.ndim == 3 and len(given) == 1):
+        return [given]
+    if given.ndim == 3 and given.dtype != object and given.shape[-1] in (3, 4):
+        raise ValueError(f"an array {given.shape} looks like a colour image; give its grey values (H, W)")
+    if given.ndim not in (1, 3, 4):
+        raise ValueError(f"an array of images has 1 to 4 dimensions, not {given.ndim}")
+    return given if given.ndim == 4 else list(given)
 
 
 def _content(image: Any) -> bytes:

@@ -18,6 +18,7 @@ import cv2
 import mlflow.pyfunc
 import numpy as np
 from mlflow.models import Model, ModelSignature
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
@@ -69,6 +70,9 @@ def log_model(package: Package, *, run_id: str, uri: str) -> str:
         The model's URI, `models:/m-…`, that the registry takes.
     """
     mlflow.set_tracking_uri(uri)
+    # A model belongs to the active experiment, whatever its run: by default to experiment 0, whose files lie in
+    # ./mlruns of wherever MLflow was first used.
+    mlflow.set_experiment(experiment_id=MlflowClient(uri).get_run(run_id).info.experiment_id)
     with _contents(package) as contents:
         written = Model.log(artifact_path=None, name="network", flavor=mlflow.pyfunc, run_id=run_id, **contents)
     return str(written.model_uri)

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import who
+from mlflow_server.reach import reach
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -44,9 +45,13 @@ class Registry:
 
     Args:
         uri: MLflow tracking URI.
+
+    Raises:
+        TrackingError: nothing listens there.
     """
 
     def __init__(self, uri: str):
+        reach(uri)
         self._client = MlflowClient(tracking_uri=uri)
 
     def champion(self, name: str) -> Version | None:

@@ -2,10 +2,14 @@
 
 import json
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_server.registry import ENTRY
 
@@ -57,7 +61,17 @@ def _cited(client: MlflowClient) -> dict[str, str]:
                 if key.startswith(ENTRY) and (run := json.loads(value).get("run_id")):
                     cited.setdefault(run, f"cited by a promotion of {version.name}")
         token = page.token or None
-    return cited
+    return {**_studies_of(client, cited), **cited}
+
+
+def _studies_of(client: MlflowClient, cited: Mapping[str, str]) -> dict[str, str]:
+    """Return the runs of the studies that the runs come from: a study's run has the report."""
+    studies: dict[str, str] = {}
+    for run, reason in cited.items():
+        with suppress(MlflowException):  # a run that is gone has no study any more
+            if study := client.get_run(run).data.tags.get(MLFLOW_PARENT_RUN_ID):
+                studies[study] = f"study of {reason}"
+    return studies
 
 
 def _deleted(client: MlflowClient) -> list[Run]:

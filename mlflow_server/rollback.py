@@ -14,7 +14,7 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     Args:
         name: of the registered model.
         registry: where the alias moves.
-        history: says which version was champion before, and gets the entry.
+        history: with the registry, says which version was champion before; gets the entry.
 
     Returns:
         The new entry of the history.
@@ -26,9 +26,11 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     champion = registry.champion(name)
     if champion is None:
         raise PromotionError(f"{name}: there is no champion to roll back")
-    before = _before(history.read(), champion.version)
+    before = _before(succession.told(name, registry=registry, history=history), champion.version)
     if before is None:
-        raise PromotionError(f"{name}: version {champion.version} is the first champion; nothing is before it")
+        raise PromotionError(
+            f"{name}: version {champion.version} is the first champion that is on record; nothing is before it"
+        )
     version = registry.find(f"models:/{name}/{before}")
     told = {"registered_model": name, "champion_before": champion.version}
     return succession.crown(

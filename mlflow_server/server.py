@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,21 @@ def refuse_old_versions() -> None:
         raise TrackingError(f"mlflow {installed} has known holes; install {FIRST_SAFE_VERSION} or later")
 
 
+def refuse_taken(host: str, port: int) -> None:
+    """Refuse a port on which something else listens: MLflow would end with exit code 0.
+
+    Raises:
+        TrackingError: it is taken, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as problem:
+            raise TrackingError(f"{host}:{port}: {problem.strerror}; choose another port") from None
+
+
 def configured_command(config: ServerConfig) -> list[str]:
     """Return the command that starts a server from its file; no secret is in it."""
     refuse_old_versions()
@@ -124,8 +140,9 @@ def start_configured(config: ServerConfig) -> int:
     """Run a server from its file until it is stopped; returns its exit code.
 
     Raises:
-        TrackingError: it would be unsafe, or its bucket cannot be used.
+        TrackingError: it would be unsafe, its port is taken, or its bucket cannot be used.
     """
+    refuse_taken(config.host, config.port)
     if config.destination.startswith("s3://"):
         from mlflow_server.object_store import ensure_bucket
 
@@ -146,9 +163,15 @@ def environment() -> dict[str, str]:
 
 
 def start(settings: ServerSettings) -> int:
-    """Run the server until it is stopped; returns its exit code."""
+    """Run the server until it is stopped; returns its exit code.
+
+    Raises:
+        TrackingError: it would be unsafe, or its port is taken.
+    """
+    words = command(settings)
+    refuse_taken(settings.host, settings.port)
     settings.storage.mkdir(parents=True, exist_ok=True)
-    return _run(command(settings), environment())
+    return _run(words, environment())
 
 
 def _run(words: Sequence[str], surroundings: Mapping[str, str]) -> int:

@@ -34,11 +34,18 @@ class ServerConfig(BaseModel):
     def _known_and_without_password(cls, uri: str | None) -> str | None:
         if uri is None:
             return None
-        if re.search(r"//[^/@]*:[^/@]*@", uri) or "password=" in uri:
+        if re.search(r"//[^@]*:[^@]*@", uri) or "password=" in uri:
             raise ValueError("a password does not belong in this file; set PGPASSWORD or PGPASSFILE (mode 0600)")
         if not uri.startswith(DATABASES):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
         return uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @field_validator("artifacts")
+    @classmethod
+    def _without_keys(cls, place: str | None) -> str | None:
+        if place and "://" in place and "@" in place:
+            raise ValueError("keys do not belong in this file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return place
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -90,7 +97,7 @@ def load(path: Path) -> ServerConfig:
     try:
         content: Any = yaml.safe_load(path.read_text())
         return ServerConfig.model_validate(content or {})
-    except (OSError, yaml.YAMLError) as problem:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
     except ValidationError as found:
         problems = [

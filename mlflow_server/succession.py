@@ -50,6 +50,17 @@ def crown(
         return _record(version, intent, registry, history)
 
 
+def told(name: str, *, registry: Registry, history: History) -> list[Entry]:
+    """Return what happened to a model, eldest first: the ledger of this storage folder, and what others promoted.
+
+    Entries of other storage folders are known from the registry, without the differences they rest on.
+    """
+    own = history.read()
+    known = {entry["hash"] for entry in own}
+    others = [entry for entry in registry.remembered(name) if entry.get("hash") not in known]
+    return sorted([*own, *others], key=lambda entry: entry["time_ms"])
+
+
 def settle(name: str, *, registry: Registry, history: History) -> Entry | None:
     """Complete the record of a change that was interrupted; returns its entry if the change had happened.
 

@@ -6,12 +6,10 @@ again with its own timestamp is the same row (MLflow's key is run, name, timesta
 
 import math
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -20,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_server.errors import TrackingError
+from mlflow_server.reach import reach, without_password
 
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
 
@@ -71,13 +70,14 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None):
         self._client = MlflowClient(tracking_uri=uri)
         try:
-            _connect(uri)
+            reach(uri)
             self._experiment = _experiment(self._client, experiment, artifacts)
             self._closed: set[str] = set()
             self._runs = self._adopt_runs()
-        except (MlflowException, OSError) as problem:
+        except (MlflowException, OSError, TrackingError) as problem:
             raise TrackingError(
-                f"tracking.uri: MLflow at {uri} cannot be used: {_first_line(problem)}. Start a server with "
+                f"tracking.uri: MLflow at {without_password(uri)} cannot be used: "
+                f"{without_password(_first_line(problem))}. Start a server with "
                 "`python -m mlflow_server start`, or leave tracking.uri out to use the embedded store"
             ) from problem
 
@@ -172,14 +172,6 @@ class Tracker:
             token = page.token
             if not token:
                 return adopted
-
-
-def _connect(uri: str) -> None:
-    """Fail within seconds where no server listens; MLflow's client tries again for minutes."""
-    place = urlsplit(uri)
-    if place.scheme in {"http", "https"} and place.hostname:
-        port = place.port or (443 if place.scheme == "https" else 80)
-        socket.create_connection((place.hostname, port), timeout=10).close()
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:

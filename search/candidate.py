@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import data_roots, ledger, provenance, sampling, selection
+from search import data_roots, delivery, ledger, provenance, sampling, selection
 from search.errors import StudyError
 from search.identity import identified
 from search.study_config import StudyConfig
@@ -142,6 +142,11 @@ def find(study: StudyConfig, storage: Path) -> Candidate:
     folder = StudyFolder(storage, study.name)
     state = StudyState.of(ledger.read(folder.ledger).events)
     winner = best_winner(study, state)
+    if left := delivery.waiting(folder):
+        raise StudyError(
+            f"study {study.name}: {left} events have not reached MLflow, which a promotion rests on; "
+            "`python -m search run` delivers them"
+        )
     return Candidate(study, folder, state, winner, connect_tracker(study, folder).run_id(winner.trial))
 
 

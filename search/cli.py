@@ -243,22 +243,34 @@ def main() -> None:
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again and it goes on where it stood", 130)
     except Exception as problem:
-        if os.environ.get("RADSWEEP_DEBUG") or not _is_told_plainly(problem):
+        message = _plain_message(problem)
+        if os.environ.get("RADSWEEP_DEBUG") or message is None:
             raise
-        _stop(str(problem), 2)
+        _stop(message, 2)
 
 
-def _is_told_plainly(problem: Exception) -> bool:
+def _plain_message(problem: Exception) -> str | None:
+    """Return what to tell of a problem that lies in the input or the surroundings; None: it is a bug."""
+    from mlflow.exceptions import MlflowException
+
     from datasets.errors import DatasetError
     from mlflow_server.errors import PromotionError, TrackingError
     from trainers.plugins import UnknownNameError
     from trainers.trial import TrialError
 
-    plain = (StudyError, DatasetError, TrackingError, PromotionError, UnknownNameError, TrialError)
-    return isinstance(problem, plain)
+    if isinstance(problem, (StudyError, DatasetError, TrackingError, PromotionError, UnknownNameError, TrialError)):
+        return str(problem)
+    if isinstance(problem, MlflowException):
+        return f"MLflow refuses: {str(problem).splitlines()[0]}"
+    if isinstance(problem, OSError) and problem.filename and problem.strerror:
+        return f"{problem.filename}: {problem.strerror}"
+    return None
 
 
 def _stop(message: str, code: int) -> None:
+    from mlflow_server.reach import without_password
+
+    message = without_password(message)
     Console(stderr=True).print(
         f"error: {message}" if code == 2 else message, markup=False, highlight=False, soft_wrap=True
     )

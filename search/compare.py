@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -120,7 +120,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(f"second {found['second']['name']} {found['second']['trial']}", highlight=False, soft_wrap=True)
     table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases")
     for column in ("pathology", "first", "second", "difference", f"{found['confidence']:.0%} interval", "p", "p adj."):
-        table.add_column(column, justify="left" if column == "pathology" else "right", no_wrap="interval" in column)
+        justify: Literal["left", "right"] = "left" if column == "pathology" else "right"
+        table.add_column(column, justify=justify, no_wrap="interval" in column, overflow="fold")
     for row in found["rows"]:
         interval = f"{_number(row['low'], '+.4f')} to {_number(row['high'], '+.4f')}"
         table.add_row(
@@ -134,8 +135,9 @@ def show(found: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"{found['redraws']} paired redraws of {found['unit']}s; two-sided p, adjusted over the pathologies by "
-        f"{found['correction'].replace('_', '-')} (macro is a test of its own)",
+        f"{found['redraws']} paired redraws of {found['unit']}s; two-sided p, twice the share of redraws beyond no "
+        f"difference, adjusted over the pathologies by {found['correction'].replace('_', '-')} (macro is a test of its "
+        "own). A report, which corrects over all its pairs, takes p from the redraws' standard deviation",
         soft_wrap=True,
     )
 

@@ -27,6 +27,8 @@ SECONDS_TO_GATHER = 2.0
 costs alone, and a thread that is never done telling takes the interpreter from the one that writes the ledger."""
 
 
+REFUSED = "INVALID_PARAMETER_VALUE"
+"""MLflow's code for what it will never take, e.g. a name with letters that it does not allow."""
 OBJECTS_BEFORE_COLLECTION = 10_000
 """MLflow makes tens of objects for a metric and lets go of them itself; looking for cycles after every 700, as Python
 does by default, is a quarter of the time that its `log_batch` takes."""
@@ -77,7 +79,7 @@ class Delivery:
         self._stop.set()
         self._wake.set()
         self._thread.join()
-        return len(ledger.read(self._folder.ledger, start=self._cursor()).events)
+        return waiting(self._folder)
 
     def _work(self) -> None:
         failures = 0
@@ -90,7 +92,10 @@ class Delivery:
                 more = True
                 self._receivers = None
                 self.problem = f"{type(problem).__name__}: {problem}".splitlines()[0]
-                LOG.warning("MLflow is away, events wait on disk: %s", self.problem)
+                refused = getattr(problem, "error_code", None) == REFUSED
+                LOG.warning("MLflow %s, events wait on disk: %s", "refuses" if refused else "is away", self.problem)
+                if refused and self._stop.is_set():
+                    return  # the same events would be refused again
                 self._pause(SECONDS_BETWEEN_TRIES[min(failures, len(SECONDS_BETWEEN_TRIES) - 1)])
                 failures += 1
             if self._stop.is_set() and (not more or time.monotonic() > self._deadline):
@@ -107,7 +112,7 @@ class Delivery:
 
     def _round(self) -> bool:
         """Deliver one batch; return whether there was any."""
-        start = self._cursor()
+        start = cursor(self._folder)
         contents = ledger.read(self._folder.ledger, start=start)
         if not contents.events:
             return False
@@ -119,12 +124,18 @@ class Delivery:
         self._save_cursor(contents.end)
         return True
 
-    def _cursor(self) -> int:
-        path = self._folder.delivery
-        return int(json.loads(path.read_text())["offset"]) if path.exists() else 0
-
     def _save_cursor(self, offset: int) -> None:
         replace_file(self._folder.delivery, json.dumps({"offset": offset}).encode())
+
+
+def cursor(folder: StudyFolder) -> int:
+    """Return up to which byte of a study's ledger MLflow has been told."""
+    return int(json.loads(folder.delivery.read_text())["offset"]) if folder.delivery.exists() else 0
+
+
+def waiting(folder: StudyFolder) -> int:
+    """Return how many events of a study MLflow has not been told."""
+    return len(ledger.read(folder.ledger, start=cursor(folder)).events)
 
 
 def _batches(events: list[Event], size: int) -> Iterable[list[Event]]:

@@ -233,7 +233,7 @@ def _line(now: Snapshot) -> str:
 
 def _picture(now: Snapshot) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("cell")
+    table.add_column("cell", overflow="fold")
     table.add_column("best on validation so far", justify="right")
     for cell, value in sorted(now.best.items(), key=lambda item: -item[1])[:CELLS_SHOWN]:
         table.add_row(cell, f"{value:.4f}")

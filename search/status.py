@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from search import failures, grid, ledger, sampling
 from search.errors import StudyError
@@ -57,7 +57,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     """Print a line of counts, a line per cell, and every failure with its reason."""
     counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
     console.print(f"[bold]{found['study']}[/bold]: {found['cells']} cells, {counts}")
-    table = Table("cell", "done", "best on validation", "trained for", "GPU-hours", box=None)
+    table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
         done = sum(row["state"] in {"COMPLETE", "PRUNED", "FAILED"} for row in rows)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from search import yaml_places
 from search.errors import StudyError
+from search.study_folder import RESERVED
 from search.study_sections import (
     AXES,
     DATASET_FIELDS,
@@ -48,6 +49,13 @@ class StudyConfig(Section):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     promotion: Promotion = Field(default_factory=Promotion)
     budget: Budget = Field(default_factory=Budget)
+
+    @field_validator("name")
+    @classmethod
+    def _free_name(cls, name: str) -> str:
+        if name in RESERVED:
+            raise ValueError(f"{name!r} is something else in every storage folder; choose another name")
+        return name
 
     @field_validator("recipe", mode="before")
     @classmethod

@@ -11,6 +11,11 @@ from filelock import FileLock, Timeout
 
 from search.errors import StudyError
 
+RESERVED = frozenset(
+    {"cache", "case.key", "generated", "mlartifacts", "mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlpromotions"}
+)
+"""What a storage folder holds beside the studies; no study can have such a name."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudyFolder:

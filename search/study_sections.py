@@ -149,7 +149,7 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _no_credentials(cls, uri: str | None) -> str | None:
-        if uri and re.search(r"//[^/@]+:[^/@]+@", uri):
+        if uri and re.search(r"//[^@]*:[^@]*@", uri):
             raise ValueError("a password does not belong in a study file; set MLFLOW_TRACKING_USERNAME and _PASSWORD")
         return uri
 

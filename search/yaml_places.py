@@ -22,10 +22,12 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     """
     if not path.is_file():
         raise StudyError(f"{path}: no such study file. Shipped ones: search/studies/*.yaml")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
+    except UnicodeDecodeError as problem:
+        raise StudyError(f"{path}: not UTF-8 text: {problem}") from problem
     except yaml.YAMLError as problem:
         raise StudyError(f"{path}: not valid YAML: {problem}") from problem
     if not isinstance(content, dict):

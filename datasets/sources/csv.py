@@ -1,5 +1,6 @@
 """Any table: a data set without a file of its own, such as a hospital's private collection."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from datasets.labels import canonical
 from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import UNCERTAIN, SourceTable, instance_rows, read_csv
 
+PATHOLOGY = re.compile(r"\w[\w .:-]*")
+"""What MLflow takes as part of a metric's name, but for the slash, which makes folders there."""
+MACRO = "macro"
+"""The mean over all pathologies in results."""
 _PARTITIONS = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validate": "val", "validation": "val",
@@ -88,6 +93,13 @@ def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ..
             f"no column {', '.join(map(repr, absent))}" if absent else "no column holds a finding",
             f"{options.table}, key `labels`",
             f"columns among {', '.join(table.columns)}",
+        )
+    if odd := [name for name in findings.values() if not PATHOLOGY.fullmatch(name) or name == MACRO]:
+        raise DatasetError(
+            f"pathology {odd[0]!r} cannot be the name of a metric",
+            f"{options.table}, key `labels`",
+            f"letters, digits, spaces and `_ - . :`, and not {MACRO!r}",
+            "say `findings: {COLUMN: name}` in the data set's options",
         )
     twice = sorted({name for name in findings.values() if list(findings.values()).count(name) > 1})
     if twice:

@@ -164,11 +164,13 @@ def markdown(found: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     return "\n".join(parts)
 
 
+def _markdown(text: str) -> str:
+    """Return a cell's text; some readers of Markdown take HTML for HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
 def _markdown_table(table: pd.DataFrame) -> str:
     header = "| " + " | ".join(map(str, table.columns)) + " |"
     rule = "|" + "---|" * len(table.columns)
-    body = [
-        "| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |"
-        for row in table.itertuples(index=False)
-    ]
+    body = ["| " + " | ".join(_markdown(str(value)) for value in row) + " |" for row in table.itertuples(index=False)]
     return "\n".join([header, rule, *body])

@@ -260,6 +260,8 @@ def test_the_winner_is_promoted_and_its_scores_come_back(again):
     assert all(reason["holds"] for reason in decision["reasons"])
     assert any("gives the stored scores to 1e-05" in reason["condition"] for reason in decision["reasons"])
     version = found.get_model_version_by_alias("tiny", "champion")
+    model = found.get_logged_model(version.source.removeprefix("models:/"))
+    assert "/storage/mlartifacts/tiny/models/" in model.artifact_location  # a copied storage names the first one
     mlflow.set_tracking_uri(f"sqlite:///{again.storage}/mlflow.db")
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
     facts = loaded.metadata.metadata
@@ -333,6 +335,7 @@ def test_an_equal_challenger_is_refused_with_the_figures(again):
     ("change", "words", "message"),
     [
         (("name: tiny", "nam: tiny"), (), "nam: unknown key"),
+        (("name: tiny", "name: mlflow.db"), (), "'mlflow.db' is something else in every storage folder"),
         (("test_convnext2", "test_convnext9"), (), "test_convnext9"),
         (
             ("[test_convnext2, test_vit3]\n  resolution: 32", "vit_small\n  resolution: 40"),

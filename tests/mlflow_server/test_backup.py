@@ -4,7 +4,9 @@ import pytest
 import sqlalchemy
 from mlflow.tracking import MlflowClient
 
-from mlflow_server.backup import back_up, restore, rows_by_table
+from mlflow_server import backup_database
+from mlflow_server.backup import back_up, restore
+from mlflow_server.backup_database import rows_by_table
 from mlflow_server.credentials import obtain
 from mlflow_server.errors import TrackingError
 from mlflow_server.server import upgrade
@@ -89,9 +91,52 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(tmp_path, damage
     assert not empty.folder.exists()
 
 
-def test_artifacts_in_a_bucket_are_left_to_the_bucket(tmp_path):
-    with pytest.raises(TrackingError, match="back the bucket up with its own versioning"):
-        back_up(ServerConfig(folder=tmp_path, artifacts="s3://b/p"), tmp_path / "copy")
+def test_who_could_log_in_can_log_in_where_it_is_restored(backed_up):
+    """Without its secrets a restored server would make a new password that its users' file does not know."""
+    before, after, copy, _ = backed_up
+    secrets = [obtain(config.folder / "credentials") for config in (before, after)]
+    assert secrets[0] == secrets[1]
+    assert copy.stat().st_mode & 0o077 == 0
+    for path in (copy / "credentials").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["users.db", "admin-password", "session-key"])
+def test_users_that_are_there_are_not_overwritten(tmp_path, name):
+    config = ServerConfig(folder=tmp_path / "server")
+    config.folder.mkdir()
+    filled(config)
+    back_up(config, tmp_path / "copy")
+    used = ServerConfig(folder=tmp_path / "used")
+    (used.folder / "credentials").mkdir(parents=True)
+    (used.folder / "credentials" / name).write_text("theirs")
+    with pytest.raises(TrackingError, match=f"{name} exists; a backup is restored into an empty place"):
+        restore(used, tmp_path / "copy")
+    assert (used.folder / "credentials" / name).read_text() == "theirs"
+    assert not (used.folder / "mlflow.db").exists()
+
+
+def test_a_backup_that_others_write_beside_is_restored(backed_up, tmp_path, monkeypatch):
+    """What is counted is what was copied, not what the database held a moment later."""
+    before, _, _, run = backed_up
+    if not before.backend.startswith("sqlite"):
+        real = backup_database._postgresql
+
+        def and_then_more(*words):
+            real(*words)
+            MlflowClient(before.backend).log_metric(run, "later", 1.0)
+
+        monkeypatch.setattr(backup_database, "_postgresql", and_then_more)
+    else:
+        real_copy = backup_database.copy_sqlite
+
+        def copy_and_then_more(*paths):
+            real_copy(*paths)
+            MlflowClient(before.backend).log_metric(run, "later", 1.0)
+
+        monkeypatch.setattr(backup_database, "copy_sqlite", copy_and_then_more)
+    live = rows_by_table(before)["metrics"]
+    assert back_up(before, tmp_path / "copy")["metrics"] == live == rows_by_table(before)["metrics"] - 1
 
 
 def test_a_restored_database_is_migrated_without_a_change(tmp_path):

@@ -115,6 +115,12 @@ def test_the_entrypoint_takes_secrets_from_files(tmp_path):
     assert said == "of the $database; `id`\n"
 
 
+def test_neither_secrets_nor_data_get_into_an_image():
+    ignored = (FOLDER.parents[1] / ".dockerignore").read_text().splitlines()
+    assert {"**/deploy/secrets", "**/deploy/data", "storage", ".git"} <= set(ignored)
+    assert set((FOLDER / ".gitignore").read_text().split()) == {".env", "secrets/", "data/"}
+
+
 def test_the_image_holds_pinned_packages_and_an_ordinary_user():
     lines = (FOLDER / "Containerfile").read_text()
     assert re.search(r"^FROM python:3\.11\.\d+-slim-bookworm$", lines, re.MULTILINE)

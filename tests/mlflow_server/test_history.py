@@ -5,6 +5,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
+from mlflow_server import succession
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import History
 from mlflow_server.registry import Registry
@@ -33,10 +34,23 @@ def test_rolling_back_goes_from_champion_to_champion_and_is_recorded(promoted):
     for expected in ("2", "1"):
         entry = roll_back("m", registry=registry, history=history)
         assert registry.champion("m").version == entry["version"] == expected
-    with pytest.raises(PromotionError, match="version 1 is the first champion; nothing is before it"):
+    with pytest.raises(PromotionError, match="version 1 is the first champion that is on record; nothing"):
         roll_back("m", registry=registry, history=history)
     actions = [(entry["action"], entry["version"]) for entry in history.read()]
     assert actions[3:] == [("rolled_back", "2"), ("rolled_back", "1")]
+
+
+def test_what_another_storage_folder_promoted_is_rolled_back_and_told_too(promoted, tmp_path):
+    _, registry, history = promoted
+    elsewhere = History(tmp_path / "elsewhere", "m")
+    assert roll_back("m", registry=registry, history=elsewhere)["version"] == "2"
+    for one in (history, elsewhere):
+        told = succession.told("m", registry=registry, history=one)
+        assert [(e["action"], e["version"]) for e in told] == [
+            *(("promoted", number) for number in ("1", "2", "3")),
+            ("rolled_back", "2"),
+        ]
+    assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
 def test_the_history_is_mirrored_in_the_versions_tags(promoted):
@@ -69,6 +83,18 @@ def test_a_difference_without_a_value_is_null_in_the_history(tmp_path):
     assert entry["differences"] == [{"pathology": "hernia", "difference": None, "low": None}]
     json.dumps(entry, allow_nan=False)
     assert History(tmp_path, "m").read() == [entry]
+
+
+@pytest.mark.parametrize("command", ["history", "rollback", "unlock"])
+def test_a_server_that_is_away_is_told_at_once_and_without_its_password(tmp_path, capsys, monkeypatch, command):
+    away = "http://admin:s3cret@127.0.0.1:9"
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", command, "m", "--storage", str(tmp_path), "--tracking", away])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "error: MLflow at http://127.0.0.1:9 cannot be reached: " in told
+    assert "s3cret" not in told
 
 
 @pytest.mark.parametrize("name", ["../m", "", ".hidden", "a/b"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from mlflow_server.backup import back_up, restore
 from mlflow_server.check import check, logged_in
 from mlflow_server.errors import TrackingError
 from mlflow_server.garbage import collect
@@ -109,6 +110,22 @@ def test_what_is_collected_is_gone_from_the_store_and_nothing_else(proxied, in_s
     assert collect(proxied, days=30).collected == (gone,)
     assert not [key for key in keys(in_store) if gone in key]
     assert [key for key in keys(in_store) if stays in key] == [f"artifacts/0/{stays}/artifacts/a.txt"]
+
+
+@pytest.mark.slow
+def test_a_bucket_is_backed_up_and_restored(proxied, in_store, tmp_path):
+    with logged_in(proxied):
+        client = MlflowClient(proxied.uri)
+        client.log_text(client.create_run("0").info.run_id, "content", "deep/below/a.txt")
+    before = keys(in_store)
+    back_up(proxied, tmp_path / "copy")
+    after = ServerConfig(folder=tmp_path / "after", artifacts="s3://restored/elsewhere/below")
+    restore(after, tmp_path / "copy")
+    found = in_store.list_objects_v2(Bucket="restored")["Contents"]
+    assert [item["Key"] for item in found] == [key.replace("artifacts/", "elsewhere/below/", 1) for key in before]
+    again = ServerConfig(folder=tmp_path / "again", artifacts="s3://restored/elsewhere/below")
+    with pytest.raises(TrackingError, match="elsewhere/below exists; a backup is restored into an empty place"):
+        restore(again, tmp_path / "copy")
 
 
 @pytest.mark.slow

@@ -118,6 +118,7 @@ def test_an_image_is_scored_as_the_network_scores_it_however_it_is_given(saved, 
         "by name": {"image": [content]},
         "square": [squares_of(radiograph)],
         "squares": squares_of(radiograph)[None],
+        "one square": squares_of(radiograph),
     }
     for name, images_given in given.items():
         answer = model.predict(images_given)
@@ -217,6 +218,9 @@ def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path)
         ([Path("/nowhere.dcm")], "image 0: file is missing"),
         ([np.zeros((4, 4))], r"image 0: grey values are uint8 or uint16 \(H, W\), not float64 \(4, 4\)"),
         (np.zeros((2, 1, 8, 8), np.uint8), r"prepared squares are uint8 \(N, 1, 32, 32\), not uint8 \(2, 1, 8, 8\)"),
+        (np.zeros((40, 40, 3), np.uint8), r"an array \(40, 40, 3\) looks like a colour image; give its grey values"),
+        (np.zeros((0, 0), np.uint8), r"image 0: grey values are uint8 or uint16 \(H, W\), not uint8 \(0, 0\)"),
+        (np.uint8(3) + np.zeros((), np.uint8), "an array of images has 1 to 4 dimensions|not as uint8"),
         ([3], "image 0: an image is bytes, base64 text, a pathlib.Path or an array, not int"),
         (3, "images are given as a list, a DataFrame, a Series or an array, not as int"),
         (pd.DataFrame({"a": [b""], "b": [b""]}), "which column holds the images. Name it `image`; found a, b"),

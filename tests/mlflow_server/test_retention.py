@@ -11,10 +11,11 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
     client, registry = MlflowClient(uri), Registry(uri)
     experiment = client.create_experiment("e")
     now = time.time_ns() // 1_000_000
-    ends = {"old": 40, "young": 2, "winner": 40, "champion": 40, "cited": 40, "alive": 40}
+    ends = {"study": 40, "old": 40, "young": 2, "winner": 40, "champion": 40, "cited": 40, "alive": 40}
     runs = {}
     for name, days in ends.items():
         tags = {"radsweep.winner": "true"} if name == "winner" else {}
+        tags |= {"mlflow.parentRunId": runs["study"]} if name == "champion" else {}
         runs[name] = client.create_run(experiment, start_time=now - days * DAY_MS, tags=tags).info.run_id
         client.set_terminated(runs[name], end_time=now - days * DAY_MS)
     version = registry.register("m", source=str(tmp_path), run_id=runs["champion"], tags={})
@@ -28,5 +29,6 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         runs["winner"]: "winner of its cell",
         runs["champion"]: "version 1 of m",
         runs["cited"]: "cited by a promotion of m",
+        runs["study"]: "study of version 1 of m",
     }
     assert set(judge(uri, days=1).removable) == {runs["old"], runs["young"]}

@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ from scripts.services import free_port, listens
         ("host: 0.0.0.0\nallowed_hosts: ['*']", "a wildcard lets any web page in"),
         ("database: postgresql://me:s3cret@db/mlflow", "a password does not belong in this file"),
         ("database: postgresql://me@db/mlflow?password=s3cret", "a password does not belong in this file"),
+        ("database: postgresql://me:s3cret/x@db/mlflow", "a password does not belong in this file"),
+        ("artifacts: s3://AKIA:s3cret@bucket/x", "keys do not belong in this file"),
         ("database: mysql://me@db/mlflow", "must begin with one of sqlite:///, postgresql://"),
         ("pasword: x", "pasword: Extra inputs"),
         ("folder: [", "while parsing"),
@@ -36,6 +39,24 @@ def test_a_server_that_would_be_open_is_refused(tmp_path, lines, message):
     with pytest.raises(TrackingError, match=message) as refused:
         server_config.load(path)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "server.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(TrackingError, match=r"server\.yaml: 'utf-8' codec"):
+        server_config.load(tmp_path / "server.yaml")
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for start in (
+            lambda: server.start(server.ServerSettings(tmp_path / "new", port=port)),
+            lambda: server.start_configured(ServerConfig(folder=tmp_path / "new", port=port)),
+        ):
+            with pytest.raises(TrackingError, match=rf"127\.0\.0\.1:{port}: Address already in use; choose another"):
+                start()
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_secrets_are_made_once_and_nobody_else_reads_them(tmp_path):

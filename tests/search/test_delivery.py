@@ -3,6 +3,8 @@ import threading
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from search import delivery
 from search.delivery import Delivery
@@ -104,6 +106,19 @@ def test_an_unreachable_tracker_does_not_hold_the_search_up(folder):
     assert delivered(folder, Memory(away=10**9), patience=0.3) == 3
     assert time.monotonic() - began < 5
     assert not folder.delivery.exists()
+
+
+def test_what_mlflow_will_never_take_is_not_tried_again_at_the_end(folder, caplog):
+    class Refusing(Memory):
+        def receive(self, events):
+            raise MlflowException("no such name", error_code=INVALID_PARAMETER_VALUE)
+
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2, 3))
+    began = time.monotonic()
+    assert delivered(folder, Refusing(), patience=60.0) == 3 == delivery.waiting(folder)
+    assert time.monotonic() - began < 10
+    assert "MLflow refuses, events wait on disk: MlflowException: no such name" in caplog.text
 
 
 def test_the_cursor_never_stands_inside_a_record(folder):

@@ -1,0 +1,130 @@
+"""A server's database in one file and back, SQLite or PostgreSQL, and the rows that were in it at that moment."""
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import sqlalchemy
+
+from mlflow_server.errors import TrackingError
+from mlflow_server.server_config import ServerConfig
+
+
+def copy(config: ServerConfig, target: Path) -> dict[str, int]:
+    """Write the database as it is at one moment, while others may write to it.
+
+    Args:
+        config: of the server.
+        target: new file.
+
+    Returns:
+        Rows by table, of the copy.
+
+    Raises:
+        TrackingError: the database cannot be reached or copied.
+    """
+    if config.backend.startswith("sqlite"):
+        copy_sqlite(sqlite_path(config), target)
+        return _rows(f"sqlite:///{target}")
+    with _connected(config.backend) as connection:
+        # What pg_dump writes and what is counted here are the same snapshot.
+        connection.execute(sqlalchemy.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        snapshot = connection.scalar(sqlalchemy.text("SELECT pg_export_snapshot()"))
+        words = ("--format=custom", f"--snapshot={snapshot}", f"--file={target}", f"--dbname={_plain_uri(config)}")
+        _postgresql("pg_dump", *words)
+        return _counted(connection)
+
+
+def refuse_if_used(config: ServerConfig) -> None:
+    """Refuse a database that holds something.
+
+    Raises:
+        TrackingError: it does.
+    """
+    if config.backend.startswith("sqlite"):
+        if sqlite_path(config).exists():
+            raise TrackingError(f"{sqlite_path(config)} exists; a backup is restored into an empty place")
+    elif rows_by_table(config):
+        raise TrackingError("the database has tables; a backup is restored into an empty place")
+
+
+def bring_back(config: ServerConfig, source: Path) -> None:
+    """Fill an empty database from what `copy` wrote.
+
+    Raises:
+        TrackingError: PostgreSQL refuses.
+    """
+    if config.backend.startswith("sqlite"):
+        path = sqlite_path(config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+    else:
+        _postgresql("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={_plain_uri(config)}", str(source))
+
+
+def rows_by_table(config: ServerConfig) -> dict[str, int]:
+    """Return the number of rows of every table of a server's database.
+
+    Raises:
+        TrackingError: the database does not answer.
+    """
+    return _rows(config.backend)
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy an SQLite file that others may write to, to a file that only its owner can read.
+
+    Raises:
+        TrackingError: it does not exist.
+    """
+    if not source.is_file():
+        raise TrackingError(f"{source} does not exist")
+    target.touch(mode=0o600)
+    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
+        read.backup(written)
+
+
+def sqlite_path(config: ServerConfig) -> Path:
+    """Return the file of an SQLite backend."""
+    return Path(config.backend.removeprefix("sqlite:///"))
+
+
+def _rows(uri: str) -> dict[str, int]:
+    with _connected(uri) as connection:
+        return _counted(connection)
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[sqlalchemy.Connection]:
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except sqlalchemy.exc.SQLAlchemyError as problem:
+        raise TrackingError(f"the database does not answer: {str(problem).splitlines()[0]}") from problem
+    finally:
+        engine.dispose()
+
+
+def _counted(connection: sqlalchemy.Connection) -> dict[str, int]:
+    counted = {
+        name: connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(sqlalchemy.table(name)))
+        for name in sqlalchemy.inspect(connection).get_table_names()
+    }
+    return {name: int(count or 0) for name, count in sorted(counted.items())}
+
+
+def _plain_uri(config: ServerConfig) -> str:
+    return config.backend.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+def _postgresql(*words: str) -> None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise TrackingError(f"{words[0]} is not installed; it comes with PostgreSQL's client") from None
+    if done.returncode:
+        raise TrackingError(f"{words[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")

@@ -1,0 +1,33 @@
+"""Whether a server listens at all, and its address without what is secret in it."""
+
+import re
+import socket
+from urllib.parse import urlsplit
+
+from mlflow_server.errors import TrackingError
+
+SECONDS = 10.0
+"""MLflow's own client tries again for minutes."""
+
+
+def reach(uri: str) -> None:
+    """Fail within seconds where nothing listens.
+
+    Args:
+        uri: MLflow tracking URI; a database is not asked.
+
+    Raises:
+        TrackingError: nothing listens there.
+    """
+    place = urlsplit(uri)
+    if place.scheme in {"http", "https"} and place.hostname:
+        try:
+            port = place.port or (443 if place.scheme == "https" else 80)
+            socket.create_connection((place.hostname, port), timeout=SECONDS).close()
+        except (OSError, ValueError) as problem:
+            raise TrackingError(f"MLflow at {without_password(uri)} cannot be reached: {problem}") from None
+
+
+def without_password(text: str) -> str:
+    """Return a text whose addresses have lost their users and passwords."""
+    return re.sub(r"(://)[^/@\s'\"]*@", r"\1", text)
