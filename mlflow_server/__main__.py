@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.errors import PromotionError, TrackingError, refusal
 from mlflow_server.server import ServerSettings, start_configured, upgrade
 from mlflow_server.server import start as start_server
 
@@ -171,14 +171,11 @@ def main() -> None:
         app()
     except (PromotionError, TrackingError) as problem:
         _stop(str(problem))
-    except OSError as problem:
-        _stop(f"{problem.filename or ''}: {problem.strerror or problem}".removeprefix(": "))
     except Exception as problem:
-        from mlflow.exceptions import MlflowException
-
-        if not isinstance(problem, MlflowException):
+        message = refusal(problem)
+        if message is None:
             raise
-        _stop(f"MLflow refuses: {str(problem).splitlines()[0]}")
+        _stop(message)
 
 
 def _stop(message: str) -> None:

@@ -7,3 +7,14 @@ class TrackingError(Exception):
 
 class PromotionError(Exception):
     """A promotion that could not be judged or carried out."""
+
+
+def refusal(problem: Exception) -> str | None:
+    """Return in one line what MLflow or the system refuses; None where the problem is neither's."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(problem, MlflowException):
+        return f"MLflow refuses: {str(problem).splitlines()[0]}"
+    if isinstance(problem, OSError) and problem.strerror:  # a full disk names no file
+        return f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
+    return None

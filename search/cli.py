@@ -251,20 +251,14 @@ def main() -> None:
 
 def _plain_message(problem: Exception) -> str | None:
     """Return what to tell of a problem that lies in the input or the surroundings; None: it is a bug."""
-    from mlflow.exceptions import MlflowException
-
     from datasets.errors import DatasetError
-    from mlflow_server.errors import PromotionError, TrackingError
+    from mlflow_server.errors import PromotionError, TrackingError, refusal
     from trainers.plugins import UnknownNameError
     from trainers.trial import TrialError
 
     if isinstance(problem, (StudyError, DatasetError, TrackingError, PromotionError, UnknownNameError, TrialError)):
         return str(problem)
-    if isinstance(problem, MlflowException):
-        return f"MLflow refuses: {str(problem).splitlines()[0]}"
-    if isinstance(problem, OSError) and problem.filename and problem.strerror:
-        return f"{problem.filename}: {problem.strerror}"
-    return None
+    return refusal(problem)
 
 
 def _stop(message: str, code: int) -> None:
