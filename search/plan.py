@@ -14,6 +14,7 @@ from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_sections import Range
 from search.study_state import StudyState
+from search.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,9 @@ def show(planned: dict[str, Any], console: Console) -> None:
     console.print(table)
     cost = planned["estimated"]
     console.print(
-        f"\n[bold]{planned['cells']} cells, {planned['trials']} trials, {cost['epochs']} epochs at most[/bold] "
-        f"({planned['excluded']} combinations excluded, {len(planned['refused'])} refused)"
+        f"\n[bold]{counted(planned['cells'], 'cell')}, {counted(planned['trials'], 'trial')}, "
+        f"{counted(cost['epochs'], 'epoch')} at most[/bold] "
+        f"({counted(planned['excluded'], 'combination')} excluded, {len(planned['refused'])} refused)"
     )
     if cost["images"]:
         console.print(
@@ -150,6 +152,6 @@ def show(planned: dict[str, Any], console: Console) -> None:
         )
     for reason in sorted({refusal["reason"] for refusal in planned["refused"]}):
         count = sum(refusal["reason"] == reason for refusal in planned["refused"])
-        console.print(f"[yellow]refused[/yellow] {count} cells: {reason}", soft_wrap=True)
+        console.print(f"[yellow]refused[/yellow] {counted(count, 'cell')}: {reason}", soft_wrap=True)
     for warning in planned["warnings"]:
         console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)

@@ -222,12 +222,13 @@ def duration(seconds: float | None) -> str:
 def _line(now: Snapshot) -> str:
     best = max(now.best.items(), key=lambda item: item[1], default=None)
     so_far = f", best {best[1]:.4f} ({best[0]})" if best else ""
+    left = "time left unknown" if now.seconds_left is None else f"at most {duration(now.seconds_left)} left"
     on_gpus = f" on {now.gpus:g} GPUs" if now.gpus else ""
     return (
         f"{now.complete + now.pruned + now.failed}/{now.trials} trials "
         f"({now.complete} complete, {now.pruned} pruned, {now.failed} failed), {now.running} running{on_gpus}, "
         f"{now.epochs} epochs{so_far}, "
-        f"{duration(now.seconds)} gone, at most {duration(now.seconds_left)} left"
+        f"{duration(now.seconds)} gone, {left}"
     )
 
 

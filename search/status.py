@@ -14,6 +14,7 @@ from search.progress import duration
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
+from search.wording import counted
 
 LINES_OF_LOG = 5
 
@@ -56,7 +57,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
 def show(found: dict[str, Any], console: Console) -> None:
     """Print a line of counts, a line per cell, and every failure with its reason."""
     counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
-    console.print(f"[bold]{found['study']}[/bold]: {found['cells']} cells, {counts}")
+    console.print(f"[bold]{found['study']}[/bold]: {counted(found['cells'], 'cell')}, {counts}")
     table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
         rows = [row for row in found["trials"] if row["cell"] == cell]

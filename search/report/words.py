@@ -5,6 +5,7 @@ from typing import Any
 
 from search.report import differences
 from search.report.layout import MACRO, cells_of, datasets, primary, rows_of, short_name, spoken
+from search.wording import counted
 
 ALPHA = 0.05
 
@@ -13,8 +14,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """Say what was run and how it was measured."""
     counts, epochs = found["counts"], found["epochs"]
     told = [
-        f"{counts['cells']} cells, {counts['trials']} trials: {counts.get('COMPLETE', 0)} complete, "
-        f"{counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed. "
+        f"{counted(counts['cells'], 'cell')}, {counted(counts['trials'], 'trial')}: "
+        f"{counts.get('COMPLETE', 0)} complete, {counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed. "
         f"{epochs['trained']} of {epochs['full_grid']} epochs were trained.",
     ]
     for data in found["data"]:
@@ -79,7 +80,8 @@ def _highest(found: dict[str, Any]) -> list[str]:
             value, cell, row = choose(measured, key=lambda one: one[0])
             name = short_name(found, cell, without=("dataset",)) or cell["cell"]
             bounds = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
-            told.append(f"{dataset}: the highest of {len(measured)} cells is {name}, {value:.3f}{bounds}.")
+            which = "the only cell" if len(measured) == 1 else f"the highest of {len(measured)} cells"
+            told.append(f"{dataset}: {which} is {name}, {value:.3f}{bounds}.")
     return told
 
 
@@ -97,7 +99,7 @@ def _effect(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:
     interval = "" if average["low"] is None else f", interval {average['low']:+.4f} to {average['high']:+.4f}"
     return (
         f"{axis}: {value} − {against} is {average['difference']:+.4f} {spoken(primary(found))} on average over "
-        f"{average['pairs']} pairs of cells{interval}; pairs that differ after Holm's correction: "
+        f"{counted(average['pairs'], 'pair')} of cells{interval}; pairs that differ after Holm's correction: "
         f"{higher} higher, {len(rows) - higher} lower."
     )
 
