@@ -69,37 +69,28 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
     """
     if (path / "ledger.jsonl").is_file():
         return _of_study(path)
-    if path.suffix == ".parquet":
-        table = pd.read_parquet(path)
-    elif path.is_file():
-        table = pd.read_csv(path)
-    else:
+    if not path.is_file():
         raise StudyError(f"{path}: neither a table (.csv, .parquet) nor a study folder with a ledger")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except ValueError as problem:  # what pandas and Arrow raise for a file that is no table
+        told = str(problem).splitlines()[0]
+        raise StudyError(
+            f"{path}: not a table ({told}); expected parquet, or CSV in UTF-8, with the columns {', '.join(COLUMNS)} "
+            "[, cost, outcome]"
+        ) from problem
     return of_table(table, name=str(path), minimize=minimize, restarts=restarts)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read names as they stand: a group may be called NA or 007."""
+    return pd.read_csv(path, dtype={"group": str, "trial": str}, keep_default_na=False, na_values=[""])
 
 
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise StudyError(f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost]")
     judged_apart = "outcome" in table
-    table = table.assign(cost=table.get("cost", 1.0), outcome=table.get("outcome", table["value"]))
-    numeric = ["epoch", "value", "cost", "outcome"]
-    numbers = table[numeric].apply(pd.to_numeric, errors="coerce")
-    last = numbers["epoch"] == numbers.groupby([table["group"], table["trial"]])["epoch"].transform("max")
-    broken = numbers[numeric[:3]].isna().any(axis=1) | (numbers["outcome"].isna() & last) | (numbers["cost"] < 0)
-    if broken.any():
-        row = int(np.flatnonzero(broken)[0])
-        raise StudyError(
-            f"{name}, row {row + 2}: {dict(table.iloc[row])}: epoch, value and cost must be numbers, cost not "
-            f"negative, and so must the outcome in a trial's last row ({int(broken.sum())} such rows); leave rows "
-            "without a value out"
-        )
-    if table.duplicated(["group", "trial", "epoch"]).any():
-        row = int(np.flatnonzero(table.duplicated(["group", "trial", "epoch"]))[0])
-        raise StudyError(f"{name}, row {row + 2}: the same group, trial and epoch stand in an earlier row")
-    table[numeric] = numbers
+    table = _checked(table, name)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
@@ -112,6 +103,51 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
+
+
+def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the table with cost and outcome, its figures as numbers; refuse what is none, with the row."""
+    missing = [column for column in COLUMNS if column not in table]
+    if missing:
+        raise StudyError(f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost]")
+    if table.empty:
+        raise StudyError(f"{name}: no rows; expected one for each group, trial and epoch")
+    table = table.assign(cost=table.get("cost", 1.0), outcome=table.get("outcome", table["value"]))
+    numeric = ["epoch", "value", "cost", "outcome"]
+    numbers = table[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
+    finite, epoch = np.isfinite(numbers), numbers["epoch"]
+    last = epoch == epoch.groupby([table["group"], table["trial"]]).transform("max")
+    unnamed = table[["group", "trial"]].isna().any(axis=1)
+    _refuse(table, name, unnamed, "group and trial must be named")
+    _refuse(
+        table,
+        name,
+        ~finite[numeric[:3]].all(axis=1) | (~finite["outcome"] & last) | (numbers["cost"] < 0),
+        "epoch, value and cost must be finite numbers, cost not negative, and so must the outcome in a trial's last "
+        "row; leave rows without a value out",
+    )
+    _refuse(
+        table,
+        name,
+        (epoch < 0) | (epoch % 1 != 0),
+        "epoch must be a whole number, 0 or more; number the rows 1, 2, 3 ... and give what each takes in the column "
+        "cost",
+    )
+    twice = table.assign(epoch=epoch).duplicated(["group", "trial", "epoch"])
+    _refuse(table, name, twice, "the same group, trial and epoch stand in an earlier row")
+    whole = numbers["cost"].groupby(table["group"]).transform("sum")
+    _refuse(
+        table, name, whole == 0, "the rows of this group cost nothing in all; leave the column cost out, or fill it"
+    )
+    # Epochs count what was trained: those of a table that numbers them from 0 are one more.
+    return table.assign(**{**numbers, "epoch": epoch + (epoch.min() == 0)})
+
+
+def _refuse(table: pd.DataFrame, name: str, broken: pd.Series, expected: str) -> None:
+    if broken.any():
+        row = int(np.flatnonzero(broken)[0])
+        found = ", ".join(f"{column}={value}" for column, value in table.iloc[row].items())
+        raise StudyError(f"{name}, row {row + 2}: {found}: {expected} ({int(broken.sum())} such rows)")
 
 
 def _of_study(folder: Path) -> dict[str, Group]:

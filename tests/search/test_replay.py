@@ -167,7 +167,14 @@ def test_parquet_is_read_as_csv_is(tmp_path):
     ("change", "message"),
     [
         (lambda t: t.drop(columns="value"), "column value is missing; expected group, trial, epoch, value"),
-        (lambda t: t.assign(value=t["value"].astype(object).where(t.index != 3, "high")), "row 5: .*must be numbers"),
+        (lambda t: t.assign(value=t["value"].astype(object).where(t.index != 3, "high")), "row 5: .*must be finite"),
+        (lambda t: t.assign(value=t["value"].where(t.index != 3, np.inf)), "row 5: .*must be finite"),
+        (lambda t: t.assign(cost=np.inf), "row 2: .*must be finite"),
+        (lambda t: t.assign(cost=(t["group"] != "g1").astype(float)), "row 42: .*cost nothing in all"),
+        (lambda t: t.assign(epoch=t["epoch"] / 10), "row 2: .*epoch must be a whole number"),
+        (lambda t: t.assign(epoch=t["epoch"] - 2), "row 2: .*0 or more"),
+        (lambda t: t.assign(trial=t["trial"].where(t.index != 3)), "row 5: .*must be named"),
+        (lambda t: t.head(0), "no rows"),
         (lambda t: pd.concat([t, t.head(1)]), "the same group, trial and epoch stand in an earlier row"),
         (lambda t: t.assign(cost=-1.0), "row 2: .*cost not negative"),
     ],
@@ -175,6 +182,28 @@ def test_parquet_is_read_as_csv_is(tmp_path):
 def test_a_table_that_cannot_be_used_is_refused_with_its_row(change, message):
     with pytest.raises(StudyError, match=message):
         curves.of_table(change(table()), name="t.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("empty.csv", b""), ("word.csv", "größer".encode("utf-16")), ("torn.csv", b'a,"b'), ("broken.parquet", b"PAR1")],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StudyError, match=f"{name}.*(not a table|is missing)"):
+        curves.load(tmp_path / name)
+
+
+def test_names_are_read_as_they_stand(tmp_path):
+    content = "group,trial,epoch,value\nNA,007,1,0.5\nNA,None,1,0.6\n"
+    (tmp_path / "t.csv").write_text(content)
+    assert {group: list(trials) for group, trials in curves.load(tmp_path / "t.csv").items()} == {"NA": ["007", "None"]}
+
+
+def test_epochs_numbered_from_0_are_replayed_as_those_numbered_from_1():
+    from_0 = table().assign(epoch=lambda t: t["epoch"] - 1)
+    one, other = (curves.of_table(t, name="t.csv") for t in (table(), from_0))
+    assert one["g1"]["t2"].epochs.tolist() == other["g1"]["t2"].epochs.tolist()
 
 
 def test_what_is_neither_table_nor_study_is_refused(tmp_path):
