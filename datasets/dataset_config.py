@@ -13,7 +13,7 @@ class DatasetConfig(BaseModel):
     Where the files lie is not here: a folder is a property of the machine, not of the result.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="the data set's name in the study, e.g. nih_chest_xray14")
     source: str = Field(description="module in datasets/sources that reads it, e.g. nih_chest_xray14")

@@ -11,7 +11,7 @@ from datasets.errors import DatasetError
 class SourceOptions(BaseModel):
     """What a source without settings of its own accepts: nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PublishedTestOptions(SourceOptions):

@@ -14,6 +14,7 @@ between 0.98 and 0.99.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,7 +37,7 @@ RECENT = 0.6
 """Share of the epochs up to a rung whose line says where a curve stands there, instead of one noisy epoch."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Past:
     """A group that is over; a curve that stops before share 1 was pruned there.
 
@@ -101,7 +102,7 @@ class Endings:
 
     def __init__(self, past: Sequence[Past], rungs: Sequence[float]):
         self._rungs = tuple(rungs)
-        self._past = [_standings(group.curves, self._rungs, over=True) for group in past if group.curves]
+        self._past = [_of_past(group, self._rungs) for group in past if group.curves]
         self._recurring = recurring_keys(past)
 
     def knows(self, keys: Sequence[str]) -> bool:
@@ -146,6 +147,11 @@ def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
     """Return the keys that more than one group had."""
     counts = Counter(key for group in past for key in {key for key, _ in group.curves})
     return frozenset(key for key, count in counts.items() if count > 1)
+
+
+@lru_cache(maxsize=4096)  # a replay asks the same groups once for every other group
+def _of_past(past: Past, rungs: tuple[float, ...]) -> Standings:
+    return _standings(past.curves, rungs, over=True)
 
 
 def _standings(curves: Sequence[tuple[str, Values]], rungs: Sequence[float], *, over: bool) -> Standings:

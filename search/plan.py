@@ -1,5 +1,6 @@
 """What a study would do, before anything is spent."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,19 @@ def _span(found: dict[str, float], unit: float = 1.0) -> str:
 def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
     """Say what is allowed but probably not meant."""
     found = []
-    if study.pruning.within == "study" and study.pruning.pruner != "none":
+    prunes = study.pruning.pruner != "none"
+    groups = Counter(trial.cell.group(study.pruning.within) for trial in wanted.trials)
+    if prunes and len(groups) == 1 and (len(wanted.cells) > 1 or study.pruning.within == "study"):
         found.append(
-            "pruning.within: study compares trials of different cells: hard data sets and slow backbones lose their "
-            "trials to easy ones, and most cells keep only the one trial that is never pruned"
+            f"pruning.within: {grid.readable(study.pruning.within)} compares trials of all cells: hard data sets and "
+            "slow backbones lose their trials to easy ones, and most cells keep only the one trial that is never pruned"
         )
-    per_cell = len(wanted.trials) // len(wanted.cells)
+    largest = max(groups.values(), default=0)
     startup = study.pruning.settings.get("n_startup_trials", 5)
-    if study.pruning.pruner.lower().startswith(("median", "percentile")) and per_cell <= startup:
+    if study.pruning.pruner.lower().startswith(("median", "percentile")) and largest <= startup:
         found.append(
-            f"pruning: {study.pruning.pruner} waits for n_startup_trials={startup} finished trials, a cell has "
-            f"{per_cell}: nothing will be pruned"
+            f"pruning: {study.pruning.pruner} waits for n_startup_trials={startup} finished trials, a comparison "
+            f"group has {largest} at most: nothing will be pruned"
         )
     return found
 
@@ -144,6 +147,8 @@ def show(planned: dict[str, Any], console: Console) -> None:
             f"{cost['basis']}",
             soft_wrap=True,
         )
+    else:
+        console.print(f"hours and bytes are not estimated: {cost['basis']}", soft_wrap=True)
     if done := planned["done"]:
         console.print(
             f"of these trials {done['finished']} are finished, {done['begun']} begun and {done['new']} new; "

@@ -1,5 +1,6 @@
 """Runs one study from its file to its report; read `run_study` first."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from search import (
     data_roots,
     estimate,
     grid,
+    plan,
     preparation,
     ray_backend,
     ray_cluster,
@@ -36,6 +38,8 @@ from search.teachers import teachers
 from trainers import adaptations, checkpoint_files, quota
 from trainers.trial import Operation, TrialState
 
+LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -57,6 +61,8 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     """
     folder = StudyFolder(machine.storage.resolve(), study.name)
     wanted = sampling.examples(study)
+    for warning in plan.warnings(study, wanted):
+        LOG.warning("warning: %s", warning)
     datasets = (*wanted.datasets, *grid.external_datasets(study).values())
     roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in datasets}
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:

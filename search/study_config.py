@@ -112,12 +112,7 @@ class StudyConfig(Section):
         problems += [f"data: {problem}" for problem in self._problems_of_data()]
         problems += [f"sampling: {problem}" for problem in self._problems_of_sampling()]
         problems += self._problems_of_promotion()
-        problems += [
-            f"resources.overrides[{index}].when: `{axis}` is neither an axis nor searched"
-            for index, override in enumerate(self.resources.overrides)
-            for axis in override.when
-            if axis not in self.axes and axis not in self.search
-        ]
+        problems += self._problems_of_overrides()
         if isinstance(self.pruning.within, list):
             problems += [
                 f"pruning.within: `{axis}` is not an axis" for axis in self.pruning.within if axis not in self.axes
@@ -125,6 +120,22 @@ class StudyConfig(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _problems_of_overrides(self) -> list[str]:
+        spaces = {**self.axes, **self.search}
+        asked = [
+            (f"resources.overrides[{index}].when", axis, values)
+            for index, override in enumerate(self.resources.overrides)
+            for axis, values in override.when.items()
+        ]
+        return [
+            f"{place}: `{axis}` is neither an axis nor searched" for place, axis, _ in asked if axis not in spaces
+        ] + [
+            f"{place}: {axis} has no value {value!r}; values: {space}"
+            for place, axis, values in asked
+            for value in values
+            if isinstance(space := spaces.get(axis), list) and value not in space
+        ]
 
     def _problems_of_sampling(self) -> list[str]:
         ranges = [name for name, space in self.search.items() if isinstance(space, Range)]

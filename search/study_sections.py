@@ -1,5 +1,6 @@
 """The sections of a study file as frozen pydantic models; the file as a whole is in study_config.py."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ Values = Annotated[list[Any], BeforeValidator(_as_list), Field(min_length=1)]
 class Range(BaseModel):
     """A continuous or whole-numbered interval that a sampler draws from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     low: float
     high: float
@@ -64,7 +65,7 @@ AXES = frozenset({"dataset"}) | TRIAL_FIELDS | RECIPE_FIELDS | DATASET_FIELDS
 class Section(BaseModel):
     """A part of the file; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Sampling(Section):
@@ -84,7 +85,9 @@ class Pruning(Section):
 
     pruner: str = Field("cell_race", description="a file in search/pruners, an Optuna pruner's class name, or none")
     settings: dict[str, Any] = Field(default_factory=dict, description="the pruner's own settings")
-    within: Literal["cell", "study"] | list[str] = Field("cell", description="comparison group: cell, study, or axes")
+    within: Literal["cell", "study"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "cell", description="comparison group: cell, study, or axes whose values it shares"
+    )
     carry: bool = Field(True, description="cells learn from those of lower resolution, where there are at least three")
     spare_share: float = Field(0.05, ge=0, le=1, description="share of would-be-pruned trials that run on regardless")
     spare_seed: int = Field(0, ge=0)
@@ -221,6 +224,9 @@ def coerced(name: str, values: list[Any]) -> list[Any]:
     field = _field(name)
     if field is None:
         return values
+    endless = [value for value in values if isinstance(value, float) and not math.isfinite(value)]
+    if endless:
+        raise ValueError(f"{name}: a value must be finite, found {endless[0]}")
     adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
     try:
         return [adapter.validate_python(value) for value in values]

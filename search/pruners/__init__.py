@@ -1,8 +1,9 @@
 """Pruners by name: our own, one file each in this folder, and every pruner that Optuna has.
 
 A pruner of our own exports `PRUNER`, a subclass of `optuna.pruners.BasePruner` built with the number of epochs of a
-full trial and its settings as keywords. It may have an attribute `rungs`: epochs at which the trials of a group wait
-for each other, so that a decision does not depend on which of them ran first.
+full trial and its settings as keywords; those in `NOT_SETTINGS` come from the search, never from a study file. It may
+have an attribute `rungs`: epochs at which the trials of a group wait for each other, so that a decision does not depend
+on which of them ran first.
 """
 
 import importlib
@@ -22,30 +23,44 @@ def names() -> list[str]:
     return [*ours, "none", *_optunas()]
 
 
-def create(name: str, settings: dict[str, Any], *, epochs: int) -> optuna.pruners.BasePruner:
+NOT_SETTINGS = frozenset({"epochs", "past", "restarts"})
+
+
+def create(
+    name: str, settings: Mapping[str, Any], *, epochs: int, known: Mapping[str, Any] | None = None
+) -> optuna.pruners.BasePruner:
     """Build a pruner for trials of `epochs` epochs.
+
+    Args:
+        name: one of `names`.
+        settings: from a study file.
+        epochs: of a full trial.
+        known: what a pruner of our own is told besides, of `NOT_SETTINGS`.
 
     Raises:
         StudyError: no such pruner, or a setting it does not take.
     """
+    given = dict(settings)
     if name == "none":
         kind: Any = optuna.pruners.NopPruner
     elif name in _optunas():
         kind = _optunas()[name]
     elif name in names():
         kind = importlib.import_module(f"{__name__}.{name}").PRUNER
-        settings = {"epochs": epochs, **settings}
+        given |= {"epochs": epochs, **(known or {})}
     else:
         raise StudyError(f"pruning.pruner: no pruner {name!r}; pruners: {', '.join(names())}")
-    if name == "wilcoxon":
+    if kind is optuna.pruners.WilcoxonPruner:
         raise StudyError(
             "pruning.pruner: WilcoxonPruner compares trials step by step over the same problem instances; "
             "epochs of a training are not instances. Choose another pruner"
         )
+    takes = ", ".join(key for key in inspect.signature(kind).parameters if key not in NOT_SETTINGS) or "nothing"
+    if reserved := sorted(NOT_SETTINGS & set(settings)):
+        raise StudyError(f"pruning.settings: {name}: {', '.join(reserved)} is no setting; it takes: {takes}")
     try:
-        pruner: optuna.pruners.BasePruner = kind(**settings)
+        pruner: optuna.pruners.BasePruner = kind(**given)
     except (TypeError, ValueError) as problem:
-        takes = ", ".join(inspect.signature(kind).parameters) or "nothing"
         raise StudyError(f"pruning.settings: {name}: {problem}; it takes: {takes}") from None
     return pruner
 

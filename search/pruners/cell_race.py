@@ -91,12 +91,14 @@ class CellRacePruner(optuna.pruners.BasePruner):
             ladder = LADDER_OF_RESTARTS if restarts else LADDER
         rungs = tuple(ladder) if rungs is None else rungs
         exponents = tuple(ladder.values()) if exponents is None else exponents
-        if any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
+        if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
-        if min(margin or 0.0, slope_credit, tolerance) < 0:
-            raise ValueError("margin, slope_credit and tolerance must not be negative")
+        if not all(0 <= setting < math.inf for setting in (margin or 0.0, slope_credit, tolerance)):
+            raise ValueError(
+                f"margin, slope_credit and tolerance must be 0 or more, found {margin}, {slope_credit} and {tolerance}"
+            )
         # A short training has fewer epochs than rungs: the later, stricter rung counts where two fall together.
         exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
         self._exponent_at = {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}

@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import yaml
 
 from search.curve_endings import Past
+from search.errors import StudyError
 from search.replay import policies
 from search.replay.curves import Group
 from search.replay.policies import Policy
@@ -13,6 +15,27 @@ from search.replay.scores import Score, score
 
 OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {}}
 FIRST_SHARES = (0.05, 0.1, 0.2)
+
+
+def asked(texts: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Read pruners and their settings, e.g. `median` or `median: {n_startup_trials: 3}`.
+
+    Raises:
+        StudyError: one is neither a name nor a name with settings.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for text in texts:
+        try:
+            read = yaml.safe_load(text)
+        except yaml.YAMLError:
+            read = None
+        if isinstance(read, dict) and len(read) == 1 and all(isinstance(told, dict) for told in read.values()):
+            found |= read
+        elif isinstance(read, str):
+            found[read] = OPTUNAS.get(read, {})
+        else:
+            raise StudyError(f'--pruner {text}: expected a name, or "NAME: {{SETTING: VALUE}}"')
+    return found
 
 
 def replay(

@@ -73,6 +73,11 @@ def test_every_shipped_study_can_be_planned(shipped):
         ({"pruning": {"pruner": "medain"}}, "no pruner 'medain'; pruners: cell_race"),
         ({"pruning": {"pruner": "median", "settings": {"warmup": 3}}}, "it takes: n_startup_trials"),
         ({"pruning": {"pruner": "wilcoxon"}}, "epochs of a training are not instances"),
+        ({"pruning": {"pruner": "WilcoxonPruner"}}, "epochs of a training are not instances"),
+        ({"pruning": {"settings": {"past": []}}}, "past is no setting; it takes: rungs, exponents, margin"),
+        ({"pruning": {"settings": {"epochs": 3}}}, "epochs is no setting"),
+        ({"pruning": {"settings": {"rungs": []}}}, "rungs are ascending shares"),
+        ({"pruning": {"settings": {"margin": float("nan")}}}, "must be 0 or more, found nan"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(changes, message):
@@ -84,8 +89,9 @@ def test_what_does_not_exist_is_refused_with_what_does(changes, message):
 @pytest.mark.parametrize(
     ("pruning", "message"),
     [
-        ({"within": "study"}, "compares trials of different cells"),
-        ({"pruner": "median"}, "nothing will be pruned"),
+        ({"within": "study"}, "within: study compares trials of all cells"),
+        ({"within": ["dataset"]}, "within: ['dataset'] compares trials of all cells"),
+        ({"pruner": "median"}, "a comparison group has 2 at most: nothing will be pruned"),
     ],
 )
 def test_what_is_probably_not_meant_is_warned_of(pruning, message):

@@ -156,6 +156,25 @@ def test_the_command_prints_a_line_per_pruner(tmp_path):
     assert all(keys <= set(row) for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("cell_race", {"cell_race": {}}),
+        ("median", {"median": {"n_startup_trials": 1}}),
+        ("median: {n_startup_trials: 3}", {"median": {"n_startup_trials": 3}}),
+        ("percentile: {percentile: 25.0}", {"percentile": {"percentile": 25.0}}),
+    ],
+)
+def test_a_pruner_is_asked_by_its_name_or_with_settings(text, read):
+    assert run.asked([text]) == read
+
+
+@pytest.mark.parametrize("text", ["median: 3", "null", "[median]", "median: {", "a: {}\nb: {}"])
+def test_a_pruner_that_is_not_asked_so_is_refused(text):
+    with pytest.raises(StudyError, match="expected a name"):
+        run.asked([text])
+
+
 def test_parquet_is_read_as_csv_is(tmp_path):
     table().to_csv(tmp_path / "t.csv", index=False)
     pd.read_csv(tmp_path / "t.csv").to_parquet(tmp_path / "t.parquet")

@@ -61,6 +61,13 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
         (("recipe: {epochs: 2}", "data: {phantoms: {}}"), "data: `phantoms` is neither a setting"),
         (("{learning_rate:", "{resolution: [32], learning_rate:"), "`resolution` is both an axis and searched"),
         (("recipe: {epochs: 2}", "pruning: {within: [colour]}"), "pruning.within: `colour` is not an axis"),
+        (("recipe: {epochs: 2}", "pruning: {within: []}"), "study.yaml:9: pruning.within"),
+        (("1e-4, 3e-4", ".inf"), "learning_rate: a value must be finite, found inf"),
+        (("recipe: {epochs: 2}", "promotion: {margin: .nan}"), "promotion.margin: Input should be a finite number"),
+        (
+            ("recipe: {epochs: 2}", "resources: {overrides: [{when: {resolution: 96}, cpus: 2}]}"),
+            "resources.overrides[0].when: resolution has no value 96; values: [64, 128]",
+        ),
         (
             ("recipe: {epochs: 2}", "tracking: {uri: 'https://me:secret@host'}"),
             "tracking.uri: a password does not belong in a study file",
