@@ -74,7 +74,7 @@ def backup(config: Config, target: Annotated[Path, typer.Argument(help="New fold
 
 @app.command()
 def restore(config: Config, source: Annotated[Path, typer.Argument(help="What `backup` wrote.")]) -> None:
-    """Bring a backup back into an empty database and folder, and verify it row by row and file by file."""
+    """Bring a backup back into an empty database and folder, the same or another, and verify rows and files."""
     from mlflow_server import backup as backing
     from mlflow_server import server_config
 
@@ -128,7 +128,10 @@ def history(
     from mlflow_server.registry import Registry
 
     registry = Registry(_registry_uri(storage, tracking))
-    for entry in succession.told(name, registry=registry, history=History(storage.resolve(), name)):
+    entries = succession.told(name, registry=registry, history=History(storage.resolve(), name))
+    if not entries:
+        raise PromotionError(f"{name}: nothing is on record, neither in {storage} nor in the registry")
+    for entry in entries:
         typer.echo(json.dumps(entry) if as_json else _line(entry))
 
 
@@ -153,7 +156,10 @@ def unlock(name: Name, storage: Storage = Path("storage"), tracking: Tracking = 
 
 
 def _registry_uri(storage: Path, tracking: str | None) -> str:
-    return tracking or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+    path = storage.resolve() / "mlflow.db"
+    if tracking is None and not path.is_file():
+        raise TrackingError(f"{path} is missing: no study ran there; give its --storage, or --tracking and the server")
+    return tracking or f"sqlite:///{path}"
 
 
 def _line(entry: dict[str, Any]) -> str:

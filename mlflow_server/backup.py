@@ -6,6 +6,7 @@ afterwards. A server may go on meanwhile.
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,27 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
     """
     if target.exists():
         raise TrackingError(f"{target} exists; give a new folder")
+    folder = _folder(config)
+    if folder and target.resolve().is_relative_to(folder):
+        raise TrackingError(f"{target} lies in {folder}, which is to be copied; give a folder elsewhere")
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True, mode=0o700)
-    counts = backup_database.copy(config, aside / DATABASE)
-    _copy_credentials(config.folder / CREDENTIALS, aside / CREDENTIALS)
-    _copy_artifacts(config, aside / ARTIFACTS)
-    manifest = {"rows": counts, "kind": _kind(config), "sha256": _hashes(aside)}
-    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-    aside.rename(target)
+    try:
+        counts = backup_database.copy(config, aside / DATABASE)
+        _copy_credentials(config.folder / CREDENTIALS, aside / CREDENTIALS)
+        _copy_artifacts(config, aside / ARTIFACTS)
+        manifest = {
+            "rows": counts,
+            "kind": _kind(config),
+            "artifacts": config.destination,
+            "sha256": _hashes(aside),
+        }
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     return counts
 
 
@@ -68,10 +81,13 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
         raise TrackingError(f"{source} is of a {manifest['kind']} database, this server has {_kind(config)}")
     _refuse_if_used(config)
     backup_database.bring_back(config, source / DATABASE)
+    before = manifest.get("artifacts", config.destination)
+    if before != config.destination:
+        backup_database.move_artifacts(config, before, config.destination)
     _copy_credentials(source / CREDENTIALS, config.folder / CREDENTIALS)
     if (source / ARTIFACTS).is_dir():
         if folder := _folder(config):
-            shutil.copytree(source / ARTIFACTS, folder)
+            _copy_tree(source / ARTIFACTS, folder)
         else:
             object_store.upload(source / ARTIFACTS, config.destination)
     return _verified(config, manifest)
@@ -105,7 +121,15 @@ def _copy_artifacts(config: ServerConfig, target: Path) -> None:
     if folder is None:
         object_store.download(config.destination, target)
     elif folder.is_dir():
-        shutil.copytree(folder, target)
+        _copy_tree(folder, target)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder; a link stays a link, wherever it leads: what is not the server's is not taken along."""
+    try:
+        shutil.copytree(source, target, symlinks=True)
+    except shutil.Error as problem:
+        raise TrackingError(f"{source} cannot be copied: {problem.args[0][0][2]}") from problem
 
 
 def _verified(config: ServerConfig, manifest: dict[str, Any]) -> dict[str, int]:
@@ -141,9 +165,12 @@ def _checked(source: Path) -> dict[str, Any]:
 def _hashes(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = hashlib.sha256(os.fsencode(path.readlink())).hexdigest()
+        elif path.is_file():
             with path.open("rb") as stream:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
 
 

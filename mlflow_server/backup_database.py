@@ -1,16 +1,27 @@
 """A server's database in one file and back, SQLite or PostgreSQL, and the rows that were in it at that moment."""
 
+import itertools
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import sqlalchemy
 
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import ServerConfig
+
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's schema names places of artifacts."""
 
 
 def copy(config: ServerConfig, target: Path) -> dict[str, int]:
@@ -63,6 +74,38 @@ def bring_back(config: ServerConfig, source: Path) -> None:
         shutil.copyfile(source, path)
     else:
         _postgresql("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={_plain_uri(config)}", str(source))
+
+
+def move_artifacts(config: ServerConfig, before: str, now: str) -> None:
+    """Say in the database that artifacts lie in another place; what the server proxies is named without any.
+
+    Args:
+        config: of the server.
+        before: URI of the folder or bucket where they lay.
+        now: where they lie.
+
+    Raises:
+        TrackingError: the database does not answer.
+    """
+    places = [(before, now)]
+    if before.startswith("file://"):  # MLflow writes a folder with and without the scheme
+        places.append((_path(before), _path(now) if now.startswith("file://") else now))
+    with _connected(config.backend) as connection:
+        for column, place in itertools.product(ARTIFACT_COLUMNS, places):
+            _replace_prefix(connection, *column, *place)
+        connection.commit()
+
+
+def _replace_prefix(connection: sqlalchemy.Connection, name: str, column: str, before: str, now: str) -> None:
+    place: sqlalchemy.ColumnClause[str] = sqlalchemy.column(column, sqlalchemy.Text)
+    inside = sqlalchemy.or_(place == before, place.startswith(f"{before}/", autoescape=True))
+    rest = sqlalchemy.func.substr(place, len(before) + 1, type_=sqlalchemy.Text)
+    rows = sqlalchemy.update(sqlalchemy.table(name, place)).where(inside)
+    connection.execute(rows.values({column: sqlalchemy.literal(now, sqlalchemy.Text) + rest}))
+
+
+def _path(uri: str) -> str:
+    return unquote(urlsplit(uri).path)
 
 
 def rows_by_table(config: ServerConfig) -> dict[str, int]:

@@ -88,7 +88,7 @@ def place_of(uri: str, destination: str) -> str:
     base = PurePosixPath(unquote(root.path) or "/")
     path = PurePosixPath(unquote(parts.path))
     if parts.scheme == PROXIED:
-        path = base / path.relative_to("/")
+        path = base / str(path).lstrip("/")
         parts = parts._replace(scheme=root.scheme, netloc=root.netloc)
     inside = base in path.parents and ".." not in path.parts
     if not inside or (parts.scheme or "file", parts.netloc) != (root.scheme, root.netloc):

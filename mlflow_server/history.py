@@ -21,6 +21,8 @@ from mlflow_server.errors import PromotionError
 
 Entry = dict[str, Any]
 START = "0" * 64
+CLAIM = ".promotion"
+"""Suffix of the registered model that stands for a promotion being carried out; the server makes each name once."""
 
 
 class History:
@@ -35,8 +37,8 @@ class History:
     """
 
     def __init__(self, storage: Path, name: str):
-        if not name or name.startswith(".") or not all(c.isalnum() or c in "_.-" for c in name):
-            raise PromotionError(f"registered model {name!r}: only letters, digits, `_`, `.` and `-` may be in a name")
+        if problem := problem_of(name):
+            raise PromotionError(f"registered model {name!r}: {problem}")
         self._path = storage / "mlpromotions" / f"{name}.jsonl"
         self._intent = self._path.with_suffix(".intent")
         self._name = name
@@ -140,6 +142,13 @@ class History:
             previous = entry["hash"]
             entries.append(entry)
         return entries
+
+
+def problem_of(name: str) -> str | None:
+    """Say why a registered model cannot bear a name, or None."""
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "_.-" for c in name):
+        return "only letters, digits, `_`, `.` and `-` may be in a name, and no `.` at its beginning"
+    return f"names that end in {CLAIM} stand for promotions being carried out" if name.endswith(CLAIM) else None
 
 
 def who() -> str:

@@ -62,7 +62,8 @@ class ImageScorer(PythonModel):  # type: ignore[misc]
                 them. An image is the content of a DICOM, PNG or JPEG file (bytes, or base64 as text), the path of one
                 (`pathlib.Path`; text is never taken for a path, so that a client of a server cannot name its files),
                 grey values with more being brighter (uint8 or uint16 (H, W)), or a square that is prepared already
-                (uint8 (1, R, R)); an array (N, 1, R, R) holds N of those.
+                (uint8 (1, R, R)). An array counts images along its first axis, unless it is one (H, W): (N, H, W) are
+                grey values, (N, 1, R, R) squares.
             params: {"decisions": True} adds a column `decision_<pathology>` each: whether the probability reaches
                 the threshold chosen on validation, None where there is none.
 
@@ -72,7 +73,7 @@ class ImageScorer(PythonModel):  # type: ignore[misc]
         Raises:
             ValueError: which image cannot be read, and why.
         """
-        index, images = _listed(model_input)
+        index, images = _listed(model_input, self._side)
         table = pd.DataFrame(self._scores(images), columns=self.pathologies, index=index)
         if params and params.get("decisions"):
             for name in self.pathologies:
@@ -183,10 +184,11 @@ def _check_hash(path: Path, sha256: str) -> None:
             raise ValueError(f"{path.name} is not the file that was packaged")
 
 
-def _listed(given: Any) -> tuple[Any, Sequence[Any] | np.ndarray]:
+def _listed(given: Any, side: int) -> tuple[Any, Sequence[Any] | np.ndarray]:
     """Return the index of the answer and the images, however they were given."""
     if isinstance(given, dict):
-        given = pd.DataFrame({name: pd.Series(list(column)) for name, column in given.items()})
+        columns = {name: [c] if isinstance(c, (bytes, str, Path)) else list(c) for name, c in given.items()}
+        given = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
     if isinstance(given, pd.DataFrame):
         if "image" not in given and given.shape[1] != 1:
             raise ValueError(f"which column holds the images? Name it `image`; found {', '.join(map(str, given))}")
@@ -194,7 +196,7 @@ def _listed(given: Any) -> tuple[Any, Sequence[Any] | np.ndarray]:
     if isinstance(given, pd.Series):
         return given.index, given.tolist()
     if isinstance(given, np.ndarray):
-        return None, _of_array(given)
+        return None, _of_array(given, side)
     if isinstance(given, (bytes, str, Path)):
         given = [given]
     if not isinstance(given, (list, tuple)):
@@ -204,10 +206,15 @@ def _listed(given: Any) -> tuple[Any, Sequence[Any] | np.ndarray]:
     return None, given
 
 
-def _of_array(given: np.ndarray) -> Sequence[Any] | np.ndarray:
-    """Return the images of an array: one of grey values, one prepared square, or several of either."""
-    if given.ndim == 2 or (given.ndim == 3 and len(given) == 1):
+def _of_array(given: np.ndarray, side: int) -> Sequence[Any] | np.ndarray:
+    """Return the images of an array: one of grey values, or several of those or of prepared squares."""
+    if given.ndim == 2:
         return [given]
+    if given.shape == (1, side, side):
+        raise ValueError(
+            f"an array {given.shape} may be one image of grey values or one prepared square; give the former as "
+            f"{given.shape[1:]}, the latter as {(1, *given.shape)}"
+        )
     if given.ndim == 3 and given.dtype != object and given.shape[-1] in (3, 4):
         raise ValueError(f"an array {given.shape} looks like a colour image; give its grey values (H, W)")
     if given.ndim not in (1, 3, 4):

@@ -29,5 +29,5 @@ def reach(uri: str) -> None:
 
 
 def without_password(text: str) -> str:
-    """Return a text whose addresses have lost their users and passwords."""
-    return re.sub(r"(://)[^/@\s'\"]*@", r"\1", text)
+    """Return a text whose addresses have lost their users and passwords, with whatever letters they were written."""
+    return re.sub(r"(://)(?:[^/@\s'\"]*|[^/:@\s'\"]*:[^\s'\"]*)@", r"\1", text)

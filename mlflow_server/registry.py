@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import PromotionError
-from mlflow_server.history import who
+from mlflow_server.history import CLAIM, who
 from mlflow_server.reach import reach
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-CLAIM = ".promotion"
-"""Suffix of the registered model that stands for a promotion being carried out; the server makes each name once."""
+CLAIMED = "promotion by"
 SCORES = "evaluation/scores.parquet"
 EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 """Artifacts of a winner's run."""
@@ -82,8 +82,10 @@ class Registry:
         """Return the stored case scores of a version's run, parquet.
 
         Raises:
-            PromotionError: its run has none.
+            PromotionError: its run has none, or it was made from no run.
         """
+        if version.run_id in {"", "None"}:
+            raise PromotionError(f"{version.name} version {version.version} was made from no run: it has no scores")
         return self.artifact(version.run_id, SCORES)
 
     def external_scores(self, version: Version, dataset: str) -> bytes | None:
@@ -175,7 +177,7 @@ class Registry:
         """
         claim = f"{name}{CLAIM}"
         try:
-            self._client.create_registered_model(claim, description=f"promotion by {who()} {note}")
+            self._client.create_registered_model(claim, description=f"{CLAIMED} {who()} {note}")
         except MlflowException as problem:
             if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -190,21 +192,22 @@ class Registry:
 
     def release(self, name: str, note: str) -> None:
         """Take away the claim that bears this note, if there is one: its process is known to be dead."""
-        try:
-            held = self._client.get_registered_model(f"{name}{CLAIM}")
-        except MlflowException as problem:
-            if problem.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return
-        if (held.description or "").endswith(f" {note}"):
+        held = self._held(name)
+        if held is not None and (held.description or "").endswith(f" {note}"):
             self.unlock(name)
 
     def unlock(self, name: str) -> bool:
-        """Take away the claim that a dead promotion left; returns whether there was one."""
-        try:
-            self._client.delete_registered_model(f"{name}{CLAIM}")
-        except MlflowException:
+        """Take away the claim that a dead promotion left; returns whether there was one.
+
+        Raises:
+            PromotionError: what bears the claim's name is a model of somebody's.
+        """
+        claim = self._held(name)
+        if claim is None:
             return False
+        if not (claim.description or "").startswith(CLAIMED):
+            raise PromotionError(f"{name}{CLAIM} is a registered model and no claim; it stays")
+        self._client.delete_registered_model(claim.name)
         return True
 
     def tag(self, version: Version, tags: Mapping[str, Any]) -> None:
@@ -218,10 +221,18 @@ class Registry:
         self.tag(version, {f"{ENTRY}{entry['time_ms']}": json.dumps(kept)})
 
     def remembered(self, name: str) -> list[dict[str, Any]]:
-        """Return the entries mirrored in the versions' tags, eldest first: the history as the server has it."""
+        """Return the entries mirrored in the versions' tags, eldest first: the history as the server has it.
+
+        Whoever may write to the registry may set such a tag; what is no entry of its own version is passed over.
+        """
         found = self._client.search_model_versions(f"name='{name}'")
-        mirrored = [json.loads(value) for v in found for key, value in v.tags.items() if key.startswith(ENTRY)]
+        tags = [(v.version, value) for v in found for key, value in v.tags.items() if key.startswith(ENTRY)]
+        mirrored = [entry for version, value in tags if (entry := _entry(value, str(version)))]
         return sorted(mirrored, key=lambda entry: entry["time_ms"])
+
+    def has(self, version: str, name: str) -> bool:
+        """Say whether a version of a model is there."""
+        return any(str(v.version) == version for v in self._client.search_model_versions(f"name='{name}'"))
 
     def artifact(self, run_id: str, path: str) -> bytes:
         """Return the content of a run's artifact.
@@ -238,6 +249,14 @@ class Registry:
                 ) from problem
             return Path(local).read_bytes()
 
+    def _held(self, name: str) -> RegisteredModel | None:
+        try:
+            return self._client.get_registered_model(f"{name}{CLAIM}")
+        except MlflowException as problem:
+            if problem.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
     def _by_alias(self, name: str, alias: str) -> Version | None:
         try:
             found = self._client.get_model_version_by_alias(name, alias)
@@ -253,3 +272,13 @@ class Registry:
         except MlflowException as problem:
             if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+def _entry(value: str, version: str) -> dict[str, Any] | None:
+    """Read a mirrored entry of the history; None: it is none of this version."""
+    try:
+        entry: dict[str, Any] = json.loads(value)
+        whole = isinstance(entry["time_ms"], int) and isinstance(entry["action"], str) and "who" in entry
+        return entry if whole and entry["version"] == version else None
+    except (ValueError, KeyError, TypeError):
+        return None

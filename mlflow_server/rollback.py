@@ -20,16 +20,21 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
         The new entry of the history.
 
     Raises:
-        PromotionError: there is no champion, or none before it.
+        PromotionError: there is no champion, or none before it that is still there.
     """
     succession.settle(name, registry=registry, history=history)
     champion = registry.champion(name)
     if champion is None:
         raise PromotionError(f"{name}: there is no champion to roll back")
-    before = _before(succession.told(name, registry=registry, history=history), champion.version)
-    if before is None:
+    entries = succession.told(name, registry=registry, history=history)
+    before, seen = _before(entries, champion.version), {champion.version}
+    while before is not None and before not in seen and not registry.has(before, name):
+        seen.add(before)  # somebody deleted that version: the one before it
+        before = _before(entries, before)
+    if before is None or before in seen:
+        gone = f" (deleted since: {', '.join(sorted(seen - {champion.version}))})" if len(seen) > 1 else ""
         raise PromotionError(
-            f"{name}: version {champion.version} is the first champion that is on record; nothing is before it"
+            f"{name}: no champion before version {champion.version} is on record and still there{gone}; promote another"
         )
     version = registry.find(f"models:/{name}/{before}")
     told = {"registered_model": name, "champion_before": champion.version}

@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlflow_server.errors import TrackingError
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+HOST = re.compile(r"[\w.-]+(:[0-9]+)?")
 DATABASES = ("sqlite:///", "postgresql://", "postgresql+psycopg://")
 
 
@@ -24,34 +26,60 @@ class ServerConfig(BaseModel):
     )
     artifacts: str | None = Field(None, description="folder or s3://BUCKET/PREFIX, proxied by the server")
     host: str = Field("127.0.0.1", description="address to listen on; beyond this machine only with authentication")
-    port: Annotated[int, Field(ge=1, le=65535)] = 5000
-    workers: Annotated[int, Field(ge=1, le=32)] = 1
+    port: Annotated[int, Field(ge=1, le=65535, strict=True)] = 5000
+    workers: Annotated[int, Field(ge=1, le=32, strict=True)] = 1
     authentication: bool = True
     allowed_hosts: tuple[str, ...] = Field((), description="values of the Host header, besides loopback: HOST[:PORT]")
+
+    @field_validator("folder")
+    @classmethod
+    def _at_home(cls, folder: Path) -> Path:
+        if folder == Path():
+            raise ValueError("name a folder")
+        return folder.expanduser()
+
+    @field_validator("host")
+    @classmethod
+    def _no_ipv6(cls, host: str) -> str:
+        if ":" in host or not host:
+            raise ValueError(f"{host!r}: give an IPv4 address or a name; MLflow answers no Host header of IPv6")
+        return host
 
     @field_validator("database")
     @classmethod
     def _known_and_without_password(cls, uri: str | None) -> str | None:
         if uri is None:
             return None
-        if re.search(r"//[^@]*:[^@]*@", uri) or "password=" in uri:
+        if re.search(r"//[^@]*:[^@]*@", uri) or "password=" in unquote(uri).lower():
             raise ValueError("a password does not belong in this file; set PGPASSWORD or PGPASSFILE (mode 0600)")
         if not uri.startswith(DATABASES):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
+        if uri in {"sqlite:///", "sqlite:///:memory:"}:
+            raise ValueError("a database in memory is gone with the server; name a file, sqlite:////PATH/mlflow.db")
         return uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
     @field_validator("artifacts")
     @classmethod
     def _without_keys(cls, place: str | None) -> str | None:
-        if place and "://" in place and "@" in place:
-            raise ValueError("keys do not belong in this file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        return place
+        if place is None:
+            return None
+        if ":/" in place:
+            parts = urlsplit(place)
+            if parts.scheme not in {"s3", "file"} or (parts.scheme == "s3") != bool(parts.netloc):
+                raise ValueError(f"{parts.scheme}: must be a folder, file:///PATH or s3://BUCKET/PREFIX")
+            if parts.query or "@" in parts.netloc:
+                raise ValueError("keys do not belong in this file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if not place.strip():
+            raise ValueError("name a folder or s3://BUCKET/PREFIX, or leave it out")
+        return str(Path(place).expanduser()) if place.startswith("~") else place
 
     @field_validator("allowed_hosts")
     @classmethod
     def _no_wildcard(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         if wild := [host for host in hosts if "*" in host]:
             raise ValueError(f"{', '.join(wild)}: name the hosts; a wildcard lets any web page in (DNS rebinding)")
+        if odd := [host for host in hosts if not HOST.fullmatch(host)]:
+            raise ValueError(f"{', '.join(map(repr, odd))}: a host is NAME or NAME:PORT, as in the Host header")
         return hosts
 
     @model_validator(mode="after")
@@ -95,7 +123,9 @@ def load(path: Path) -> ServerConfig:
         TrackingError: it cannot be read or says what cannot be; names every key.
     """
     try:
-        content: Any = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        content: Any = yaml.safe_load(text)
+        _refuse_doubles(yaml.compose(text, Loader=yaml.SafeLoader), path)
         return ServerConfig.model_validate(content or {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
@@ -105,3 +135,10 @@ def load(path: Path) -> ServerConfig:
             for e in found.errors(include_input=False)
         ]
         raise TrackingError(f"{path}: " + "; ".join(problems)) from None
+
+
+def _refuse_doubles(root: yaml.Node | None, path: Path) -> None:
+    """YAML itself would take the last of two equal keys."""
+    keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    if doubles := sorted({str(key) for key in keys if keys.count(key) > 1}):
+        raise TrackingError(f"{path}: {', '.join(doubles)}: given twice, keep one")

@@ -30,6 +30,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
+PARAM_CHARACTERS = 6000
 """Limits of MLflow's log_batch."""
 
 
@@ -90,15 +91,14 @@ class Tracker:
         if run.identity in self._runs:
             if run.identity in self._closed:
                 self.reopen(run.identity)
+            self._describe(run, known=self._client.get_run(self._runs[run.identity]).data.params)
             return
         tags = {**run.tags, IDENTITY_TAG: run.identity, MLFLOW_RUN_NAME: run.name}
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = self._runs[parent]
         created = self._client.create_run(self._experiment, start_time=run.start_ms, tags=tags)
         self._runs[run.identity] = created.info.run_id
-        self.log_params(run.identity, run.params)
-        if run.dataset is not None:
-            self._log_dataset(run)
+        self._describe(run, known={})
 
     def reopen(self, identity: str) -> None:
         """Set a closed run to RUNNING again."""
@@ -107,7 +107,7 @@ class Tracker:
 
     def log_params(self, identity: str, params: Mapping[str, Any]) -> None:
         """Record parameters; the same ones again change nothing."""
-        rows = [Param(key, "" if value is None else str(value)) for key, value in params.items()]
+        rows = [Param(key, "" if value is None else str(value)[:PARAM_CHARACTERS]) for key, value in params.items()]
         for start in range(0, len(rows), PARAMS_A_BATCH):
             self._client.log_batch(self._runs[identity], params=rows[start : start + PARAMS_A_BATCH])
 
@@ -137,6 +137,12 @@ class Tracker:
     def log_artifacts(self, identity: str, folder: Path, artifact_path: str | None = None) -> None:
         """Copy a folder to the run's artifacts."""
         self._client.log_artifacts(self._runs[identity], str(folder), artifact_path)
+
+    def _describe(self, run: RunDescription, *, known: Mapping[str, str]) -> None:
+        """Record what a driver that died after it created the run did not; MLflow takes a parameter only once."""
+        self.log_params(run.identity, {key: value for key, value in run.params.items() if key not in known})
+        if run.dataset is not None:
+            self._log_dataset(run)
 
     def _log_dataset(self, run: RunDescription) -> None:
         # The digest is cut to MLflow's 36 characters; the tag on the run keeps the whole fingerprint.

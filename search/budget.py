@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from search.groups import Entry
 from search.study_sections import Budget
-from search.study_state import StudyState
+from search.study_state import OVER_BUDGET, StudyState
 from trainers.trial import TrialState
-
-REASON = "budget: "
-"""How the reason of a trial begins that a budget had no room for."""
 
 
 class Spending:
@@ -69,7 +66,7 @@ class Spending:
                     break
                 if trial not in dropped and others_live(trial, set(dropped)):
                     dropped[trial] = (
-                        f"{REASON}the rest of the search would take {needed / 3600:.3g} h of {name}, "
+                        f"{OVER_BUDGET}the rest of the search would take {needed / 3600:.3g} h of {name}, "
                         f"{max(0.0, limit - used) / 3600:.3g} h are left; this trial would tell least"
                     )
         return dropped

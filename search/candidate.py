@@ -158,11 +158,18 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
     """
     if not state.datasets:
         raise StudyError(f"study {study.name} was not run in this storage; run it first, or give another --storage")
-    trials = identified(sampling.expand(study, state), state)
+    wanted = sampling.expand(study, state)
+    trials = identified(wanted, state)
     chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
-    chosen = [winner for winner in chosen if state.evaluated.get(winner.cell, {}).get("trial") == winner.trial]
-    if not chosen:
+    measured = [winner for winner in chosen if state.evaluated.get(winner.cell, {}).get("trial") == winner.trial]
+    if not measured:
         raise StudyError(f"study {study.name} has no measured winner yet; `python -m search run` it to its end first")
+    done = sum(identity in state.trials and state.trials[identity].done for identity in trials)
+    if done < len(wanted.trials) or len(measured) < len(chosen):
+        raise StudyError(
+            f"study {study.name} is not finished: {done} of {len(wanted.trials)} trials are done, {len(measured)} of "
+            f"{len(chosen)} winners measured; `python -m search run` it to its end first"
+        )
     if len({trials[winner.trial].config.dataset.name for winner in chosen}) > 1:
         raise StudyError(
             f"study {study.name} has winners on several data sets; a promotion compares models on one. Promote from a "

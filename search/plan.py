@@ -78,11 +78,12 @@ def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
     state = StudyState.of(ledger.read(folder.ledger).events)
     asked = identified(sampling.expand(study, state), state)
     known = {trial: state.trials[trial] for trial in asked if trial in state.trials}
-    finished = [trial for trial, progress in known.items() if progress.done]
+    finished = [trial for trial, progress in known.items() if progress.done and not progress.dropped]
     total = len(sampling.examples(study).trials)
     return {
         "finished": len(finished),
         "begun": sum(bool(progress.epochs) and not progress.done for progress in known.values()),
+        "dropped": sum(progress.dropped for progress in known.values()),
         "new": total - len(known),
         "epochs_left": sum(
             trial.config.recipe.epochs - len(known[name].epochs if name in known else ())
@@ -151,7 +152,8 @@ def show(planned: dict[str, Any], console: Console) -> None:
         console.print(f"hours and bytes are not estimated: {cost['basis']}", soft_wrap=True)
     if done := planned["done"]:
         console.print(
-            f"of these trials {done['finished']} are finished, {done['begun']} begun and {done['new']} new; "
+            f"of these trials {done['finished']} are finished, {done['begun']} begun, {done['dropped']} dropped "
+            f"for the budget and {done['new']} new; "
             f"{done['no_longer_asked_for']} earlier ones are no longer asked for and stay as they are",
             soft_wrap=True,
         )

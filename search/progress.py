@@ -16,7 +16,6 @@ from rich.text import Text
 
 from search.schedule import Entry
 from search.study_state import StudyState
-from trainers.trial import TrialState
 
 SECONDS_BETWEEN_LINES = 5.0
 LOOKS_COST = 100.0
@@ -32,6 +31,8 @@ class Snapshot:
     trials: int
     complete: int
     pruned: int
+    dropped: int
+    """For the budget."""
     failed: int
     running: int
     gpus: float
@@ -91,7 +92,7 @@ class _Counting:
 
     def _snapshot(self, state: StudyState) -> Snapshot:
         progress = [state.trials[entry.trial] for entry in self._entries]
-        states = Counter(trial.state for trial in progress)
+        states = Counter(trial.outcome for trial in progress)
         epochs = sum(len(trial.epochs) for trial in progress)
         left = sum(
             entry.epochs - len(trial.epochs)
@@ -103,9 +104,10 @@ class _Counting:
         return Snapshot(
             cells=len({entry.cell for entry in self._entries}),
             trials=len(progress),
-            complete=states[TrialState.COMPLETE],
-            pruned=states[TrialState.PRUNED],
-            failed=states[TrialState.FAILED],
+            complete=states["COMPLETE"],
+            pruned=states["PRUNED"],
+            dropped=states["DROPPED"],
+            failed=states["FAILED"],
             running=sum(trial.use.since_ms is not None for trial in progress),
             gpus=sum(trial.use.gpus for trial in progress if trial.use.since_ms is not None),
             gpu_hours=round(sum(trial.use.gpu_seconds for trial in progress) / 3600, 3),
@@ -169,7 +171,7 @@ class LineProgress(_Counting):
         if not self._entries or not self.due():
             return
         now = self.snapshot(state)
-        ended = now.complete + now.pruned + now.failed
+        ended = now.complete + now.pruned + now.dropped + now.failed
         if ended == self._ended and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
             return
         self._ended, self._last = ended, time.monotonic()
@@ -225,8 +227,9 @@ def _line(now: Snapshot) -> str:
     left = "time left unknown" if now.seconds_left is None else f"at most {duration(now.seconds_left)} left"
     on_gpus = f" on {now.gpus:g} GPUs" if now.gpus else ""
     return (
-        f"{now.complete + now.pruned + now.failed}/{now.trials} trials "
-        f"({now.complete} complete, {now.pruned} pruned, {now.failed} failed), {now.running} running{on_gpus}, "
+        f"{now.complete + now.pruned + now.dropped + now.failed}/{now.trials} trials "
+        f"({now.complete} complete, {now.pruned} pruned, {f'{now.dropped} dropped, ' if now.dropped else ''}"
+        f"{now.failed} failed), {now.running} running{on_gpus}, "
         f"{now.epochs} epochs{so_far}, "
         f"{duration(now.seconds)} gone, {left}"
     )

@@ -32,8 +32,10 @@ def winners(state: StudyState, cells: Mapping[str, str]) -> list[Winner]:
     """
     by_cell: dict[str, list[TrialProgress]] = defaultdict(list)
     for trial, cell in cells.items():
-        progress = state.trials[trial]
-        if progress.state is TrialState.COMPLETE and progress.result and progress.result.best_value is not None:
+        progress = state.trials.get(trial)  # None: the study was widened and has not run since
+        if progress is None or progress.state is not TrialState.COMPLETE:
+            continue
+        if progress.result and progress.result.best_value is not None:
             by_cell[cell].append(progress)
     if not by_cell:
         return []

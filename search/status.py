@@ -12,15 +12,15 @@ from search.errors import StudyError
 from search.identity import identified
 from search.progress import duration
 from search.study_config import StudyConfig
-from search.study_folder import StudyFolder
-from search.study_state import StudyState
+from search.study_folder import StudyFolder, is_driven
+from search.study_state import StudyState, TrialProgress
 from search.wording import counted
 
 LINES_OF_LOG = 5
 
 
 def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
-    """Fold the ledger and count.
+    """Fold the ledger and count; a trial is PAUSED while it waits for others of its group, or for the next run.
 
     Raises:
         StudyError: the study has not been run in this storage.
@@ -31,7 +31,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     state = StudyState.of(ledger.read(folder.ledger).events)
     wanted = sampling.expand(study, state)
     trials = identified(wanted, state)
-    rows = []
+    rows, driven = [], is_driven(folder)
     for identity, trial in trials.items():
         progress = state.trials.get(identity)
         rows.append(
@@ -40,7 +40,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "cell": trial.cell.name,
                 "searched": dict(trial.searched),
                 "seed": trial.seed,
-                "state": _state(progress),
+                "state": _state(progress, driven=driven),
                 "epochs": len(progress.epochs) if progress else 0,
                 "of": trial.config.recipe.epochs,
                 "best": _best(progress, state),
@@ -61,7 +61,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
-        done = sum(row["state"] in {"COMPLETE", "PRUNED", "FAILED"} for row in rows)
+        done = sum(row["state"] in {"COMPLETE", "PRUNED", "DROPPED", "FAILED"} for row in rows)
         best = max((row["best"] for row in rows if row["best"] is not None), default=None)
         table.add_row(
             cell,
@@ -75,6 +75,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         point = ", ".join(f"{k}={v}" for k, v in row["searched"].items())
         if row["state"] == "FAILED":
             _show_failure(row, point, console)
+        elif row["state"] == "DROPPED":
+            console.print(f"[yellow]dropped[/yellow] {row['cell']} {point}: {row['reason']}", soft_wrap=True)
         elif row["interrupted"]:
             classes = ", ".join(f"{name} x{times}" for name, times in Counter(row["interrupted"]).items())
             console.print(f"[yellow]interrupted[/yellow] {row['cell']} {point}: {classes}; went on", soft_wrap=True)
@@ -90,10 +92,12 @@ def _show_failure(row: dict[str, Any], point: str, console: Console) -> None:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _state(progress: Any) -> str:
-    if progress is None or not progress.starts:
+def _state(progress: TrialProgress | None, *, driven: bool) -> str:
+    if progress is None or not (progress.starts or progress.done):
         return "WAITING"
-    return progress.state.value if progress.state else "STARTED"
+    if progress.done:
+        return progress.outcome
+    return "RUNNING" if driven and progress.use.since_ms is not None else "PAUSED"
 
 
 def _best(progress: Any, state: StudyState) -> float | None:
@@ -105,7 +109,7 @@ def _best(progress: Any, state: StudyState) -> float | None:
 
 
 def _counts(rows: list[dict[str, Any]], wanted: grid.Grid) -> dict[str, int]:
-    names = ("COMPLETE", "PRUNED", "FAILED", "STARTED", "WAITING")
+    names = ("COMPLETE", "PRUNED", "DROPPED", "FAILED", "RUNNING", "PAUSED", "WAITING")
     counts = {name: sum(row["state"] == name for row in rows) for name in names}
     counts["WAITING"] += len(wanted.trials) - len(rows)
     return counts

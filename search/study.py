@@ -19,7 +19,6 @@ from search import (
     selection,
     worker,
 )
-from search.budget import REASON
 from search.data_roots import Root
 from search.desk import Desk, now_ms
 from search.grid import Grid, Trial
@@ -125,7 +124,7 @@ class StudyRun:
         now = self.study.budget
         limits = [(earlier.gpu_hours, now.gpu_hours), (earlier.wall_clock_hours, now.wall_clock_hours)]
         if any(before is not None and (after is None or after > before) for before, after in limits):
-            dropped = [t for t, progress in self.desk.state.trials.items() if progress.reason.startswith(REASON)]
+            dropped = [t for t, progress in self.desk.state.trials.items() if progress.dropped]
             reason = "the budget was raised"
             self.desk.record(*({"kind": "reopened", "trial": t, "reason": reason} for t in dropped))
 
@@ -208,7 +207,7 @@ class StudyRun:
         chosen = {w.trial for w in selection.winners(state, {i: trial.cell.name for i, trial in trials.items()})}
         ended = [identity for identity in trials if state.trials[identity].done]
         for identity in ended:
-            if state.trials[identity].state is TrialState.PRUNED:
+            if state.trials[identity].outcome == TrialState.PRUNED.value:  # one that was dropped may come back
                 checkpoint_files.drop_trial(self.folder.trial(identity))
         if self.study.budget.checkpoint_gb is not None:
             quota.enforce(

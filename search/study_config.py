@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from mlflow_server import history
 from search import yaml_places
 from search.errors import StudyError
 from search.study_folder import RESERVED
@@ -159,7 +160,9 @@ class StudyConfig(Section):
 
     def _problems_of_promotion(self) -> list[str]:
         measured = {name for others in self.evaluation.external.values() for name in others}
-        return [
+        model = self.promotion.registered_model or self.name
+        refused = [f"promotion.registered_model: {model!r}: {told}"] if (told := history.problem_of(model)) else []
+        return refused + [
             f"promotion.external: {name} is not measured; name it in evaluation.external too"
             for name in self.promotion.external
             if name not in measured

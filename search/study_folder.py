@@ -103,6 +103,19 @@ def lock(folder: StudyFolder) -> Iterator[None]:
         guard.release()
 
 
+def is_driven(folder: StudyFolder) -> bool:
+    """Say whether the study's last driver lives; one on another host is taken to."""
+    try:
+        words = (folder.path / "driver").read_text().split()
+        if words[-1] == socket.gethostname():
+            os.kill(int(words[1]), 0)
+    except PermissionError:  # somebody else's process
+        return True
+    except (OSError, ValueError, IndexError):
+        return False
+    return True
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that is either as it was or whole: a reader, or a kill, never meets half of it."""
     aside = path.with_name(f".{path.name}.tmp")

@@ -187,7 +187,7 @@ class ExternalBound(Section):
 class Promotion(Section):
     """When the study's winner replaces the champion of the registered model."""
 
-    registered_model: str | None = Field(None, pattern=r"^[\w.-]+$", description="None: the study's name")
+    registered_model: str | None = Field(None, description="None: the study's name")
     rule: Rule = Field(
         "superiority", description="the paired interval's lower bound must lie above +margin, or above -margin"
     )

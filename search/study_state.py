@@ -26,6 +26,9 @@ from typing import Any
 from search.ledger import Event
 from trainers.trial import TaskDeclaration, TrialResult, TrialState
 
+OVER_BUDGET = "budget: "
+"""How the reason of a trial begins that a budget had no room for."""
+
 
 @dataclass(slots=True)
 class Use:
@@ -97,6 +100,18 @@ class TrialProgress:
     def done(self) -> bool:
         """Whether nothing is left to do for this trial."""
         return self.state is not None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it ended because a budget had no room for it; a larger one brings it back."""
+        return self.state is TrialState.PRUNED and self.reason.startswith(OVER_BUDGET)
+
+    @property
+    def outcome(self) -> str:
+        """Its state in one word, DROPPED where a budget had no room for it, UNFINISHED while it has none."""
+        if self.dropped:
+            return "DROPPED"
+        return self.state.value if self.state else "UNFINISHED"
 
     @property
     def point(self) -> str:

@@ -1,5 +1,6 @@
 """The ledger's events as MLflow runs: one for the study, one below it for every trial that started."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -154,10 +155,15 @@ class TrackingReceiver:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested configuration; a recipe's settings stand without prefix, as people look for them."""
+    """Flatten a nested configuration; a recipe's settings stand without prefix, as people look for them.
+
+    A mapping of a user's own names, columns of a label file say, stays whole: MLflow does not take every name as a key.
+    """
     rows: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not all(name.isidentifier() for name in value):
+            rows[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+        elif isinstance(value, dict):
             rows |= flat(value, "" if key == "recipe" else f"{prefix}{key}.")
         else:
             rows["recipe" if key == "name" and not prefix else f"{prefix}{key}"] = value

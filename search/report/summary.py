@@ -22,10 +22,11 @@ def summarize(study: StudyConfig, wanted: Grid, state: StudyState, folder: Study
 
 
 def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, Any]:
-    trials = identified(wanted, state)
+    trials = {identity: trial for identity, trial in identified(wanted, state).items() if identity in state.trials}
     chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
     progress = [state.trials[identity] for identity in trials]
-    states = Counter(trial.state.value if trial.state else "UNFINISHED" for trial in progress)
+    states = Counter(trial.outcome for trial in progress)
+    states["UNFINISHED"] += len(wanted.trials) - len(trials)
     declaration = state.declaration
     keys = [key for key in map(key_of, wanted.datasets) if key in state.datasets]
     return {
@@ -37,10 +38,10 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
         "unit": study.evaluation.unit,
         "redraws": study.evaluation.redraws,
         "axes": dict(study.axes),
-        "counts": {"cells": len(wanted.cells), "trials": len(progress), **dict(sorted(states.items()))},
+        "counts": {"cells": len(wanted.cells), "trials": len(wanted.trials), **dict(sorted((+states).items()))},
         "epochs": {
             "trained": sum(len(trial.epochs) for trial in progress),
-            "full_grid": sum(trial.config.recipe.epochs for trial in trials.values()),
+            "full_grid": sum(trial.config.recipe.epochs for trial in wanted.trials),
         },
         "pruning": live_regret(state, trials),
         "refused": [{"cell": dict(r.cell.axes), "reason": r.reason} for r in wanted.refused],
@@ -93,7 +94,7 @@ def _trial(progress: TrialProgress, metric: str) -> dict[str, Any]:
         "axes": progress.axes,
         "searched": progress.searched,
         "seed": progress.seed,
-        "state": progress.state.value if progress.state else "UNFINISHED",
+        "state": progress.outcome,
         "reason": progress.reason,
         "epochs": len(progress.epochs),
         "curve": {str(epoch): value for epoch, value in progress.curve.items()},

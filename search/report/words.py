@@ -5,6 +5,7 @@ from typing import Any
 
 from search.report import differences
 from search.report.layout import MACRO, cells_of, datasets, primary, rows_of, short_name, spoken
+from search.study_state import OVER_BUDGET, point_of
 from search.wording import counted
 
 ALPHA = 0.05
@@ -15,7 +16,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     counts, epochs = found["counts"], found["epochs"]
     told = [
         f"{counted(counts['cells'], 'cell')}, {counted(counts['trials'], 'trial')}: "
-        f"{counts.get('COMPLETE', 0)} complete, {counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed. "
+        f"{counts.get('COMPLETE', 0)} complete, {counts.get('PRUNED', 0)} pruned, {counts.get('FAILED', 0)} failed"
+        f"{_others(counts)}. "
         f"{epochs['trained']} of {epochs['full_grid']} epochs were trained.",
     ]
     for data in found["data"]:
@@ -29,6 +31,12 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"{found['redraws']} bootstrap redraws of {found['unit']}s."
     )
     told += _pruning(found["pruning"])
+    told += [
+        f"Dropped for the budget: {trial['cell']} {point_of(trial['searched'])}, seed {trial['seed']} "
+        f"({trial['reason'].removeprefix(OVER_BUDGET)})."
+        for trial in found["trials"]
+        if trial["state"] == "DROPPED"
+    ]
     told += [f"Cell without a finished trial: {cell}." for cell in found["cells_without_winner"]]
     return told
 
@@ -54,6 +62,11 @@ def method(found: dict[str, Any]) -> str:
         "targets. An interval tells what other patients would change; it does not tell what another training seed "
         "would."
     )
+
+
+def _others(counts: Mapping[str, int]) -> str:
+    words = {"DROPPED": "dropped for the budget", "UNFINISHED": "not finished"}
+    return "".join(f", {counts[state]} {word}" for state, word in words.items() if counts.get(state))
 
 
 def _pruning(told: dict[str, Any]) -> list[str]:

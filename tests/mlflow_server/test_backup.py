@@ -61,6 +61,10 @@ def test_what_is_restored_is_what_was_backed_up(backed_up):
     assert metrics(after, run) == metrics(before, run) == [(s, 1.0 / (s + 1)) for s in range(5)]
     (file,) = (after.folder / "mlartifacts").rglob("a.json")
     assert json.loads(file.read_text()) == {"a": 1}
+    client = MlflowClient(after.backend)
+    assert client.get_run(run).info.artifact_uri.startswith(f"{after.destination}/e/")
+    assert client.get_experiment_by_name("e").artifact_location == f"{after.destination}/e"
+    assert MlflowClient(before.backend).get_run(run).info.artifact_uri.startswith(f"{before.destination}/e/")
     with pytest.raises(TrackingError, match="a backup is restored into an empty place"):
         restore(after, copy)
 
@@ -69,6 +73,41 @@ def test_a_backup_is_never_written_over_another(backed_up):
     before, _, copy, _ = backed_up
     with pytest.raises(TrackingError, match="exists; give a new folder"):
         back_up(before, copy)
+
+
+def test_a_backup_is_not_written_into_what_it_copies(backed_up):
+    before, _, _, _ = backed_up
+    inside = before.folder / "mlartifacts" / "copy"
+    with pytest.raises(TrackingError, match=r"lies in .*mlartifacts, which is to be copied"):
+        back_up(before, inside)
+    assert not list(inside.parent.glob("*copy*"))
+
+
+def test_a_link_stays_a_link_and_brings_in_nothing_from_elsewhere(tmp_path):
+    config = ServerConfig(folder=tmp_path / "server")
+    config.folder.mkdir()
+    filled(config)
+    (tmp_path / "private").write_text("s3cret")
+    for name, place in (("dangling", tmp_path / "nowhere"), ("outside", tmp_path / "private")):
+        (config.folder / "mlartifacts" / name).symlink_to(place)
+    back_up(config, tmp_path / "copy")
+    restore(ServerConfig(folder=tmp_path / "after"), tmp_path / "copy")
+    for name, place in (("dangling", "nowhere"), ("outside", "private")):
+        assert (tmp_path / "after" / "mlartifacts" / name).readlink() == tmp_path / place
+
+
+def test_what_cannot_be_copied_leaves_nothing_behind(tmp_path, monkeypatch):
+    config = ServerConfig(folder=tmp_path / "server")
+    config.folder.mkdir()
+    filled(config)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlflow_server.backup.shutil.copytree", full)
+    with pytest.raises(OSError, match="No space left"):
+        back_up(config, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["server"]
 
 
 @pytest.mark.parametrize("damage", ["a flipped byte", "a missing file", "no manifest"])

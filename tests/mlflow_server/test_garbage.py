@@ -111,6 +111,7 @@ def test_an_interrupted_collection_goes_on(stored, monkeypatch):
         ("mlflow-artifacts:/e/r/artifacts", "s3://bucket/prefix", "s3://bucket/prefix/e/r/artifacts"),
         ("s3://bucket/prefix/e/r", "s3://bucket/prefix", "s3://bucket/prefix/e/r"),
         ("file:///srv/a/e/r", "file:///srv/a", "file:///srv/a/e/r"),
+        ("mlflow-artifacts:e/r", "file:///srv/a", "file:///srv/a/e/r"),
         ("mlflow-artifacts:/../r", "file:///srv/a", None),
         ("mlflow-artifacts:/%2e%2e/r", "file:///srv/a", None),
         ("mlflow-artifacts:/", "file:///srv/a", None),

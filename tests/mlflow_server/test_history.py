@@ -34,7 +34,7 @@ def test_rolling_back_goes_from_champion_to_champion_and_is_recorded(promoted):
     for expected in ("2", "1"):
         entry = roll_back("m", registry=registry, history=history)
         assert registry.champion("m").version == entry["version"] == expected
-    with pytest.raises(PromotionError, match="version 1 is the first champion that is on record; nothing"):
+    with pytest.raises(PromotionError, match="no champion before version 1 is on record and still there; promote"):
         roll_back("m", registry=registry, history=history)
     actions = [(entry["action"], entry["version"]) for entry in history.read()]
     assert actions[3:] == [("rolled_back", "2"), ("rolled_back", "1")]
@@ -51,6 +51,51 @@ def test_what_another_storage_folder_promoted_is_rolled_back_and_told_too(promot
             ("rolled_back", "2"),
         ]
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_rolling_back_passes_over_a_version_that_was_deleted(promoted):
+    storage, registry, history = promoted
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    client.delete_model_version("m", "2")
+    assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_where_all_earlier_versions_are_deleted_that_is_told(promoted):
+    storage, registry, history = promoted
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    for version in ("1", "2"):
+        client.delete_model_version("m", version)
+    with pytest.raises(PromotionError, match=r"still there \(deleted since: 1, 2\); promote another"):
+        roll_back("m", registry=registry, history=history)
+    assert registry.champion("m").version == "3"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["garbage", "[]", "null", '{"time_ms": "1", "action": "promoted", "version": "3", "who": "x"}',
+     '{"time_ms": 1, "action": "promoted", "version": "77", "champion_before": "76", "who": "x"}'],
+)  # fmt: skip
+def test_a_tag_that_is_no_entry_of_its_version_is_passed_over(promoted, value):
+    storage, registry, history = promoted
+    before = succession.told("m", registry=registry, history=history)
+    MlflowClient(f"sqlite:///{storage}/mlflow.db").set_model_version_tag("m", "3", "radsweep.promotion.x", value)
+    assert succession.told("m", registry=registry, history=history) == before
+
+
+def test_a_model_of_somebody_is_no_claim(promoted):
+    storage, registry, _ = promoted
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    client.create_registered_model("m.promotion", description="a network")
+    with pytest.raises(PromotionError, match=r"m\.promotion is a registered model and no claim; it stays"):
+        registry.unlock("m")
+    assert client.get_registered_model("m.promotion").description == "a network"
+
+
+def test_a_version_that_was_made_from_no_run_has_no_scores(promoted):
+    storage, registry, _ = promoted
+    MlflowClient(f"sqlite:///{storage}/mlflow.db").create_model_version("m", source=str(storage))
+    with pytest.raises(PromotionError, match="m version 4 was made from no run: it has no scores"):
+        registry.scores(registry.find("models:/m/4"))
 
 
 def test_the_history_is_mirrored_in_the_versions_tags(promoted):
@@ -97,10 +142,29 @@ def test_a_server_that_is_away_is_told_at_once_and_without_its_password(tmp_path
     assert "s3cret" not in told
 
 
-@pytest.mark.parametrize("name", ["../m", "", ".hidden", "a/b"])
-def test_a_name_cannot_lead_out_of_the_storage(tmp_path, name):
-    with pytest.raises(PromotionError, match="only letters, digits"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((name, "only letters, digits") for name in ("../m", "", ".hidden", "a/b")),
+        ("m.promotion", "stand for promotions"),
+    ],
+)
+def test_a_name_cannot_lead_out_of_the_storage_or_be_a_claim(tmp_path, name, message):
+    with pytest.raises(PromotionError, match=message):
         History(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("history", "mlflow.db is missing: no study ran there"), ("rollback", "no study ran"), ("unlock", "no study ran")],
+)
+def test_a_storage_that_is_none_is_told_and_not_made(tmp_path, capsys, monkeypatch, command, message):
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", command, "m", "--storage", str(tmp_path / "typo")])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_the_commands_show_the_history_and_roll_back(promoted, capsys, monkeypatch):

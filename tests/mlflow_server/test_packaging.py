@@ -118,7 +118,6 @@ def test_an_image_is_scored_as_the_network_scores_it_however_it_is_given(saved, 
         "by name": {"image": [content]},
         "square": [squares_of(radiograph)],
         "squares": squares_of(radiograph)[None],
-        "one square": squares_of(radiograph),
     }
     for name, images_given in given.items():
         answer = model.predict(images_given)
@@ -149,6 +148,22 @@ def test_any_number_of_images_keeps_its_order_and_index(saved):
     assert np.abs(answer.to_numpy() - expected).max() < 1e-6
     assert np.abs(model.predict(squares).to_numpy() - expected).max() < 1e-6
     assert model.predict([]).shape == (0, 3)
+
+
+def test_an_array_counts_its_images_along_its_first_axis(saved):
+    _, _, model = saved
+    grey = np.random.default_rng(3).integers(0, 255, (2, SIDE + 16, SIDE), dtype=np.uint8)
+    both = model.predict(grey).to_numpy()
+    assert both.shape == (2, 3)
+    for alone in (grey[:1], grey[0]):
+        assert np.abs(model.predict(alone).to_numpy() - both[:1]).max() < 1e-6
+
+
+def test_a_mapping_may_hold_one_image_or_a_list(saved, film):
+    _, _, model = saved
+    text = base64.b64encode(film.read_bytes()).decode()
+    one, listed = (model.predict(given).to_numpy() for given in ({"image": text}, {"image": [text]}))
+    assert np.array_equal(one, listed)
 
 
 def test_decisions_are_made_at_the_thresholds_of_validation(saved, film):
@@ -220,6 +235,11 @@ def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path)
         (np.zeros((2, 1, 8, 8), np.uint8), r"prepared squares are uint8 \(N, 1, 32, 32\), not uint8 \(2, 1, 8, 8\)"),
         (np.zeros((40, 40, 3), np.uint8), r"an array \(40, 40, 3\) looks like a colour image; give its grey values"),
         (np.zeros((0, 0), np.uint8), r"image 0: grey values are uint8 or uint16 \(H, W\), not uint8 \(0, 0\)"),
+        (
+            np.zeros((1, SIDE, SIDE), np.uint8),
+            r"\(1, 32, 32\) may be one image of grey values or one prepared square; give the former as \(32, 32\)",
+        ),
+        ({"image": "/etc/hostname"}, "image 0: text is read as base64, and this is none"),
         (np.uint8(3) + np.zeros((), np.uint8), "an array of images has 1 to 4 dimensions|not as uint8"),
         ([3], "image 0: an image is bytes, base64 text, a pathlib.Path or an array, not int"),
         (3, "images are given as a list, a DataFrame, a Series or an array, not as int"),

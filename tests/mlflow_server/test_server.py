@@ -29,6 +29,20 @@ from scripts.services import free_port, listens
         ("database: postgresql://me:s3cret/x@db/mlflow", "a password does not belong in this file"),
         ("artifacts: s3://AKIA:s3cret@bucket/x", "keys do not belong in this file"),
         ("database: mysql://me@db/mlflow", "must begin with one of sqlite:///, postgresql://"),
+        ("database: postgresql://me@db/mlflow?%70assword=s3cret", "a password does not belong in this file"),
+        ("database: 'sqlite:///:memory:'", "a database in memory is gone with the server"),
+        ("artifacts: http://elsewhere/x", "http: must be a folder, file:///PATH or s3://BUCKET/PREFIX"),
+        ("artifacts: gs://bucket/x", "gs: must be a folder"),
+        ("artifacts: s3://", "s3: must be a folder"),
+        ("artifacts: s3:/bucket", "s3: must be a folder"),
+        ("artifacts: s3://bucket/x?aws_secret_access_key=s3cret", "keys do not belong in this file"),
+        ("artifacts: ''", "artifacts: name a folder"),
+        ("host: '::1'", "'::1': give an IPv4 address or a name"),
+        ("allowed_hosts: ['http://mlflow:5000']", "'http://mlflow:5000': a host is NAME or NAME:PORT"),
+        ("allowed_hosts: ['']", "'': a host is NAME or NAME:PORT"),
+        ("port: true", "port: Input should be a valid integer"),
+        ("port: 5000\nport: 5001", "port: given twice, keep one"),
+        ("folder: ''", "folder: name a folder"),
         ("pasword: x", "pasword: Extra inputs"),
         ("folder: [", "while parsing"),
     ],
@@ -39,6 +53,18 @@ def test_a_server_that_would_be_open_is_refused(tmp_path, lines, message):
     with pytest.raises(TrackingError, match=message) as refused:
         server_config.load(path)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_place_may_be_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "server.yaml").write_text("folder: ~/server\nartifacts: ~/artifacts@2\n")
+    config = server_config.load(tmp_path / "server.yaml")
+    assert (config.folder, config.destination) == (tmp_path / "server", (tmp_path / "artifacts@2").as_uri())
+
+
+def test_a_bucket_may_have_a_prefix_with_an_at(tmp_path):
+    (tmp_path / "server.yaml").write_text(f"folder: {tmp_path}\nartifacts: s3://bucket/x@1\n")
+    assert server_config.load(tmp_path / "server.yaml").destination == "s3://bucket/x@1"
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

@@ -58,6 +58,29 @@ def test_everything_may_be_told_again_by_the_next_driver(uri, tracker, request, 
     assert (run.info.status, run.info.end_time) == ("FINISHED", 9000)
 
 
+@pytest.mark.parametrize("dies_in", ["log_batch", "log_inputs"])
+def test_a_run_that_a_dead_driver_only_created_is_completed(uri, tracker, request, tmp_path, monkeypatch, dies_in):
+    def die(*_, **__):
+        raise ConnectionError(dies_in)
+
+    tracker.open(RunDescription("study", "my study", 1000))
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, dies_in, die)
+        with pytest.raises(ConnectionError):
+            study_and_trial(tracker)
+    again = Tracker(uri, request.node.name, tmp_path)
+    study_and_trial(again)
+    run = run_of(uri, again, "t1")
+    assert run.data.params == {"learning_rate": "0.0001", "ema": ""}
+    assert [found.dataset.name for found in run.inputs.dataset_inputs] == ["nih"]
+
+
+def test_a_parameter_that_is_there_already_is_left_as_it_is(uri, tracker):
+    study_and_trial(tracker)
+    tracker.open(RunDescription("t1", "cell lr", 2000, params={"learning_rate": 1e-3, "epochs": 3}), parent="study")
+    assert run_of(uri, tracker, "t1").data.params == {"learning_rate": "0.0001", "ema": "", "epochs": "3"}
+
+
 def test_a_run_doubled_by_a_lost_answer_is_taken_away(uri, tracker, request, tmp_path):
     study_and_trial(tracker)
     client = MlflowClient(uri)

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from search import failures, ray_backend
-from search.budget import REASON
 from search.study_sections import Budget, Pruning
+from search.study_state import OVER_BUDGET
 from tests.search.recorded import Search
 
 NONE = Pruning(pruner="none")
@@ -108,7 +108,7 @@ def test_a_budget_drops_what_tells_least_and_leaves_every_cell_a_finished_run(sl
     search = Search(curves, cells=cells, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=whole / 2 / 3600))
     search.run(slots=slots, order=random.Random(seed).choice)
     used = sum(progress.use.gpu_seconds for progress in search.state.trials.values())
-    dropped = [p for p in search.state.trials.values() if p.reason.startswith(REASON)]
+    dropped = [p for p in search.state.trials.values() if p.reason.startswith(OVER_BUDGET)]
     assert used <= whole / 2 + slots * slots
     assert dropped
     assert all("this trial would tell least" in progress.reason for progress in dropped)

@@ -1,19 +1,26 @@
 """What a plan says of cost, and of what is done already."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from search import grid, recorded_speed
+from search.candidate import best_winner
+from search.errors import StudyError
 from search.estimate import estimate
 from search.identity import identified
-from search.ledger import Ledger
+from search.ledger import Ledger, read
 from search.plan import Known, plan
 from search.recorded_speed import Speeds
+from search.report import summary, words
+from search.status import status
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
-from search.study_state import StudyState
+from search.study_state import OVER_BUDGET, StudyState
 from tests.search.recorded import DECLARATION
+from trainers.trial import TrialResult
 
 AXES = {"dataset": "vindr_pcxr", "initialization": "imagenet", "backbone": "vit_base", "resolution": [224, 512]}
 IMAGES = 9125 * 0.8
@@ -73,7 +80,7 @@ def ran(tmp_path) -> Path:
     wanted = grid.expand(earlier)
     key = recorded_key(earlier)
     data = {"kind": "data", "key": key, "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}
-    data["images"] = {"train": 1000}
+    data |= {"images": {"train": 1000, "val": 0, "test": 0}, "validation": "official", "quarantined": {}}
     state = StudyState.of([data])
     with Ledger(StudyFolder(tmp_path, "s").ledger) as ledger:
         ledger.append(data)
@@ -115,8 +122,54 @@ def test_speeds_are_read_from_what_ran(ran):
 
 def test_the_plan_says_what_is_left_to_do(ran):
     done = plan(study(), Known(storage=ran))["done"]
-    assert done == {"finished": 1, "begun": 1, "new": 2, "epochs_left": 8 + 20, "no_longer_asked_for": 1}
+    assert done == {"finished": 1, "begun": 1, "dropped": 0, "new": 2, "epochs_left": 8 + 20, "no_longer_asked_for": 1}
     assert plan(study(name="other"), Known(storage=ran))["done"] is None
+
+
+def test_what_the_budget_dropped_is_called_so_everywhere(ran):
+    folder = StudyFolder(ran, "s")
+    dropped = {"kind": "ended", "state": "PRUNED", "reason": f"{OVER_BUDGET}no room", "time_ms": 9, "result": None}
+    begun = next(row["trial"] for row in status(study(), ran)["trials"] if row["state"] == "PAUSED")
+    with Ledger(folder.ledger) as ledger:
+        ledger.append(dropped | {"trial": begun})
+    assert status(study(), ran)["counts"] | {"WAITING": 0} == {
+        "COMPLETE": 1, "PRUNED": 0, "DROPPED": 1, "FAILED": 0, "RUNNING": 0, "PAUSED": 0, "WAITING": 0,
+    }  # fmt: skip
+    done = plan(study(), Known(storage=ran))["done"]
+    assert (done["finished"], done["dropped"]) == (1, 1)
+    wanted = grid.expand(study())
+    found = summary.summarize(study(), wanted, StudyState.of(read(folder.ledger).events), folder)
+    assert found["counts"] == {"cells": 2, "trials": 4, "COMPLETE": 1, "DROPPED": 1, "UNFINISHED": 2}
+    told = " ".join(words.sentences(found))
+    assert "1 complete, 0 pruned, 0 failed, 1 dropped for the budget, 2 not finished." in told
+    assert "learning_rate=" in told.partition("Dropped for the budget: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("driver", "state"),
+    [(f"process {os.getpid()} on {socket.gethostname()}", "RUNNING"), ("process 1 on elsewhere", "RUNNING"),
+     (f"process 4194305 on {socket.gethostname()}", "PAUSED"), (None, "PAUSED")],
+)  # fmt: skip
+def test_a_trial_runs_while_it_has_a_slot_and_the_driver_lives(ran, driver, state):
+    folder = StudyFolder(ran, "s")
+    if driver:
+        (folder.path / "driver").write_text(driver)
+    counts = status(study(), ran)["counts"]
+    assert counts[state] == 1
+    assert counts["RUNNING"] + counts["PAUSED"] == 1
+
+
+def test_a_study_that_has_not_run_to_its_end_is_not_promoted(ran):
+    state = StudyState.of(read(StudyFolder(ran, "s").ledger).events)
+    with pytest.raises(StudyError, match="no measured winner yet"):
+        best_winner(study(), state)
+    for trial in state.trials.values():
+        trial.result = TrialResult(
+            state="COMPLETE", epochs=2, best_value=0.8, best_epoch=1, checkpoint="c", checkpoint_sha256="0" * 64
+        )
+        state.evaluated.setdefault(trial.cell, {"trial": trial.trial})
+    with pytest.raises(StudyError, match=r"not finished: 1 of 4 trials are done, .*; `python -m search run` it"):
+        best_winner(study(), state)
 
 
 @pytest.mark.slow

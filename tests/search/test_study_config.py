@@ -65,6 +65,11 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
         (("1e-4, 3e-4", ".inf"), "learning_rate: a value must be finite, found inf"),
         (("recipe: {epochs: 2}", "promotion: {margin: .nan}"), "promotion.margin: Input should be a finite number"),
         (
+            ("recipe: {epochs: 2}", "promotion: {registered_model: .hidden}"),
+            "promotion.registered_model: '.hidden': only letters",
+        ),
+        (("name: tiny", "name: tiny.promotion"), "promotion.registered_model: 'tiny.promotion': names that end in"),
+        (
             ("recipe: {epochs: 2}", "resources: {overrides: [{when: {resolution: 96}, cpus: 2}]}"),
             "resources.overrides[0].when: resolution has no value 96; values: [64, 128]",
         ),

@@ -1,4 +1,4 @@
-"""Learning curves, with the trials that were pruned or failed marked where they stopped."""
+"""Learning curves, with the trials that were pruned, dropped for the budget or failed marked where they stopped."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from search.report.figures.canvas import INK, Picture, key_of, legend, panels, picture
 from search.report.layout import Looks, datasets, primary, spoken
 
-ENDS = {"PRUNED": "x", "FAILED": "*", "UNFINISHED": "|"}
+ENDS = {"PRUNED": "x", "DROPPED": "+", "FAILED": "*", "UNFINISHED": "|"}
 """Markers by how a trial stopped; a complete one has none."""
 
 
