@@ -1,5 +1,7 @@
 """What MLflow or a promotion cannot do, told in one message."""
 
+import errno
+
 
 class TrackingError(Exception):
     """The tracking server or its store cannot be used; the message says what to do."""
@@ -16,5 +18,7 @@ def refusal(problem: Exception) -> str | None:
     if isinstance(problem, MlflowException):
         return f"MLflow refuses: {str(problem).splitlines()[0]}"
     if isinstance(problem, OSError) and problem.strerror:  # a full disk names no file
-        return f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
+        told = f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
+        full = problem.errno in {errno.ENOSPC, errno.EDQUOT}
+        return f"{told}; make room and run the same command again" if full else told
     return None

@@ -1,5 +1,6 @@
 """The model registry: versions, the aliases `challenger` and `champion`, and the evidence on every version."""
 
+import hashlib
 import json
 import re
 import tempfile
@@ -21,6 +22,8 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 CLAIMED = "promotion by"
 SCORES = "evaluation/scores.parquet"
+SCORES_HASH = "radsweep.scores_sha256"
+"""Tag of a version: what its scores were when it was registered."""
 EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 """Artifacts of a winner's run."""
 ENTRY = "radsweep.promotion."
@@ -78,15 +81,25 @@ class Registry:
             raise PromotionError(f"{reference}: {str(problem).splitlines()[0]}") from problem
         return Version(name, str(found.version), str(found.run_id), dict(found.tags))
 
-    def scores(self, version: Version) -> bytes:
+    def scores(self, version: Version, *, sha256: str | None = None) -> bytes:
         """Return the stored case scores of a version's run, parquet.
 
+        Args:
+            version: whose.
+            sha256: of the scores, as a history has it; None: as the version's tag has it, if there is one.
+
         Raises:
-            PromotionError: its run has none, or it was made from no run.
+            PromotionError: its run has none, it was made from no run, or they are not those it was registered with.
         """
         if version.run_id in {"", "None"}:
             raise PromotionError(f"{version.name} version {version.version} was made from no run: it has no scores")
-        return self.artifact(version.run_id, SCORES)
+        content, wanted = self.artifact(version.run_id, SCORES), sha256 or version.tags.get(SCORES_HASH)
+        if wanted and hashlib.sha256(content).hexdigest() != wanted:
+            raise PromotionError(
+                f"{version.name} version {version.version}: {SCORES} of run {version.run_id} was changed since the "
+                "version was registered, nothing can be judged by it; bring it back, or roll back"
+            )
+        return content
 
     def external_scores(self, version: Version, dataset: str) -> bytes | None:
         """Return the stored case scores of a version's run on another data set, or None."""

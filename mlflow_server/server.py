@@ -21,6 +21,7 @@ FIRST_SAFE_VERSION = "3.17.2"
 """Earlier ones have open holes (CVE-2026-0545, CVE-2026-2652, CVE-2026-2635) or retry storms."""
 LOGIN_SECONDS = 60
 """How long a worker remembers that a password was right; a user taken away elsewhere stays that long at most."""
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,14 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
         f"database_uri = sqlite:///{folder / 'users.db'}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = mlflow_server.confined:authorize\n"
         # A password is hashed anew with every request otherwise, and a driver sends thousands.
         f"auth_cache_ttl_seconds = {LOGIN_SECONDS}\n"
     )
     return {
         **found,
+        # The server imports `mlflow_server.confined`, wherever it was started.
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "MLFLOW_AUTH_CONFIG_PATH": str(settings),
         "MLFLOW_AUTH_ADMIN_USERNAME": credentials.ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": secret.password,

@@ -1,5 +1,6 @@
 """The winner of a study's winners, as something to promote: where its things are and what is known of it."""
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from search.study_state import StudyState, TrialProgress
 from trainers.trial import Operation, TrialConfig
 
 if TYPE_CHECKING:
+    from mlflow_server.history import History
     from mlflow_server.packaging import Package
     from mlflow_server.promotion import Measured
     from mlflow_server.registry import Registry, Version
@@ -96,18 +98,25 @@ class Candidate:
             {name: case_scores.load(path) for name, path in external.items() if path.is_file()},
         )
 
-    def rival(self, registry: "Registry", champion: "Version") -> "Measured":
+    @property
+    def scores_sha256(self) -> str:
+        """Of the scores that its evaluation stored."""
+        return hashlib.sha256((self.folder.winner(self.winner.trial) / "scores.parquet").read_bytes()).hexdigest()
+
+    def rival(self, registry: "Registry", champion: "Version", history: "History") -> "Measured":
         """Return the scores of the champion, as far as its run has them.
 
         Raises:
-            PromotionError: it has none on its own test partition.
+            PromotionError: it has none on its own test partition, or they were changed since its promotion.
         """
         from mlflow_server.promotion import Measured
         from trainers.evaluation import case_scores
 
+        told = [entry for entry in history.read() if entry.get("version") == champion.version]
+        sha256 = next((entry["scores_sha256"] for entry in reversed(told) if "scores_sha256" in entry), None)
         stored = {name: registry.external_scores(champion, name) for name in self.study.promotion.external}
         return Measured(
-            _test_scores(registry.scores(champion)),
+            _test_scores(registry.scores(champion, sha256=sha256)),
             {name: case_scores.load(io.BytesIO(content)) for name, content in stored.items() if content is not None},
         )
 

@@ -95,6 +95,7 @@ def run(
     from search.study_folder import StudyFolder
 
     console = Console()
+    shown = showing.create(progress, console)
     loaded = load_study(study)
     machine = Machine(
         storage=storage,
@@ -104,9 +105,10 @@ def run(
         cpus=cpus,
         retry_failed=retry_failed,
     )
-    shown = showing.create(progress, console)
     try:
         run_study(loaded, machine, shown)
+    except KeyboardInterrupt:
+        _stop("interrupted; run the same command again and it goes on where it stood", 130)
     finally:
         shown.close()
     if progress != "json":
@@ -244,8 +246,6 @@ def main() -> None:
     """Run a command; bad input ends with a message and exit code 2."""
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _stop("interrupted; run the same command again and it goes on where it stood", 130)
     except Exception as problem:
         message = _plain_message(problem)
         if os.environ.get("RADSWEEP_DEBUG") or message is None:

@@ -154,7 +154,10 @@ def _plain(row: dict[Any, Any]) -> dict[str, float | None]:
 def _test_scores(side: Measured, pathologies: Sequence[str]) -> Any:
     from trainers.evaluation import case_scores
 
-    scores = case_scores.load(io.BytesIO(side.content))
+    try:
+        scores = case_scores.load(io.BytesIO(side.content))
+    except ValueError as problem:
+        raise StudyError(f"{side.name}: its stored scores cannot be read: {problem}") from problem
     if unknown := [name for name in pathologies if name not in scores.pathologies]:
         known = ", ".join(scores.pathologies)
         raise StudyError(f"--pathology {', '.join(unknown)}: {side.name} has none of that name; it has {known}")

@@ -19,17 +19,20 @@ class Policy:
         retries: times that the trial goes on from its last checkpoint; None: always.
         stops_cell: whether the trials of its cell that have not begun are not begun.
         meaning: in words, for `status`.
+        stops_study: whether nothing else can go on either, until somebody does something.
     """
 
     retries: int | None
     stops_cell: bool
     meaning: str
+    stops_study: bool = False
 
 
 POLICIES: dict[str, Policy] = {
     "node_lost": Policy(None, False, "its node went away or was preempted; goes on from its checkpoint, not counted"),
     "process_died": Policy(3, False, "its process died; goes on from its checkpoint, three times at most"),
     "host_memory": Policy(3, False, "the host ran out of memory; goes on from its checkpoint, three times at most"),
+    "disk_full": Policy(None, False, "its disk is full; the study stops, make room and run it again", stops_study=True),
     "out_of_memory": Policy(0, False, "not even one image fits on the GPU; not tried again"),
     "data": Policy(0, True, "its data cannot be read; the cell stops"),
     "non_finite": Policy(0, False, "its loss is not finite; recorded, not tried again"),
@@ -37,6 +40,20 @@ POLICIES: dict[str, Policy] = {
     "configuration": Policy(0, False, "it cannot be built as configured; not tried again"),
     "bug": Policy(0, False, "an error in the code; not tried again"),
 }
+
+
+DISK_FULL = ("no space left on device", "disk quota exceeded")
+"""Words of the system, which libraries pass on in exceptions of their own."""
+
+
+def class_of(failure: BaseException) -> str:
+    """Return the class of an exception that no code of a trial expected."""
+    told: BaseException | None = failure
+    while told is not None:
+        if any(words in str(told).lower() for words in DISK_FULL):
+            return "disk_full"
+        told = told.__cause__ or told.__context__
+    return "bug"
 
 
 def may_go_on(interruptions: Sequence[Event]) -> bool:

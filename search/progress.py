@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.errors import StudyError
 from search.schedule import Entry
 from search.study_state import StudyState
 
@@ -21,6 +22,7 @@ SECONDS_BETWEEN_LINES = 5.0
 LOOKS_COST = 100.0
 """At most one part in so many of the time is spent on looking at all trials."""
 CELLS_SHOWN = 20
+KINDS = ("auto", "live", "lines", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,13 @@ class JsonProgress(_Counting):
 
 
 def create(kind: str, console: Console) -> Progress:
-    """Choose how progress is shown: `live`, `lines`, `json`, or `auto` (live where the output is a terminal)."""
+    """Choose how progress is shown: `live`, `lines`, `json`, or `auto` (live where the output is a terminal).
+
+    Raises:
+        StudyError: it is none of these.
+    """
+    if kind not in KINDS:
+        raise StudyError(f"--progress {kind}: expected {', '.join(KINDS)}")
     if kind == "json":
         return JsonProgress()
     if kind == "live" or (kind == "auto" and console.is_terminal):

@@ -65,7 +65,7 @@ def promote(
     with _packaged(chosen, package, registry, uri=uri, dry_run=dry_run) as (source, version):
         original = chosen.original(challenger, roots or {})
         checks = reload.checks(source, original, uri=uri, tolerance=study.promotion.reproduction)
-    rival = chosen.rival(registry, champion) if champion else None
+    rival = chosen.rival(registry, champion, history) if champion else None
     decision = promotion.judge(challenger, rival, _policy(chosen), checks=checks)
     outcome = _outcome(chosen, version.version if version else None, champion.version if champion else None)
     outcome |= {**decision.as_json(), "dry_run": dry_run}
@@ -106,6 +106,7 @@ def _packaged(
     if version is None:
         source = packaging.log_model(package, run_id=chosen.run_id, uri=uri)
         tags = {f"radsweep.{key}": value for key, value in chosen.facts.items() if key != "run_id"}
+        tags["radsweep.scores_sha256"] = chosen.scores_sha256
         card = package.card().description()
         version = registry.register(chosen.name, source=source, run_id=chosen.run_id, tags=tags, description=card)
     registry.challenge(version)
@@ -164,6 +165,8 @@ def _already(chosen: Candidate, champion: "Version", *, dry_run: bool) -> dict[s
 def show(outcome: dict[str, Any], console: Console) -> None:
     """Print a decision for people."""
     promoted = "would be promoted" if outcome["dry_run"] else "promoted"
+    if outcome["promoted"] and outcome["version"] == outcome["champion_before"]:
+        promoted = "champion already"
     verdict = f"[green]{promoted}[/green]" if outcome["promoted"] else "[yellow]not promoted[/yellow]"
     console.print(f"{verdict}: {outcome['cell']} (trial {outcome['trial']}) of study {outcome['study']}")
     for reason in outcome["reasons"]:
@@ -184,5 +187,6 @@ def _outcome(chosen: Candidate, version: str | None, before: str | None) -> dict
         "cell": chosen.winner.cell,
         "trial": chosen.winner.trial,
         "validation": chosen.winner.value,
+        "scores_sha256": chosen.scores_sha256,
         "time_ms": now_ms(),
     }

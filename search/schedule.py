@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from search import failures
 from search.budget import Spending
+from search.errors import StudyError
 from search.groups import Entry, Groups, in_order
 from search.ledger import Event
 from search.pruning import spared
@@ -143,10 +144,17 @@ class Schedule:
             kind: a key of `failures.POLICIES`.
             reason: in one line.
             log: the last lines of its log.
+
+        Raises:
+            StudyError: nothing else can go on either; the trial does in the next run.
         """
         self._running.discard(trial)
         if self._progress(trial).done:
             return
+        if failures.POLICIES[kind].stops_study:
+            event = {"kind": "interrupted", "trial": trial, "time_ms": self._now(), "class": kind, "reason": reason}
+            self._record(event)
+            raise StudyError(f"trial {trial}: {failures.POLICIES[kind].meaning} ({reason})")
         self._record({**self._end(trial, TrialState.FAILED, f"{kind}: {reason}", None), "log": list(log)})
         cell = self._entries[trial].cell
         if failures.POLICIES[kind].stops_cell:

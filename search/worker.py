@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from datasets.dataset_config import DatasetConfig
+from search import failures
 from search.study_sections import Evaluation
 from trainers.gpu_memory import Footprint
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
@@ -76,7 +77,7 @@ class EvaluationOrder(BaseModel):
 def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
     """Train, telling each epoch as `epoch` and the end as `result` or `failure`, all as JSON or plain text.
 
-    A failure that another try cannot heal is told, not raised; a process that dies tells nothing, and the
+    A failure is told, not raised; a process that dies tells nothing, and the
     backend tries again.
     """
     from trainers.train import train
@@ -89,11 +90,11 @@ def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
         result = train(order.config, operation=order.operation, report=report, until_epoch=order.until_epoch)
     except TrialError as failure:
         tell({"failure": str(failure), "failure_kind": failure.kind, "log": _log(failure)})
-    except Exception as failure:  # a bug ends this trial, with its place, not the study
+    except Exception as failure:  # a bug ends this trial, with its place, not the study; a full disk is nobody's bug
         place = traceback.extract_tb(failure.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
         told = f"{type(failure).__name__}: {failure} ({where})"
-        tell({"failure": told, "failure_kind": "bug", "log": _log(failure)})
+        tell({"failure": told, "failure_kind": failures.class_of(failure), "log": _log(failure)})
     else:
         tell({"result": result.model_dump_json()})
 

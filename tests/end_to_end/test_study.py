@@ -1,5 +1,6 @@
 """What a user sees of a study, from plan to promotion, and after a killed driver."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -267,6 +268,10 @@ def test_the_winner_is_promoted_and_its_scores_come_back(again):
     facts = loaded.metadata.metadata
     assert facts["pathologies"] == ["cardiomegaly", "pleural_effusion", "nodule", "pneumothorax"]
     assert version.run_id == facts["run_id"]
+    scores = (again.folder / "winners" / decision["trial"] / "scores.parquet").read_bytes()
+    (told,) = (again.storage / "mlpromotions" / "tiny.jsonl").read_text().splitlines()
+    assert version.tags["radsweep.scores_sha256"] == hashlib.sha256(scores).hexdigest()
+    assert json.loads(told)["scores_sha256"] == hashlib.sha256(scores).hexdigest()
 
     pixels, stored = test_cases(again, decision["trial"], facts)
     assert np.abs(loaded.predict(pixels).to_numpy() - stored).max() < 1e-5

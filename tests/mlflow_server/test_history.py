@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sys
 
@@ -8,7 +9,7 @@ from mlflow_server import __main__ as commands
 from mlflow_server import succession
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import History
-from mlflow_server.registry import Registry
+from mlflow_server.registry import SCORES_HASH, Registry
 from mlflow_server.rollback import roll_back
 
 
@@ -96,6 +97,22 @@ def test_a_version_that_was_made_from_no_run_has_no_scores(promoted):
     MlflowClient(f"sqlite:///{storage}/mlflow.db").create_model_version("m", source=str(storage))
     with pytest.raises(PromotionError, match="m version 4 was made from no run: it has no scores"):
         registry.scores(registry.find("models:/m/4"))
+
+
+def test_scores_that_were_changed_since_are_no_evidence(promoted, monkeypatch):
+    _, registry, _ = promoted
+    stored = {"content": b"as measured"}
+    monkeypatch.setattr(Registry, "artifact", lambda *_: stored["content"])
+    champion = registry.champion("m")
+    sha256 = hashlib.sha256(b"as measured").hexdigest()
+    assert registry.scores(champion) == b"as measured"  # of a version that no hash was kept of
+    registry.tag(champion, {SCORES_HASH: sha256})
+    champion = registry.champion("m")
+    assert registry.scores(champion) == b"as measured"
+    stored["content"] = b"better"
+    for known in (None, sha256):
+        with pytest.raises(PromotionError, match=r"m version 3: evaluation/scores.parquet of run .* was changed since"):
+            registry.scores(champion, sha256=known)
 
 
 def test_the_history_is_mirrored_in_the_versions_tags(promoted):

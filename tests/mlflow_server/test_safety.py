@@ -105,11 +105,11 @@ def test_a_hostile_host_header_is_refused_on_every_kind_of_route(served, host):
         assert request(served, path, known=True, host=host)[0] == 403
 
 
-def ask_as_user(served, method, path, body=None):
+def ask_as_user(served, method, path, body=None, more=None):
     """Return status and body of a request whose path is sent as it stands."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     word = b64encode(":".join(login(served)).encode()).decode()
-    connection.request(method, path, body, {"Authorization": f"Basic {word}"})
+    connection.request(method, path, body, {"Authorization": f"Basic {word}", **(more or {})})
     answer = connection.getresponse()
     return answer.status, answer.read()
 
@@ -193,3 +193,29 @@ def test_no_version_of_a_model_leads_out_of_the_store(served, source, monkeypatc
         run = client.create_run("0").info.run_id
         with pytest.raises(MlflowException):
             Registry(served.uri).register("traversal", source=source, run_id=run, tags={})
+
+
+@pytest.mark.parametrize("key", ["artifact_location", "artifactLocation"])
+@pytest.mark.parametrize(
+    "place", ["file://{}", "{}", "s3://somebody/x", "file:{}", "mlflow-artifacts:{}/..", "FILE://{}"]
+)
+@pytest.mark.parametrize("route", ["/api/2.0/mlflow/experiments/create", "/ajax-api/2.0/mlflow/experiments/create"])
+def test_no_user_chooses_where_the_server_writes(served, route, place, key):
+    outside = served.folder.parent / "outside"
+    body = json.dumps({"name": f"{route}{place}{key}", key: place.format(outside)}).encode()
+    status, answer = ask_as_user(served, "POST", route, body, {"Content-Type": "application/json"})
+    if place.startswith("mlflow-artifacts:"):
+        assert status in {200, 400}
+    else:
+        assert (status, answer[:17]) == (403, b"artifact_location")
+    assert not outside.exists()
+
+
+def test_a_user_may_create_an_experiment_where_the_server_keeps_things(served):
+    with logged_in(served):
+        client = MlflowClient(served.uri)
+        for name, place in (("chosen by the server", None), ("proxied", "mlflow-artifacts:/somewhere")):
+            run = client.create_run(client.create_experiment(name, artifact_location=place)).info
+            client.log_text(run.run_id, "content", "a.txt")
+            assert run.artifact_uri.startswith("mlflow-artifacts:/")
+            assert len(list((served.folder / "mlartifacts").rglob(f"{run.run_id}/artifacts/a.txt"))) == 1

@@ -1,10 +1,12 @@
 """What a schedule does when trials fail, processes go away and budgets bind."""
 
+import errno
 import random
 
 import pytest
 
 from search import failures, ray_backend
+from search.errors import StudyError
 from search.study_sections import Budget, Pruning
 from search.study_state import OVER_BUDGET
 from tests.search.recorded import Search
@@ -61,6 +63,34 @@ def test_data_that_cannot_be_read_stop_the_cell_and_no_other(kind, others):
     if others == "FAILED":
         assert search.state.trials["b"].reason == "data: not begun, since another trial of its cell failed by it"
         assert search.state.trials["b"].starts == []
+
+
+def test_a_full_disk_stops_the_study_and_the_next_run_goes_on():
+    search = Search(dict.fromkeys("ab", FLAT), pruning=NONE, fails={"a": 2}, kind="disk_full")
+    with pytest.raises(StudyError, match="trial a: its disk is full; the study stops, make room and run it again"):
+        search.run()
+    assert search.ends() == {"a": "None", "b": "None"}
+    again = Search(dict.fromkeys("ab", FLAT), pruning=NONE, events=search.events)
+    again.run()
+    assert again.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (OSError(errno.EIO, "Input/output error"), "bug"),
+        (KeyError("a"), "bug"),
+    ],
+)
+def test_a_full_disk_is_nobodys_bug(failure, kind):
+    assert failures.class_of(failure) == kind
+    try:
+        raise ValueError("the checkpoint was not written") from failure
+    except ValueError as wrapped:
+        assert failures.class_of(wrapped) == kind
 
 
 def test_every_kind_a_trial_can_tell_has_a_policy():
