@@ -247,6 +247,10 @@ class Registry:
         """Say whether a version of a model is there."""
         return any(str(v.version) == version for v in self._client.search_model_versions(f"name='{name}'"))
 
+    def tags_of_run(self, run_id: str) -> dict[str, str]:
+        """Return a run's tags."""
+        return dict(self._client.get_run(run_id).data.tags)
+
     def artifact(self, run_id: str, path: str) -> bytes:
         """Return the content of a run's artifact.
 

@@ -227,8 +227,15 @@ def compare(
         str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Server of the registry; default: the storage's.")
     ] = None,
     pathology: Annotated[list[str] | None, typer.Option(help="Compare these alone; may be repeated.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Default: the study's primary metric.")] = None,
-    redraws: Annotated[int | None, typer.Option(min=100, help="Default: as the study says.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Default: the study's primary metric; auroc where it is unknown.")
+    ] = None,
+    redraws: Annotated[
+        int | None,
+        typer.Option(
+            min=100, max=100_000, help="Default: as the study says; 1,000 where the storage has not that study."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare two measured trials, cells, runs or model versions by stored test scores: paired, nothing is run."""

@@ -1,7 +1,7 @@
 """Two measured networks side by side: paired differences of stored test scores, nothing is run again."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,10 +118,10 @@ def show(found: dict[str, Any], console: Console) -> None:
     """Print a comparison for people."""
     console.print(f"first  {found['first']['name']} {found['first']['trial']}", highlight=False, soft_wrap=True)
     console.print(f"second {found['second']['name']} {found['second']['trial']}", highlight=False, soft_wrap=True)
-    table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases")
+    table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases", box=None)
     for column in ("pathology", "first", "second", "difference", f"{found['confidence']:.0%} interval", "p", "p adj."):
         justify: Literal["left", "right"] = "left" if column == "pathology" else "right"
-        table.add_column(column, justify=justify, no_wrap="interval" in column, overflow="fold")
+        table.add_column(column, justify=justify, no_wrap=column != "pathology", overflow="fold")
     for row in found["rows"]:
         interval = f"{_number(row['low'], '+.4f')} to {_number(row['high'], '+.4f')}"
         table.add_row(
@@ -174,9 +174,9 @@ def _values(scores: Any, metric: str, measure: Any) -> list[float | None]:
 
 def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     if reference.startswith(MODEL):
-        return _version(reference, uri or StudyFolder(storage, "").tracking_uri)
+        return _version(reference, storage, uri or StudyFolder(storage, "").tracking_uri)
     if reference.startswith(RUN):
-        return _run(reference, uri or StudyFolder(storage, "").tracking_uri)
+        return _run(reference, storage, uri or StudyFolder(storage, "").tracking_uri)
     known = list(_measured(storage))
     found = [entry for entry in known if reference in entry[:3]]
     if not found and len(reference) >= SHORTEST_PREFIX:
@@ -186,8 +186,7 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
         scores = folder.winner(trial) / "scores.parquet"
         if not scores.is_file():
             raise StudyError(f"{name}: {scores} is missing; `python -m search run` writes it when it measures a winner")
-        metric = state.declaration.primary_metric.split("/")[1]
-        return Measured(name, trial, scores.read_bytes(), metric, dict(state.study.get("evaluation", {})))
+        return Measured(name, trial, scores.read_bytes(), **_settings(state))
     names = sorted({f"{entry[1]} ({entry[0]})" for entry in found or known})
     listed = "; ".join(names[:SHOWN]) + ("; …" if len(names) > SHOWN else "")
     if found:
@@ -207,18 +206,34 @@ def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, Study
             yield event["trial"], f"{folder.study}/{cell}", cell, folder, state
 
 
-def _run(reference: str, uri: str) -> Measured:
+def _settings(state: StudyState) -> dict[str, Any]:
+    """Return how a study measures: the primary metric and its section `evaluation`."""
+    metric = state.declaration.primary_metric.split("/")[1]
+    return {"metric": metric, "evaluation": dict(state.study.get("evaluation", {}))}
+
+
+def _settings_of(tags: Mapping[str, str], storage: Path) -> dict[str, Any]:
+    """Return how the study of a run or version measures, where the storage has it."""
+    named = tags.get("radsweep.study")
+    paths = [path for path in storage.glob("*/ledger.jsonl") if path.parent.name == named]  # a tag is no path
+    return _settings(StudyState.of(ledger.read(paths[0]).events)) if paths else {}
+
+
+def _run(reference: str, storage: Path, uri: str) -> Measured:
     from mlflow_server.registry import SCORES, Registry
 
     identity = reference.removeprefix(RUN)
     if not identity.isalnum():
         raise StudyError(f"{reference!r} is no run: runs:/ID, with the ID that MLflow shows")
-    return Measured(f"run {identity}", "", Registry(uri).artifact(identity, SCORES))
+    registry = Registry(uri)
+    content = registry.artifact(identity, SCORES)
+    return Measured(f"run {identity}", "", content, **_settings_of(registry.tags_of_run(identity), storage))
 
 
-def _version(reference: str, uri: str) -> Measured:
+def _version(reference: str, storage: Path, uri: str) -> Measured:
     from mlflow_server.registry import Registry
 
     registry = Registry(uri)
     version = registry.find(reference)
-    return Measured(f"{version.name} version {version.version}", "", registry.scores(version))
+    name = f"{version.name} version {version.version}"
+    return Measured(name, "", registry.scores(version), **_settings_of(version.tags, storage))

@@ -7,15 +7,18 @@ folder's SQLite file for optuna-dashboard (`optuna_mirror.py`).
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from search import pruners
 from search.curve_endings import Past
 from search.study_sections import Pruning
+from search.wording import counted
 from trainers.trial import TrialState
 
 Direction = Literal["maximize", "minimize"]
@@ -85,9 +88,19 @@ class ComparisonGroup:
             stops, reason = explain(self._study, frozen)
             return bool(stops), str(reason)
         stops = self._pruner.prune(self._study, frozen)
-        value = frozen.intermediate_values[frozen.last_step]
-        name = type(self._pruner).__name__
-        return stops, f"{name} {'stops' if stops else 'keeps'} it at epoch {frozen.last_step} with {value:.4f}"
+        return stops, self._reason(frozen, frozen.last_step, stops=stops)
+
+    def _reason(self, trial: FrozenTrial, epoch: int, *, stops: bool) -> str:
+        """Say what one of Optuna's pruners had before it; none of them says why."""
+        group = [other for other in self._study.get_trials(deepcopy=False) if other.number != trial.number]
+        known = [other.intermediate_values[epoch] for other in group if epoch in other.intermediate_values]
+        others = "no other trial of its group has been there"
+        if known:
+            span = f"from {min(known):.4f} to {max(known):.4f}, median {median(known):.4f}"
+            others = f"{counted(len(known), 'other')} there {span}"
+        verdict = "stops" if stops else "keeps"
+        value = trial.intermediate_values[epoch]
+        return f"{type(self._pruner).__name__} {verdict} it at epoch {epoch} with {value:.4f}; {others}"
 
     def tell(self, trial: str, state: TrialState, value: float | None) -> None:
         """Close a trial with the state it truly ended in."""

@@ -100,7 +100,7 @@ def check_fit(slot: Slot, nodes: Sequence[Node]) -> None:
         )
         raise StudyError(
             f"resources: a trial asks for {asked}, but no node of this cluster has that; the largest has {largest}. "
-            "Lower resources.cpus or resources.gpus"
+            "Lower resources.cpus, gpus or memory_gb, or ask for another gpu_type"
         )
 
 

@@ -91,7 +91,11 @@ def check(sampling: Sampling) -> None:
         StudyError: with those that it takes.
     """
     if sampling.sampler != "grid":
-        _create(sampling, seed=0)
+        probe = optuna.create_study(sampler=_create(sampling, seed=0))
+        try:
+            probe.ask({"x": FloatDistribution(0.0, 1.0)})
+        except (TypeError, ValueError) as problem:  # a setting of the wrong kind is only met at the first draw
+            raise StudyError(f"sampling.settings: {sampling.sampler}: {problem}") from None
 
 
 def _round(study: StudyConfig, cell: Cell, known: Sequence[Point], state: StudyState) -> list[Point]:

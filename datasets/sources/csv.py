@@ -15,7 +15,7 @@ from datasets.source_table import UNCERTAIN, SourceTable, instance_rows, read_cs
 
 PATHOLOGY = re.compile(r"\w[\w .:-]*")
 """What MLflow takes as part of a metric's name, but for the slash, which makes folders there."""
-MACRO = "macro"
+RESERVED = frozenset({"macro", "macro_avg"})
 """The mean over all pathologies in results."""
 _PARTITIONS = {
     "train": "train", "training": "train",
@@ -94,11 +94,11 @@ def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ..
             f"{options.table}, key `labels`",
             f"columns among {', '.join(table.columns)}",
         )
-    if odd := [name for name in findings.values() if not PATHOLOGY.fullmatch(name) or name == MACRO]:
+    if odd := [name for name in findings.values() if not PATHOLOGY.fullmatch(name) or name in RESERVED]:
         raise DatasetError(
             f"pathology {odd[0]!r} cannot be the name of a metric",
             f"{options.table}, key `labels`",
-            f"letters, digits, spaces and `_ - . :`, and not {MACRO!r}",
+            f"letters, digits, spaces and `_ - . :`, and not {' or '.join(sorted(RESERVED))}",
             "say `findings: {COLUMN: name}` in the data set's options",
         )
     twice = sorted({name for name in findings.values() if list(findings.values()).count(name) > 1})

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
+from rich.console import Console
 
 from mlflow_server.errors import PromotionError
 from mlflow_server.registry import Registry
@@ -107,20 +108,23 @@ def test_a_winner_without_its_scores_is_told(storage):
 def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path):
     uri = StudyFolder(storage, "").tracking_uri
     client = MlflowClient(uri)
-    run = client.create_run(client.create_experiment("e", artifact_location=(tmp_path / "a").as_uri())).info.run_id
+    experiment = client.create_experiment("e", artifact_location=(tmp_path / "a").as_uri())
+    run = client.create_run(experiment, tags={"radsweep.study": "one"}).info.run_id
     client.log_artifact(run, str(StudyFolder(storage, "one").winner("aaaaaa0001") / "scores.parquet"), "evaluation")
     registry = Registry(uri)
-    version = registry.register("m", source=str(tmp_path), run_id=run, tags={})
+    version = registry.register("m", source=str(tmp_path), run_id=run, tags={"radsweep.study": "one"})
     registry.crown(version, instead_of=None)
-    expected = ask(storage, "aaaaaa", "bbbbbb", redraws=200)["rows"]
+    expected = ask(storage, "aaaaaa", "bbbbbb")
     for reference, name in (
         ("models:/m@champion", "m version 1"),
         ("models:/m/1", "m version 1"),
         (f"runs:/{run}", f"run {run}"),
     ):
-        found = ask(storage, reference, "bbbbbb", redraws=200)
+        found = ask(storage, reference, "bbbbbb")
         assert found["first"]["name"] == name
-        assert [row["difference"] for row in found["rows"]] == [row["difference"] for row in expected]
+        assert {**found, "first": None} == {**expected, "first": None}  # measured as the study measures
+    registry.tag(version, {"radsweep.study": "../one"})
+    assert ask(storage, "models:/m/1", "bbbbbb")["redraws"] == 1000
     for wrong in ("models:/m@nobody", "models:/m/9", "models:/../m/1", "models:/m"):
         with pytest.raises(PromotionError, match="models:/"):
             ask(storage, wrong, "bbbbbb")
@@ -143,3 +147,14 @@ def test_the_command_prints_both_for_people_and_machines(storage, capsys, monkey
         told = capsys.readouterr().out
         assert expected in told
     assert json.loads(told)["cases"] == 60
+
+
+def test_a_table_of_80_columns_breaks_no_number(storage, capsys, monkeypatch):
+    found = ask(storage, "aaaaaa", "cccccc")
+    found["rows"][0]["pathology"] = "enlarged_cardiomediastinum"
+    found["rows"][1] |= {"difference": None, "low": None, "high": None}
+    compare.show(found, Console(width=80))
+    told = capsys.readouterr().out
+    for row in found["rows"]:
+        for value, form in ((row["first"], ".4f"), (row["p_value"], ".4f"), (row["difference"], "+.4f")):
+            assert ("undefined" if value is None else format(value, form)) in told

@@ -118,6 +118,11 @@ def test_a_wrong_sampling_is_told(change, message):
         StudyConfig.model_validate({**content, **change})
 
 
+def test_a_setting_of_the_wrong_kind_is_told_before_the_first_trial():
+    with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*'<' not supported"):
+        sampling.check(study("tpe", settings={"n_startup_trials": "x"}).sampling)
+
+
 def test_an_unknown_setting_of_a_sampler_is_told():
     with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*nonsense.*; it takes: .*n_startup_trials"):
         sampling.check(study("tpe", settings={"nonsense": 1}).sampling)

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.pruning import create_group
 from search.study_sections import Pruning
 from tests.search.recorded import Search
+from trainers.trial import TrialState
 
 CLEAR = {  # b leads from the start, the others never come near
     "a": [0.50, 0.51, 0.52, 0.52, 0.53, 0.53, 0.54, 0.54],
@@ -53,6 +55,23 @@ def test_the_result_does_not_depend_on_which_trial_runs_first(slots, seed):
 
 
 curve = st.lists(st.floats(0, 1), min_size=6, max_size=6)
+
+
+def test_what_one_of_optunas_pruners_had_before_it_is_told():
+    pruning = Pruning(pruner="median", settings={"n_startup_trials": 1})
+    group = create_group(pruning, epochs=3, direction="maximize", space={"x": [1.0, 2.0, 3.0]})
+    for number, values in enumerate(([0.8, 0.9], [0.7, 0.8], [0.5])):
+        group.add(str(number), {"x": number + 1.0})
+        for epoch, value in enumerate(values, 1):
+            group.report(str(number), epoch, value)
+        if number == 0:
+            assert group.decide("0")[1].endswith("at epoch 2 with 0.9000; no other trial of its group has been there")
+        if len(values) == 2:
+            group.tell(str(number), TrialState.COMPLETE, values[-1])
+    assert group.decide("2") == (
+        True,
+        "MedianPruner stops it at epoch 1 with 0.5000; 2 others there from 0.7000 to 0.8000, median 0.7500",
+    )
 
 
 @settings(max_examples=60, deadline=None)
