@@ -59,8 +59,8 @@ def compare(first: str, second: str, *, storage: Path, uri: str | None, question
     """Compare two trials, cells, runs or model versions.
 
     Args:
-        first: identity of a trial (or its beginning), a cell (`STUDY/CELL`, or `CELL` alone where that is
-            unmistakable), an MLflow run (`runs:/ID`), or a model version (`models:/NAME@ALIAS`, `models:/NAME/3`).
+        first: identity of a trial (or its beginning, or `STUDY/TRIAL`), a cell (`STUDY/CELL`, or `CELL` alone where
+            that is unmistakable), an MLflow run (`runs:/ID`), or a model version (`models:/NAME@ALIAS`, `models:/NAME/3`).
         second: the same.
         storage: folder of all studies.
         uri: MLflow tracking URI of the registry; None: the embedded store.
@@ -178,7 +178,7 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     if reference.startswith(RUN):
         return _run(reference, storage, uri or StudyFolder(storage, "").tracking_uri)
     known = list(_measured(storage))
-    found = [entry for entry in known if reference in entry[:3]]
+    found = [entry for entry in known if reference in (*entry[:3], f"{entry[3].study}/{entry[0]}")]
     if not found and len(reference) >= SHORTEST_PREFIX:
         found = [entry for entry in known if entry[0].startswith(reference)]
     if len(found) == 1:
@@ -190,7 +190,7 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     names = sorted({f"{entry[1]} ({entry[0]})" for entry in found or known})
     listed = "; ".join(names[:SHOWN]) + ("; …" if len(names) > SHOWN else "")
     if found:
-        raise StudyError(f"{reference!r} could be any of: {listed}; give the study or the trial")
+        raise StudyError(f"{reference!r} could be any of: {listed}; give STUDY/CELL or STUDY/TRIAL")
     raise StudyError(
         f"{reference!r} is neither a measured trial nor a cell in {storage} (each cell's winner is measured, the other "
         f"trials are not), nor runs:/ID nor models:/NAME@ALIAS. Measured: {listed or 'nothing yet'}"

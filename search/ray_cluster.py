@@ -1,5 +1,6 @@
 """A Ray cluster: joining or starting one, its nodes, and plain functions on its workers."""
 
+import gc
 import os
 import signal
 import socket
@@ -67,7 +68,17 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
             _check_code()
         yield ray.cluster_resources()
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Shut Ray down with nothing left over that asks it anything afterwards: it ends the process of whoever does."""
+    gc.collect()  # Tune leaves references to objects of Ray in cycles
+    gc.disable()  # the thread that delivers to MLflow would collect just now
+    try:
         ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _start(path: str, cpus: int | None) -> None:

@@ -7,6 +7,7 @@ What was drawn is in the ledger; a study that goes on reads it there.
 
 import hashlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,8 +80,11 @@ def examples(study: StudyConfig) -> Grid:
     """Return the grid with made-up points in the number that will be drawn, for a plan."""
     if study.sampling.sampler == "grid":
         return grid.expand(study)
-    spaces = {name: _spread(name, space, study.sampling.trials or 1) for name, space in study.search.items()}
-    points = [{name: values[n] for name, values in spaces.items()} for n in range(study.sampling.trials or 1)]
+    count = study.sampling.trials or 1
+    if all(isinstance(space, list) for space in study.search.values()):  # no point is drawn twice
+        count = min(count, math.prod(len(space) for space in study.search.values() if isinstance(space, list)))
+    spaces = {name: _spread(name, space, count) for name, space in study.search.items()}
+    points = [{name: values[n] for name, values in spaces.items()} for n in range(count)]
     return grid.expand(study, {cell.name: points for cell in grid.expand(study, {}).cells})
 
 

@@ -78,6 +78,13 @@ def test_p_values_are_corrected_over_the_pathologies_asked_for(storage):
     assert both["rows"][0]["adjusted"] >= both["rows"][0]["p_value"]
 
 
+def test_a_trial_that_two_studies_share_is_named_with_its_study(storage):
+    add_study(storage, "three", {"d/vit/224": ("aaaaaa0001", 2.0)})
+    with pytest.raises(StudyError, match=r"could be any of: .*; give STUDY/CELL or STUDY/TRIAL"):
+        ask(storage, "aaaaaa0001", "bbbbbb")
+    assert ask(storage, "three/aaaaaa0001", "bbbbbb")["first"]["name"] == "three/d/vit/224"
+
+
 def test_redraws_and_metric_may_be_given(storage):
     found = ask(storage, "aaaaaa", "cccccc", redraws=100, metric="average_precision")
     assert (found["redraws"], found["metric"]) == (100, "average_precision")

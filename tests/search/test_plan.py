@@ -147,13 +147,13 @@ def test_what_the_budget_dropped_is_called_so_everywhere(ran):
 
 @pytest.mark.parametrize(
     ("driver", "state"),
-    [(f"process {os.getpid()} on {socket.gethostname()}", "RUNNING"), ("process 1 on elsewhere", "RUNNING"),
-     (f"process 4194305 on {socket.gethostname()}", "PAUSED"), (None, "PAUSED")],
+    [("process {own} on {here}", "RUNNING"), ("process 1 on elsewhere", "RUNNING"),
+     ("process 4194305 on {here}", "PAUSED"), (None, "PAUSED")],
 )  # fmt: skip
 def test_a_trial_runs_while_it_has_a_slot_and_the_driver_lives(ran, driver, state):
     folder = StudyFolder(ran, "s")
     if driver:
-        (folder.path / "driver").write_text(driver)
+        (folder.path / "driver").write_text(driver.format(own=os.getpid(), here=socket.gethostname()))
     counts = status(study(), ran)["counts"]
     assert counts[state] == 1
     assert counts["RUNNING"] + counts["PAUSED"] == 1

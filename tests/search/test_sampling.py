@@ -118,6 +118,13 @@ def test_a_wrong_sampling_is_told(change, message):
         StudyConfig.model_validate({**content, **change})
 
 
+def test_a_plan_counts_no_more_points_than_there_are():
+    space = {"learning_rate": [1e-3, 1e-4], "weight_decay": [0.0, 0.1]}
+    content = {"name": "s", "axes": AXES, "search": space, "sampling": {"sampler": "tpe", "trials": 9}}
+    wanted = sampling.examples(StudyConfig.model_validate(content))
+    assert len(wanted.trials) == 4 * len(wanted.cells)
+
+
 def test_a_setting_of_the_wrong_kind_is_told_before_the_first_trial():
     with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*'<' not supported"):
         sampling.check(study("tpe", settings={"n_startup_trials": "x"}).sampling)
