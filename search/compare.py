@@ -60,7 +60,8 @@ def compare(first: str, second: str, *, storage: Path, uri: str | None, question
 
     Args:
         first: identity of a trial (or its beginning, or `STUDY/TRIAL`), a cell (`STUDY/CELL`, or `CELL` alone where
-            that is unmistakable), an MLflow run (`runs:/ID`), or a model version (`models:/NAME@ALIAS`, `models:/NAME/3`).
+            that is unmistakable), an MLflow run (`runs:/ID`), or a model version (`models:/NAME@ALIAS` or
+            `models:/NAME/3`).
         second: the same.
         storage: folder of all studies.
         uri: MLflow tracking URI of the registry; None: the embedded store.
