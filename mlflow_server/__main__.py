@@ -40,13 +40,12 @@ def start(
         from mlflow_server import server_config
 
         configured = server_config.load(config)
-        typer.echo(f"MLflow UI: {configured.uri}")
+        told = f"MLflow UI: {configured.uri}"
         if configured.authentication:
-            typer.echo(f"user admin, password in {configured.folder.resolve() / 'credentials' / 'admin-password'}")
-        raise typer.Exit(start_configured(configured))
+            told += f"\nuser admin, password in {configured.folder.resolve() / 'credentials' / 'admin-password'}"
+        raise typer.Exit(start_configured(configured, lambda: typer.echo(told)))
     settings = ServerSettings(storage, host, port)
-    typer.echo(f"MLflow UI: {settings.uri}  (storage {storage})")
-    raise typer.Exit(start_server(settings))
+    raise typer.Exit(start_server(settings, lambda: typer.echo(f"MLflow UI: {settings.uri}  (storage {storage})")))
 
 
 @app.command()

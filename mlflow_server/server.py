@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -139,8 +139,12 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     }
 
 
-def start_configured(config: ServerConfig) -> int:
+def start_configured(config: ServerConfig, announce: Callable[[], None] = lambda: None) -> int:
     """Run a server from its file until it is stopped; returns its exit code.
+
+    Args:
+        config: of the server.
+        announce: called when nothing speaks against starting it.
 
     Raises:
         TrackingError: it would be unsafe, its port is taken, or its bucket cannot be used.
@@ -150,7 +154,9 @@ def start_configured(config: ServerConfig) -> int:
         from mlflow_server.object_store import ensure_bucket
 
         ensure_bucket(config.destination)
-    return _run(configured_command(config), configured_environment(config))
+    words, surroundings = configured_command(config), configured_environment(config)
+    announce()
+    return _run(words, surroundings)
 
 
 def upgrade(config: ServerConfig) -> int:
@@ -165,8 +171,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def start(settings: ServerSettings) -> int:
+def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None) -> int:
     """Run the server until it is stopped; returns its exit code.
+
+    Args:
+        settings: of the server.
+        announce: called when nothing speaks against starting it.
 
     Raises:
         TrackingError: it would be unsafe, or its port is taken.
@@ -174,6 +184,7 @@ def start(settings: ServerSettings) -> int:
     words = command(settings)
     refuse_taken(settings.host, settings.port)
     settings.storage.mkdir(parents=True, exist_ok=True)
+    announce()
     return _run(words, environment())
 
 

@@ -67,7 +67,10 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
         desk = Desk(study, ledger, delivery, progress)
         with ray_cluster.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():
-            slots = Slots(study.resources, has_gpus=resources.get("GPU", 0) > 0)
+            has_gpus = resources.get("GPU", 0) > 0
+            if study.budget.gpu_hours is not None and not has_gpus:
+                LOG.warning("warning: budget.gpu_hours never binds here, as this cluster has no GPU")
+            slots = Slots(study.resources, has_gpus=has_gpus)
             slots.choose(wanted.examples)  # what can never fit is told before anything starts
             run = StudyRun(study, machine, folder, roots, slots, desk)
             run.prepare_data(wanted)

@@ -73,12 +73,15 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         server_config.load(tmp_path / "server.yaml")
 
 
-def test_a_port_that_is_taken_is_told(tmp_path):
+def test_a_port_that_is_taken_is_told_and_nothing_is_announced(tmp_path):
+    def announce():
+        pytest.fail("it does not start")
+
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for start in (
-            lambda: server.start(server.ServerSettings(tmp_path / "new", port=port)),
-            lambda: server.start_configured(ServerConfig(folder=tmp_path / "new", port=port)),
+            lambda: server.start(server.ServerSettings(tmp_path / "new", port=port), announce),
+            lambda: server.start_configured(ServerConfig(folder=tmp_path / "new", port=port), announce),
         ):
             with pytest.raises(TrackingError, match=rf"127\.0\.0\.1:{port}: Address already in use; choose another"):
                 start()
