@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.promotion import Bound, Measured, Policy, Reason
 from mlflow_server.promotion import judge as judge_measured
-from mlflow_server.registry import CLAIM, Registry
+from mlflow_server.registry import CLAIM, CLAIMED, Registry
 from mlflow_server.server import ServerSettings, command, environment
 from trainers.evaluation.case_scores import IDENTITY, collect
 from trainers.evaluation.redraws import Bootstrap
@@ -227,7 +227,7 @@ def test_of_promotions_at_the_same_time_one_is_carried_out_and_the_others_are_to
 
 def test_the_claim_of_a_dead_promotion_is_told_and_taken_away(registered, registry_uri):
     registry, (first, _) = registered
-    MlflowClient(registry_uri).create_registered_model(f"{first.name}{CLAIM}")
+    MlflowClient(registry_uri).create_registered_model(f"{first.name}{CLAIM}", description=f"{CLAIMED} somebody")
     with pytest.raises(PromotionError, match=f"`python -m mlflow_server unlock {first.name}`"):
         registry.crown(first, instead_of=None)
     assert registry.unlock(first.name)
