@@ -59,8 +59,9 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
     """Read curves from a CSV or parquet table, or from a study folder.
 
     Args:
-        path: a table with the columns group, trial, epoch, value and optionally cost (of each row alone; 1 where
-            it is missing) and outcome (in the last row of a trial, see `Curve`), or a study folder with a ledger.
+        path: a table with the columns group, trial, epoch (counted in their smallest step where they are not whole),
+            value and optionally cost (of each row alone; 1 where it is missing) and outcome (in the last row of a
+            trial, see `Curve`), or a study folder with a ledger.
         minimize: whether smaller values are better; a study folder knows it itself.
         restarts: see `Curve`.
 
@@ -126,12 +127,13 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
         "epoch, value and cost must be finite numbers, cost not negative, and so must the outcome in a trial's last "
         "row; leave rows without a value out",
     )
+    epoch = _counted(epoch)
     _refuse(
         table,
         name,
         (epoch < 0) | (epoch % 1 != 0),
-        "epoch must be a whole number, 0 or more; number the rows 1, 2, 3 ... and give what each takes in the column "
-        "cost",
+        "epoch must be 0 or more, whole or a multiple of the smallest step; number the rows 1, 2, 3 ... and give what "
+        "each takes in the column cost",
     )
     twice = table.assign(epoch=epoch).duplicated(["group", "trial", "epoch"])
     _refuse(table, name, twice, "the same group, trial and epoch stand in an earlier row")
@@ -141,6 +143,15 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     )
     # Epochs count what was trained: those of a table that numbers them from 0 are one more.
     return table.assign(**{**numbers, "epoch": epoch + (epoch.min() == 0)})
+
+
+def _counted(epoch: pd.Series) -> pd.Series:
+    """Count epochs that are not whole, halves of one or shares of the data, in the smallest step between them."""
+    if (epoch % 1 == 0).all():
+        return epoch
+    steps = np.diff(np.unique(np.append(epoch, 0.0)))
+    counted = epoch / steps.min()
+    return counted.round() if np.allclose(counted, counted.round(), rtol=0, atol=1e-3) else epoch
 
 
 def _refuse(table: pd.DataFrame, name: str, broken: pd.Series, expected: str) -> None:

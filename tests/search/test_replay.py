@@ -190,7 +190,7 @@ def test_parquet_is_read_as_csv_is(tmp_path):
         (lambda t: t.assign(value=t["value"].where(t.index != 3, np.inf)), "row 5: .*must be finite"),
         (lambda t: t.assign(cost=np.inf), "row 2: .*must be finite"),
         (lambda t: t.assign(cost=(t["group"] != "g1").astype(float)), "row 42: .*cost nothing in all"),
-        (lambda t: t.assign(epoch=t["epoch"] / 10), "row 2: .*epoch must be a whole number"),
+        (lambda t: t.assign(epoch=t["epoch"] ** 0.5), "row 3: .*whole or a multiple of the smallest step"),
         (lambda t: t.assign(epoch=t["epoch"] - 2), "row 2: .*0 or more"),
         (lambda t: t.assign(trial=t["trial"].where(t.index != 3)), "row 5: .*must be named"),
         (lambda t: t.head(0), "no rows"),
@@ -217,6 +217,12 @@ def test_names_are_read_as_they_stand(tmp_path):
     content = "group,trial,epoch,value\nNA,007,1,0.5\nNA,None,1,0.6\n"
     (tmp_path / "t.csv").write_text(content)
     assert {group: list(trials) for group, trials in curves.load(tmp_path / "t.csv").items()} == {"NA": ["007", "None"]}
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, 1 / 64, 0.3])
+def test_epochs_that_are_not_whole_are_counted_in_their_smallest_step(step):
+    halves = curves.of_table(table().assign(epoch=lambda t: t["epoch"] * step), name="t.csv")
+    assert halves["g1"]["t2"].epochs.tolist() == list(range(1, 9))
 
 
 def test_epochs_numbered_from_0_are_replayed_as_those_numbered_from_1():
