@@ -9,8 +9,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ray.tune.result import TRIAL_ID
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from search.errors import StudyError
 from search.resources import Node, Slot
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder, carry_out
@@ -81,6 +82,8 @@ def train_all(
             ),
         )
         tuner.fit()
+    if desk.problem is not None:
+        raise desk.problem
 
 
 def _train(config: dict[str, str]) -> None:
@@ -139,10 +142,15 @@ class _Desk:
         self._ends: dict[str, Message] = {}
         self._answers: dict[str, bool] = {}
         """Of epochs that are on disk but that Tune has not handed over yet."""
+        self.problem: StudyError | None = None
+        """Why nothing can go on; Tune logs what is raised where a trial ends, and would go on."""
 
     def suggest(self, tune_trial: str) -> Any:
-        if self.schedule.finished or (self.schedule.out_of_budget and not self._assigned):
+        over = self.problem or self.schedule.out_of_budget
+        if self.schedule.finished or (over and not self._assigned):
             return Searcher.FINISHED
+        if self.problem:
+            return None
         taken = [self._slot_of(trial) for trial in self._assigned.values()]
         wanted = self.schedule.peek()
         if wanted is None or not self._room.holds([*taken, self._slot_of(wanted)]):
@@ -167,6 +175,8 @@ class _Desk:
             # Tune delivers a function's last report twice; it is acted on once, when the trial has left its slot.
             self._ends[tune_trial] = message
             return True
+        if self.problem:
+            return False
         if tune_trial not in self._answers:
             self._take_in({**arrived(), tune_trial: message})
         return self._answers.pop(tune_trial)
@@ -188,14 +198,15 @@ class _Desk:
         if trial is None:
             return
         end = self._ends.pop(tune_trial, {})
-        if "result" in end:
-            self.schedule.ended(trial, TrialResult.model_validate_json(end["result"]))
-        elif "failure" in end:
-            log = str(end.get("log", "")).splitlines()
-            self.schedule.failed(trial, end["failure_kind"], end["failure"], log)
-        else:
-            self.schedule.released(trial)
-        self._after_trial(trial)
+        with self._kept():
+            if "result" in end:
+                self.schedule.ended(trial, TrialResult.model_validate_json(end["result"]))
+            elif "failure" in end:
+                log = str(end.get("log", "")).splitlines()
+                self.schedule.failed(trial, end["failure_kind"], end["failure"], log)
+            else:
+                self.schedule.released(trial)
+            self._after_trial(trial)
 
     def lost(self, tune_trial: str, said: str) -> None:
         """Take in that a trial's process went away, and what Ray said of it."""
@@ -205,8 +216,16 @@ class _Desk:
         self._answers.pop(tune_trial, None)
         trial = self._assigned.pop(tune_trial, None)
         if trial is not None:
-            self.schedule.interrupted(trial, *classify(said))
-            self._after_trial(trial)
+            with self._kept():
+                self.schedule.interrupted(trial, *classify(said))
+                self._after_trial(trial)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except StudyError as problem:
+            self.problem = self.problem or problem
 
 
 def classify(said: str) -> tuple[str, str]:

@@ -172,3 +172,20 @@ def test_an_answer_is_forgotten_when_its_trial_is_lost(tmp_path):
     progress = backend.desk.state.trials[trial]
     assert list(progress.epochs) == [1]
     assert [event["class"] for event in progress.interruptions] == ["process_died"]
+
+
+def test_a_full_disk_ends_all_that_runs_and_starts_nothing_more(tmp_path):
+    """Tune logs what is raised where a trial ends, and would go on."""
+    backend = Backend(tmp_path / "ledger.jsonl")
+    failed, *others = sorted(backend.trials)
+    tune = backend.trials.pop(failed)
+    failure = {"failure": "No space left on device", "failure_kind": "disk_full", "log": ""}
+    assert backend.backend.told(tune, failure, dict)
+    backend.backend.left(tune)
+    assert "its disk is full; the study stops" in str(backend.backend.problem)
+    assert backend.backend.suggest("another") is None
+    assert set(backend.report(others, together=True).values()) == {False}
+    assert backend.trials == {}
+    assert backend.backend.suggest("another") == ray_backend.Searcher.FINISHED
+    kinds = [event["kind"] for event in backend.events() if event.get("trial") == failed]
+    assert kinds[-1] == "interrupted"  # the next run takes it up again
