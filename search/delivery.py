@@ -29,7 +29,7 @@ costs alone, and a thread that is never done telling takes the interpreter from 
 
 REFUSED = "INVALID_PARAMETER_VALUE"
 """MLflow's code for what it will never take, e.g. a name with letters that it does not allow."""
-OBJECTS_BEFORE_COLLECTION = 10_000
+OBJECTS_BEFORE_COLLECTION = 100_000
 """MLflow makes tens of objects for a metric and lets go of them itself; looking for cycles after every 700, as Python
 does by default, is a quarter of the time that its `log_batch` takes."""
 
