@@ -56,6 +56,20 @@ def class_of(failure: BaseException) -> str:
     return "bug"
 
 
+def class_of_loss(said: str) -> tuple[str, str]:
+    """Return the class of a lost process (a key of `POLICIES`) and what happened in one line.
+
+    Args:
+        said: Ray's message; its errors of lost actors differ by their text alone.
+    """
+    lowered = said.lower()
+    if "outofmemoryerror" in lowered or "running low on memory" in lowered:
+        return "host_memory", "Ray ended its process, since the host was running out of memory"
+    if any(word in lowered for word in ("node died", "node has died", "node is dead", "preempted", "node failure")):
+        return "node_lost", "its node went away"
+    return "process_died", "its process died"
+
+
 def may_go_on(interruptions: Sequence[Event]) -> bool:
     """Say whether a trial gets another attempt after these interruptions, the last of which just happened."""
     last = interruptions[-1]["class"]

@@ -1,9 +1,9 @@
 """Durable reports per second: our ledger against Optuna's journal file and SQLite.
 
 With one reporter each report is synced alone. Of many trials that report at once our driver writes all that have
-arrived with one sync before it answers any of them (`ray_backend._Desk`, `desk.Desk.together`), as the loop here does;
-Optuna's storages are called from a thread per trial, as `Study.optimize(n_jobs=...)` does. In both a trial waits for
-its report to be durable before it sends the next.
+arrived with one sync before it answers any of them (`dispatcher.Dispatcher`, `desk.Desk.together`), as the loop here
+does; Optuna's storages are called from a thread per trial, as `Study.optimize(n_jobs=...)` does. In both a trial waits
+for its report to be durable before it sends the next.
 """
 
 import queue

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from search import failures, ray_backend
+from search import failures
 from search.errors import StudyError
 from search.study_sections import Budget, Pruning
 from search.study_state import OVER_BUDGET
@@ -113,7 +113,7 @@ def test_every_kind_a_trial_can_tell_has_a_policy():
     ],
 )
 def test_what_ray_says_of_a_lost_process_is_classified(said, kind):
-    assert ray_backend.classify(said)[0] == kind
+    assert failures.class_of_loss(said)[0] == kind
 
 
 def test_time_is_counted_over_attempts_pauses_and_cut_off_runs():

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import ledger, ray_backend
+from search import ledger
 from search.desk import Desk
+from search.dispatcher import Dispatcher
 from search.errors import StudyError
 from search.ledger import Ledger
 from search.resources import Slot
@@ -65,13 +66,17 @@ class Backend:
         ]
         self.desk.record(*opening(entries))
         schedule = Schedule(entries, state=self.desk.state, pruning=HALVING, record=self.desk.record, now=Clock())
-        self.backend = ray_backend._Desk(
-            schedule, self._order, lambda trial: None, lambda trial: Slot(1), self.desk.together
+        self.dispatcher = Dispatcher(
+            schedule,
+            order=self._order,
+            slot_of=lambda trial: Slot(1),
+            after_trial=lambda trial: None,
+            nodes=lambda: [{"CPU": len(CURVES)}],
+            together=self.desk.together,
         )
-        self.backend._room.holds = lambda slots: True
         self.trials = {}
         for number in range(len(CURVES)):
-            order = WorkOrder.model_validate_json(self.backend.suggest(f"tune{number}")["order"])
+            order, _ = self.dispatcher.assign(f"tune{number}")
             self.trials[order.trial] = f"tune{number}"
         self.told = dict.fromkeys(CURVES, 0)
 
@@ -95,10 +100,10 @@ class Backend:
             told = EpochMetrics(epoch=self.told[name], timestamp_ms=self.told[name], metrics={PRIMARY: value})
             messages[self.trials[name]] = {"epoch": told.model_dump_json()}
         arrived = dict(messages) if together else {}
-        answers = {tune: self.backend.told(tune, message, lambda: arrived) for tune, message in messages.items()}
+        answers = {tune: self.dispatcher.told(tune, message, lambda: arrived) for tune, message in messages.items()}
         for name, tune in list(self.trials.items()):
             if not answers.get(tune, True) or self.told[name] == EPOCHS:
-                self.backend.left(tune)
+                self.dispatcher.left(tune)
                 del self.trials[name]
         return answers
 
@@ -151,7 +156,7 @@ def test_a_failing_write_acknowledges_none_of_them(tmp_path, monkeypatch):
         backend.report(CURVES, together=True)
     assert backend.events() == before
     assert backend.listener.heard == heard
-    assert backend.backend._answers == {}
+    assert backend.dispatcher._answers == {}
     monkeypatch.undo()
     backend.ledger.close()
     with Ledger(backend.path) as opened:
@@ -165,9 +170,9 @@ def test_an_answer_is_forgotten_when_its_trial_is_lost(tmp_path):
     told = EpochMetrics(epoch=1, timestamp_ms=1, metrics={PRIMARY: 0.5}).model_dump_json()
     messages = {tune: {"epoch": told} for tune in backend.trials.values()}
     first, second, *_ = messages
-    assert backend.backend.told(first, messages[first], lambda: messages)
-    backend.backend.lost(second, "The actor died unexpectedly")
-    assert second not in backend.backend._answers
+    assert backend.dispatcher.told(first, messages[first], lambda: messages)
+    backend.dispatcher.lost(second, "The actor died unexpectedly")
+    assert second not in backend.dispatcher._answers
     (trial,) = (name for name, tune in backend.trials.items() if tune == second)
     progress = backend.desk.state.trials[trial]
     assert list(progress.epochs) == [1]
@@ -180,12 +185,13 @@ def test_a_full_disk_ends_all_that_runs_and_starts_nothing_more(tmp_path):
     failed, *others = sorted(backend.trials)
     tune = backend.trials.pop(failed)
     failure = {"failure": "No space left on device", "failure_kind": "disk_full", "log": ""}
-    assert backend.backend.told(tune, failure, dict)
-    backend.backend.left(tune)
-    assert "its disk is full; the study stops" in str(backend.backend.problem)
-    assert backend.backend.suggest("another") is None
+    assert backend.dispatcher.told(tune, failure, dict)
+    backend.dispatcher.left(tune)
+    assert "its disk is full; the study stops" in str(backend.dispatcher.problem)
+    assert backend.dispatcher.assign("another") is None
+    assert not backend.dispatcher.over  # the others have slots
     assert set(backend.report(others, together=True).values()) == {False}
     assert backend.trials == {}
-    assert backend.backend.suggest("another") == ray_backend.Searcher.FINISHED
+    assert backend.dispatcher.over
     kinds = [event["kind"] for event in backend.events() if event.get("trial") == failed]
     assert kinds[-1] == "interrupted"  # the next run takes it up again

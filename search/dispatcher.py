@@ -1,0 +1,170 @@
+"""Gives a cluster's slots what the schedule assigns, and the schedule what came of it; Tune's part without Tune.
+
+Tune's searcher and scheduler (`ray_backend.py`) know trials of their own, one for each assignment. Here is kept which
+carries out which, what each told, and whether the next one fits on the cluster now.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from search import failures
+from search.errors import StudyError
+from search.resources import Node, Slot
+from search.schedule import Assignment, Schedule
+from search.worker import WorkOrder
+from trainers.trial import EpochMetrics, TrialResult
+
+SECONDS_BETWEEN_COUNTS = 5.0
+
+Together = Callable[[], AbstractContextManager[None]]
+"""Makes what is recorded inside durable at its end, at once (see `desk.Desk.together`)."""
+
+Message = dict[str, Any]
+"""What a worker told, with what Tune added to it."""
+
+
+class Dispatcher:
+    """What Tune's searcher and scheduler share.
+
+    Args:
+        schedule: decides.
+        order: turns an assignment into what a worker needs to know.
+        slot_of: what a trial occupies.
+        after_trial: called when a trial has left its slot: ended, paused, failed or stopped.
+        nodes: returns the resources of every node that is alive.
+        together: around the epochs that have arrived at the same time; what it wraps is answered after it.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        order: Callable[[Assignment], WorkOrder],
+        slot_of: Callable[[str], Slot],
+        after_trial: Callable[[str], None],
+        nodes: Callable[[], Sequence[Node]],
+        together: Together = nullcontext,
+    ):
+        self._schedule = schedule
+        self._order = order
+        self._slot_of = slot_of
+        self._after_trial = after_trial
+        self._together = together
+        self._room = _Room(nodes)
+        self._assigned: dict[str, str] = {}
+        self._ends: dict[str, Message] = {}
+        self._answers: dict[str, bool] = {}
+        """Of epochs that are on disk but that Tune has not handed over yet."""
+        self.problem: StudyError | None = None
+        """Why nothing can go on; Tune logs what is raised where a trial ends, and would go on."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will be assigned any more."""
+        stopped = self.problem or self._schedule.out_of_budget
+        return self._schedule.finished or bool(stopped and not self._assigned)
+
+    def assign(self, tune_trial: str) -> tuple[WorkOrder, Slot] | None:
+        """Return the next piece of work and its slot; None while there is none, or no room for it."""
+        wanted = None if self.problem else self._schedule.peek()
+        if wanted is None:
+            return None
+        taken = [self._slot_of(trial) for trial in self._assigned.values()]
+        if not self._room.holds([*taken, self._slot_of(wanted)]):
+            return None  # Tune would queue it: an assignment made late knows more
+        assignment = self._schedule.next()
+        if assignment is None:
+            return None
+        self._assigned[tune_trial] = assignment.trial
+        return self._order(assignment), self._slot_of(assignment.trial)
+
+    def told(self, tune_trial: str, message: Message, arrived: Callable[[], Mapping[str, Message]]) -> bool:
+        """Take in a message of a worker; return whether it goes on.
+
+        Args:
+            tune_trial: whose.
+            message: what it told.
+            arrived: returns the messages of others that are here, too, by Tune trial. Their epochs are taken in with
+                this one, in the order of the schedule's trials, and answered when Tune hands them over.
+        """
+        if "epoch" not in message:
+            # Tune delivers a function's last report twice; it is acted on once, when the trial has left its slot.
+            self._ends[tune_trial] = message
+            return True
+        if self.problem:
+            return False
+        if tune_trial not in self._answers:
+            self._take_in({**arrived(), tune_trial: message})
+        return self._answers.pop(tune_trial)
+
+    def _take_in(self, messages: Mapping[str, Message]) -> None:
+        """Record epochs with one sync, then keep the answers."""
+        waiting = [t for t, m in messages.items() if "epoch" in m and t in self._assigned and t not in self._answers]
+        answers: dict[str, bool] = {}
+        with self._together():
+            for tune_trial in sorted(waiting, key=self._assigned.__getitem__):
+                told = EpochMetrics.model_validate_json(messages[tune_trial]["epoch"])
+                answers[tune_trial] = self._schedule.epoch(self._assigned[tune_trial], told)
+        self._answers |= answers
+
+    def left(self, tune_trial: str) -> None:
+        """Take in that a Tune trial is over: finished, paused at a rung, failed or stopped."""
+        self._answers.pop(tune_trial, None)
+        trial = self._assigned.pop(tune_trial, None)
+        if trial is None:
+            return
+        end = self._ends.pop(tune_trial, {})
+        with self._kept():
+            if "result" in end:
+                self._schedule.ended(trial, TrialResult.model_validate_json(end["result"]))
+            elif "failure" in end:
+                log = str(end.get("log", "")).splitlines()
+                self._schedule.failed(trial, end["failure_kind"], end["failure"], log)
+            else:
+                self._schedule.released(trial)
+            self._after_trial(trial)
+
+    def lost(self, tune_trial: str, said: str) -> None:
+        """Take in that a trial's process went away, and what Ray said of it."""
+        if tune_trial in self._ends:
+            self.left(tune_trial)  # it had told its end before
+            return
+        self._answers.pop(tune_trial, None)
+        trial = self._assigned.pop(tune_trial, None)
+        if trial is not None:
+            with self._kept():
+                self._schedule.interrupted(trial, *failures.class_of_loss(said))
+                self._after_trial(trial)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except StudyError as problem:
+            self.problem = self.problem or problem
+
+
+class _Room:
+    """Whether one more trial fits on the cluster now; nodes come and go."""
+
+    def __init__(self, nodes: Callable[[], Sequence[Node]]):
+        self._alive = nodes
+        self._nodes: Sequence[Node] = ()
+        self._at = float("-inf")
+
+    def holds(self, slots: Iterable[Slot]) -> bool:
+        """Say whether all these slots fit at once, the largest placed first, each on the first node with room."""
+        if time.monotonic() - self._at > SECONDS_BETWEEN_COUNTS:
+            self._nodes = self._alive()
+            self._at = time.monotonic()
+        free = [dict(node) for node in self._nodes]
+        for slot in sorted(slots, key=lambda slot: (-slot.gpus, -slot.cpus)):
+            asked = slot.as_ray()
+            node = next((n for n in free if all(n.get(k, 0) >= v - 1e-9 for k, v in asked.items())), None)
+            if node is None:
+                return False
+            for name, amount in asked.items():
+                node[name] -= amount
+        return True
