@@ -98,7 +98,7 @@ def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[s
     folder = medquicktune_folder()
     if folder is not None:
         whole = curves.of_table(medquicktune(folder), name="medquicktune")
-        for size in (5, 12):
+        for size in (5, 12, 30):
             drawn = replaying.equal_groups(whole, size=size, draws=5 if quick else 30, seed=0)
             yield f"fine-tuning curves, {len(drawn)} cells of {size}", drawn, frozenset(drawn)
     lcdb = importlib.util.find_spec("lcdb")

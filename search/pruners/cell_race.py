@@ -13,7 +13,7 @@ killed and started again decides the same.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -28,6 +28,9 @@ from search.curve_endings import Endings, Ends, Past, recurring_keys
 LADDER = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2, 0.75: 0.2}
 """Exponent by rung, a share of the epochs. Where the exponent falls no further, a trial only stops for its distance or
 for what it is expected to be worth: that costs nothing where trainings go on."""
+MANY_TRIALS = 16
+LADDER_OF_MANY_TRIALS = {0.125: 0.7, 0.25: 0.6, 0.5: 0.5, 0.75: 0.4}
+"""Where at least `MANY_TRIALS` began: the best of many stand close together, and their curves cross late."""
 EARLY_LADDER = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 5: 0.45, 1 / 3: 0.2, 1 / 2: 0.2, 3 / 4: 0.2}
 """Where many groups tell how curves end, a first look says which few can win."""
 LADDER_OF_RESTARTS = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2}
@@ -63,7 +66,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
         epochs: of a full trial.
         rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: of the early ladder
             where `past` has many groups with the same hyperparameters, else of the usual one.
-        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs.
+        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs, and
+            larger ones where at least `MANY_TRIALS` began.
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
             stops for its distance alone.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
@@ -85,12 +89,10 @@ class CellRacePruner(optuna.pruners.BasePruner):
         past: Sequence[Past] = (),
         restarts: bool = False,
     ):
-        if len(past) >= MANY_GROUPS and recurring_keys(past):
-            ladder = EARLY_LADDER_OF_RESTARTS if restarts else EARLY_LADDER
-        else:
-            ladder = LADDER_OF_RESTARTS if restarts else LADDER
-        rungs = tuple(ladder) if rungs is None else rungs
-        exponents = tuple(ladder.values()) if exponents is None else exponents
+        of_few, of_many = _ladders(past, restarts=restarts)
+        rungs = tuple(of_few) if rungs is None else rungs
+        exponents_of_many = tuple(of_many.values()) if exponents is None else exponents
+        exponents = tuple(of_few.values()) if exponents is None else exponents
         if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
@@ -99,9 +101,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
             raise ValueError(
                 f"margin, slope_credit and tolerance must be 0 or more, found {margin}, {slope_credit} and {tolerance}"
             )
-        # A short training has fewer epochs than rungs: the later, stricter rung counts where two fall together.
-        exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
-        self._exponent_at = {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
+        self._exponent_at = _by_epoch(rungs, exponents, epochs)
+        self._exponent_of_many_at = _by_epoch(rungs, exponents_of_many, epochs)
         self.rungs = tuple(self._exponent_at)
         self._epochs = epochs
         self._margin = margin
@@ -135,7 +136,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
         ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
         leader, place = ranked[0], ranked.index(trial.number)
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
-        quota = max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9))
+        exponent_at = self._exponent_at if len(begun) < MANY_TRIALS else self._exponent_of_many_at
+        quota = max(1, math.ceil(len(begun) ** exponent_at[rung] - 1e-9))
         # For its distance alone a trial only stops if it is far behind by every reckoning.
         gap = min(max(ends.values()) - ends[trial.number] for ends in reckonings.values())
         margin = self._margin_of(standings, rung, taught=TAUGHT in reckonings)
@@ -182,6 +184,19 @@ class CellRacePruner(optuna.pruners.BasePruner):
         if self._margin is None or (rung == 1 and not taught):
             return math.inf  # after one epoch nobody's slope is known, and low learning rates learn late
         return self._margin + NOISE_FACTOR * float(np.median([s.noise for s in standings.values()]))
+
+
+def _ladders(past: Sequence[Past], *, restarts: bool) -> tuple[Mapping[float, float], Mapping[float, float]]:
+    """Return the exponents by rung of groups of few trials and of many."""
+    if len(past) >= MANY_GROUPS and recurring_keys(past):
+        return (EARLY_LADDER_OF_RESTARTS,) * 2 if restarts else (EARLY_LADDER,) * 2
+    return (LADDER_OF_RESTARTS,) * 2 if restarts else (LADDER, LADDER_OF_MANY_TRIALS)
+
+
+def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -> dict[int, float]:
+    """Return the exponent by epoch; in a short training rungs fall together, and the later, stricter one counts."""
+    exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
+    return {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
 
 
 def key_of(trial: FrozenTrial) -> str:

@@ -73,6 +73,20 @@ def test_a_quota_counts_the_trials_that_began():
     assert "place 4 of 4 (4 go on)" in decided[0][1]
 
 
+@pytest.mark.parametrize(
+    ("trials", "quotas"), [(3, [3, 2, 2, 2]), (5, [4, 2, 2, 2]), (15, [7, 3, 2, 2]), (16, [7, 6, 4, 4])]
+)
+def test_many_trials_leave_more_to_the_late_rungs(trials, quotas):
+    pruner = CellRacePruner(8)
+    for rung, quota in zip(pruner.rungs, quotas, strict=True):
+        race = optuna.create_study(direction="maximize")
+        for number in range(trials):
+            curve = dict.fromkeys(range(1, rung + 1), 0.5 + 0.001 * number)
+            race.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values=curve))
+        stopped = [pruner.explain(race, trial)[0] for trial in race.trials]
+        assert stopped == [True] * (trials - quota) + [False] * quota
+
+
 def test_rows_that_are_not_paid_for_are_not_seen():
     """Each row is a training of its own. Between the rungs `a` looks like a riser, but nobody looked."""
     rows = [
