@@ -15,19 +15,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import linear_regression
 
 import numpy as np
 
+from search.keyed_ridge import KeyedRidge, Rows
+
 Values = Mapping[float, float]
 """A curve: value (larger is better) by the share of the epochs that were trained."""
+Keys = frozenset[str]
 
 SMALLEST_SPREAD = 1e-3
 """Below this, differences between trials are noise, in units of the metric."""
 SURVIVORS_SPREAD = 0.25
 """Those who are left stand close together; their spread counts as at least this share of what it was at first."""
-PENALTY_OF_SHAPE = 0.1
-PENALTY_OF_KEY = 1.0
-"""A key seen in few groups is believed less: with penalty 1 its mean counts as one more group that saw nothing."""
 LIKENESS = 0.5
 """Spreads by which the trials of two groups may stand apart before one teaches the other much less."""
 FARTHEST = 4.0
@@ -49,7 +50,7 @@ class Past:
     curves: Sequence[tuple[str, Values]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Standings:
     """Trials at the rungs of a race.
 
@@ -63,10 +64,14 @@ class Standings:
     values: np.ndarray
     ends: np.ndarray
 
-    def only(self, keys: Sequence[str], rung: int) -> "Standings":
+    def of(self, rows: Sequence[int]) -> "Standings":
+        """Take some of the trials."""
+        return Standings(tuple(self.keys[row] for row in rows), self.values[rows], self.ends[rows])
+
+    def only(self, keys: Keys, rung: int) -> "Standings":
         """Take the trials with one of these keys that reached a rung."""
-        rows = [i for i, key in enumerate(self.keys) if key in keys and not np.isnan(self.values[i, rung])]
-        return Standings(tuple(self.keys[i] for i in rows), self.values[rows], self.ends[rows])
+        reached = ~np.isnan(self.values[:, rung])
+        return self.of([row for row, key in enumerate(self.keys) if reached[row] and key in keys])
 
     def spread(self, rung: int) -> float:
         """Return the distance from the median to the leader at a rung."""
@@ -118,29 +123,62 @@ class Endings:
             rung: which of the race's rungs it is.
         """
         begun = _standings(curves, self._rungs, over=False)
-        rows = np.flatnonzero(live)
-        now = Standings(tuple(begun.keys[i] for i in rows), begun.values[rows], begun.ends[rows])
+        now = begun.of([row for row, goes_on in enumerate(live) if goes_on])
         unit = _unit(now, begun, rung)
-        design, moves, weights = [], [], []
-        keys = tuple(sorted(set(now.keys) & self._recurring))
-        for group in self._past:
-            then = group.only(now.keys, rung)
-            if len(then.keys) < 2:
-                continue
-            its_unit = _unit(then, group, rung)
-            design.append(_features(then, rung, its_unit, keys))
-            moves.append((then.ends - then.ends.max() - then.behind(rung)) / its_unit)
-            apart = (_apart(now, then, rung, (unit, its_unit)) + _apart(begun, group, 0, None)) / 2
-            weights.append(np.full(len(then.keys), np.exp(-apart / (2 * LIKENESS**2)) + 1e-6))
-        if not design:
-            return Ends(now.behind(rung), np.full(len(rows), np.inf))
-        ridge = _Ridge(design, moves, weights, len(keys))
-        seen, moved, weight = np.vstack(design), np.concatenate(moves), np.concatenate(weights)
-        foreseen = np.concatenate([features @ ridge.without(left) for left, features in enumerate(design)])
-        trust = _trust(foreseen, moved, weight)
-        features = _features(now, rung, unit, keys)
-        doubts = np.sqrt(_of_keys((moved - trust * foreseen) ** 2, seen, features, weight, len(keys)))
-        return Ends(now.behind(rung) + unit * trust * (features @ ridge.whole()), unit * doubts)
+        keys = frozenset(now.keys)
+        known = tuple(sorted(keys & self._recurring))
+        found = [(group, _lesson(group, keys, known, rung)) for group in self._past]
+        lessons = [(group, lesson) for group, lesson in found if lesson is not None]
+        if not lessons:
+            return Ends(now.behind(rung), np.full(len(now.keys), np.inf))
+        then = np.array([lesson.gaps for _, lesson in lessons])
+        apart = _apart(_gaps(now, keys, rung, unit), then)
+        every = frozenset(begun.keys)
+        at_first = np.array([_first_gaps(group, every) for group, _ in lessons])
+        apart = (apart + _apart(_gaps(begun, every, 0, begun.spread(0)), at_first)) / 2
+        groups = np.repeat(np.arange(len(lessons)), [len(lesson.moves) for _, lesson in lessons])
+        weights = (np.exp(-apart / (2 * LIKENESS**2)) + 1e-6)[groups]
+        rows = Rows(*(np.concatenate([getattr(lesson.rows, of) for _, lesson in lessons]) for of in Rows.__slots__))
+        moves = np.concatenate([lesson.moves for _, lesson in lessons])
+        ridge = KeyedRidge(rows, groups, moves, weights, keys=len(known))
+        foreseen = ridge.foresee_each_from_the_others()
+        trust = _trust(foreseen, moves, weights)
+        asked = _rows(now, rung, unit, known)
+        doubts = np.sqrt(_of_keys((moves - trust * foreseen) ** 2, rows.keys, weights, len(known)))[asked.keys]
+        return Ends(now.behind(rung) + unit * trust * ridge.foresee(asked), unit * doubts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lesson:
+    """What a group that is over shows at a rung.
+
+    Attributes:
+        rows: of its trials, as the regression takes them.
+        moves: float64 (trials,), how much nearer to the leader each ended, in units of the group's spread.
+        gaps: see `_gaps`.
+    """
+
+    rows: Rows
+    moves: np.ndarray
+    gaps: np.ndarray
+
+
+@lru_cache(maxsize=8192)  # a replay asks the same groups about the same keys again and again
+def _lesson(group: Standings, keys: Keys, known: tuple[str, ...], rung: int) -> _Lesson | None:
+    """Read what the trials with some keys did from a rung on; None where there are too few.
+
+    Args:
+        group: that is over.
+        keys: of the trials that are asked about.
+        known: those of them that have an effect of their own in the regression.
+        rung: at which they are asked about.
+    """
+    then = group.only(keys, rung)
+    if len(then.keys) < 2:
+        return None
+    unit = _unit(then, group, rung)
+    moves = (then.ends - then.ends.max() - then.behind(rung)) / unit
+    return _Lesson(_rows(then, rung, unit, known), moves, _gaps(then, keys, rung, unit))
 
 
 def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
@@ -171,59 +209,40 @@ def _unit(standings: Standings, begun: Standings, rung: int) -> float:
     return max(standings.spread(rung), SURVIVORS_SPREAD * begun.spread(0))
 
 
-def _features(standings: Standings, rung: int, unit: float, keys: Sequence[str]) -> np.ndarray:
-    """Return (trials, features): distance, distance beyond one unit, rise since the last rung, keys, constant."""
+def _rows(standings: Standings, rung: int, unit: float, known: Sequence[str]) -> Rows:
+    """Return as features distance, distance beyond one unit, rise since the last rung, and a constant."""
     gap = standings.behind(rung) / unit
     rise = gap - standings.behind(rung - 1) / unit if rung else np.zeros(len(gap))
     rise -= np.median(rise)
-    which = [[key == known for known in keys] for key in standings.keys]
-    seen = np.array(which, dtype=float).reshape(len(gap), len(keys))
-    return np.column_stack([gap, np.minimum(gap + 1, 0), rise, seen, np.ones(len(gap))])
+    place = {key: number for number, key in enumerate(known)}
+    keys = np.array([place.get(key, -1) for key in standings.keys])
+    return Rows(np.column_stack([gap, np.minimum(gap + 1, 0), rise, np.ones(len(gap))]), keys)
 
 
-def _apart(one: Standings, other: Standings, rung: int, units: tuple[float, float] | None) -> float:
-    """Return the mean square of how differently the common keys of two groups stand at a rung."""
-    units = units or (one.spread(rung), other.spread(rung))
-    mine, theirs = (_by_key(group, rung, unit) for group, unit in zip((one, other), units, strict=True))
-    common = mine.keys() & theirs.keys()
-    return sum((mine[key] - theirs[key]) ** 2 for key in common) / len(common) if common else FARTHEST**2
-
-
-def _by_key(standings: Standings, rung: int, unit: float) -> dict[str, float]:
-    gaps = np.maximum(standings.behind(rung) / unit, -FARTHEST)
-    return {key: float(gap) for key, gap in zip(standings.keys, gaps, strict=True) if not np.isnan(gap)}
-
-
-class _Ridge:
-    """A weighted ridge regression over groups, as a whole and without any one of them.
+def _apart(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return the mean square of how differently the common keys of two groups stand, for each of several, (groups,).
 
     Args:
-        design: float64 (trials, features) of each group.
-        moves: float64 (trials,) of each group, what is to be foreseen.
-        weights: float64 (trials,) of each group.
-        keys: how many of the features, ahead of the last, name keys.
+        mine: gaps (keys,).
+        theirs: gaps (groups, keys).
     """
+    squares = (mine - theirs) ** 2
+    common = ~np.isnan(squares)
+    count = common.sum(axis=1)
+    apart: np.ndarray = np.where(count, np.where(common, squares, 0).sum(axis=1) / np.maximum(count, 1), FARTHEST**2)
+    return apart
 
-    def __init__(
-        self, design: Sequence[np.ndarray], moves: Sequence[np.ndarray], weights: Sequence[np.ndarray], keys: int
-    ):
-        mean = np.concatenate(weights).mean()
-        weighted = [features * (weight / mean)[:, None] for features, weight in zip(design, weights, strict=True)]
-        self._squares = np.array([w.T @ features for w, features in zip(weighted, design, strict=True)])
-        self._products = np.array([w.T @ moved for w, moved in zip(weighted, moves, strict=True)])
-        shape = design[0].shape[1] - 1 - keys
-        penalty = np.diag([PENALTY_OF_SHAPE] * shape + [PENALTY_OF_KEY] * keys + [1e-9])
-        self._square, self._product = self._squares.sum(axis=0) + penalty, self._products.sum(axis=0)
 
-    def whole(self) -> np.ndarray:
-        """Return the coefficients from all groups, (features,)."""
-        found: np.ndarray = np.linalg.solve(self._square, self._product)
-        return found
+def _gaps(standings: Standings, keys: Keys, rung: int, unit: float) -> np.ndarray:
+    """Return how far behind each key stands at a rung, in units, float64 (keys,) in alphabetical order; NaN: absent."""
+    gaps = np.maximum(standings.behind(rung) / unit, -FARTHEST)
+    by_key = {key: gap for key, gap in zip(standings.keys, gaps.tolist(), strict=True) if not np.isnan(gap)}
+    return np.array([by_key.get(key, np.nan) for key in sorted(keys)])
 
-    def without(self, group: int) -> np.ndarray:
-        """Return the coefficients from all groups but one, (features,)."""
-        found: np.ndarray = np.linalg.solve(self._square - self._squares[group], self._product - self._products[group])
-        return found
+
+@lru_cache(maxsize=4096)
+def _first_gaps(group: Standings, keys: Keys) -> np.ndarray:
+    return _gaps(group, keys, 0, group.spread(0))
 
 
 def _trust(foreseen: np.ndarray, moved: np.ndarray, weights: np.ndarray) -> float:
@@ -235,16 +254,16 @@ def _trust(foreseen: np.ndarray, moved: np.ndarray, weights: np.ndarray) -> floa
     return float(np.clip((weights * told) @ came / max((weights * told) @ told, 1e-12), 0, 1))
 
 
-def _of_keys(squares: np.ndarray, seen: np.ndarray, asked: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:
-    """Return the mean square of what was missed for each trial's key, drawn towards that of all by one more group."""
-    of_key = slice(-1 - keys, -1)
+def _of_keys(squares: np.ndarray, which: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:
+    """Return the mean square of what was missed for each key, drawn towards that of all by one more group.
+
+    The last of (keys + 1,) is for what has no key.
+    """
     whole = float(np.average(squares, weights=weights))
     group = float(weights.sum()) / max(keys, 1)
-    sums, counts = (weights * squares) @ seen[:, of_key], weights @ seen[:, of_key]
-    by_key = (sums + group * whole) / (counts + group)
-    known = asked[:, of_key]
-    found: np.ndarray = known @ by_key + (1 - known.sum(axis=1)) * whole
-    return found
+    place = which % (keys + 1)
+    sums, counts = (np.bincount(place, of_row, keys + 1) for of_row in (weights * squares, weights))
+    return np.append(((sums + group * whole) / (counts + group))[:keys], whole)
 
 
 def _at(curve: Values, share: float) -> float:
@@ -259,9 +278,9 @@ def _at(curve: Values, share: float) -> float:
         return _last_until(curve, share)
     values = [curve[known] for known in recent]
     if len(recent) < 3:
-        return float(np.mean(values))
-    slope, offset = np.polyfit(recent, values, 1)
-    return float(offset + slope * recent[-1])
+        return sum(values) / len(values)
+    slope, offset = linear_regression(recent, values)
+    return offset + slope * recent[-1]
 
 
 def _last_until(curve: Values, share: float) -> float:

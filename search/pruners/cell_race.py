@@ -15,7 +15,7 @@ killed and started again decides the same.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, linear_regression
 
 import numpy as np
 import optuna
@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners
-from search.curve_endings import Endings, Ends, Past, recurring_keys
+from search.curve_endings import Endings, Past, recurring_keys
 
 LADDER = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2, 0.75: 0.2}
 """Exponent by rung, a share of the epochs. Where the exponent falls no further, a trial only stops for its distance or
@@ -57,6 +57,44 @@ class Standing:
     value: float
     slope: float
     noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Where the live trials of a group stand at a rung, by trial number.
+
+    Attributes:
+        values: at the rung.
+        places: 1 for the leader, by the expected end; in this order.
+        ends: where each is expected to end.
+        doubts: standard deviations of that; infinite where nothing says how sure it is.
+        gaps: distance to the leader's expected end, by the way of reckoning that says the least.
+        ways: in which the ends were reckoned; the last one counts.
+        quota: how many go on at most.
+        margin: distance to the leader that is always kept.
+    """
+
+    values: Mapping[int, float]
+    places: Mapping[int, int]
+    ends: Mapping[int, float]
+    doubts: Mapping[int, float]
+    gaps: Mapping[int, float]
+    ways: Sequence[str]
+    quota: int
+    margin: float
+
+    def verdict(self, trial: int, rung: int, tolerance: float) -> tuple[bool, str]:
+        """Say whether a trial stops, and why in one line."""
+        leader, place, gap = next(iter(self.places)), self.places[trial], self.gaps[trial]
+        doubt = math.hypot(self.doubts[leader], self.doubts[trial])
+        rise = expected_improvement(self.ends[trial] - self.ends[leader], doubt)
+        stops = place > self.quota or gap > self.margin or (place > 1 and rise < tolerance)
+        return stops, (
+            f"{'stops' if stops else 'goes on'} at epoch {rung}: value {self.values[trial]:.4f}, place {place} of "
+            f"{len(self.places)} ({self.quota} go on), {gap:.4f} behind by {' and by '.join(self.ways)}, "
+            f"margin {self.margin:.4f}"
+            + (f", expected to improve on the leader by {rise:.4f}" if place > 1 and TAUGHT in self.ways else "")
+        )
 
 
 class CellRacePruner(optuna.pruners.BasePruner):
@@ -113,7 +151,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
     def learn_from(self, past: Sequence[Past]) -> None:
         """Take over what finished groups teach, instead of what was known before."""
         self._endings = Endings(past, [rung / self._epochs for rung in self.rungs])
-        self._last_asked: tuple[object, Ends] = (None, Ends(np.array([]), np.array([])))
+        self._last_asked: object = None
 
     def prune(self, study: optuna.study.Study, trial: FrozenTrial) -> bool:
         """Say whether `trial` stops at the rung it has reached."""
@@ -125,31 +163,37 @@ class CellRacePruner(optuna.pruners.BasePruner):
         if rung not in self._exponent_at:
             return False, "not at a rung"
         begun = [other for other in study.get_trials(deepcopy=False) if other.intermediate_values]
+        asked = (study.study_name, rung, [(t.number, t.state, len(t.intermediate_values)) for t in begun])
+        if self._last_asked != asked:  # every trial of a group asks at a rung
+            self._last_asked, self._field = asked, self._assess(begun, rung, study.direction)
+        return self._field.verdict(trial.number, rung, self._tolerance)
+
+    def _assess(self, begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection) -> "Field":
+        """Say where the trials stand that are still in the race."""
         running = (TrialState.RUNNING, TrialState.COMPLETE)
-        group = [other for other in begun if rung in other.intermediate_values and other.state in running]
-        standings = {other.number: standing(other, rung, study.direction) for other in group}
+        live = [trial for trial in begun if rung in trial.intermediate_values and trial.state in running]
+        standings = {trial.number: standing(trial, rung, direction) for trial in live}
         reckonings = {UNTAUGHT: self._untaught(standings, rung)}
         doubts = dict.fromkeys(standings, math.inf)
-        if self._endings.knows([key_of(other) for other in begun]):
-            reckonings[TAUGHT], doubts = self._taught(begun, group, rung, study.direction)
+        if self._endings.knows([key_of(trial) for trial in begun]):
+            reckonings[TAUGHT], doubts = self._taught(begun, live, rung, direction)
         expected = reckonings.get(TAUGHT, reckonings[UNTAUGHT])
         ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
-        leader, place = ranked[0], ranked.index(trial.number)
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
         exponent_at = self._exponent_at if len(begun) < MANY_TRIALS else self._exponent_of_many_at
         quota = max(1, math.ceil(len(begun) ** exponent_at[rung] - 1e-9))
-        # For its distance alone a trial only stops if it is far behind by every reckoning.
-        gap = min(max(ends.values()) - ends[trial.number] for ends in reckonings.values())
         margin = self._margin_of(standings, rung, taught=TAUGHT in reckonings)
-        rise = expected_improvement(
-            expected[trial.number] - expected[leader], math.hypot(doubts[leader], doubts[trial.number])
-        )
-        stops = place >= quota or gap > margin or (place > 0 and rise < self._tolerance)
-        return stops, (
-            f"{'stops' if stops else 'goes on'} at epoch {rung}: value {standings[trial.number].value:.4f}, place "
-            f"{place + 1} of {len(group)} ({quota} go on), {gap:.4f} behind by {' and by '.join(reckonings)}, "
-            f"margin {margin:.4f}"
-            + (f", expected to improve on the leader by {rise:.4f}" if place and TAUGHT in reckonings else "")
+        # For its distance alone a trial only stops if it is far behind by every reckoning.
+        leads = [(ends, max(ends.values())) for ends in reckonings.values()]
+        return Field(
+            values={number: standings[number].value for number in ranked},
+            places={number: place for place, number in enumerate(ranked, 1)},
+            ends=expected,
+            doubts=doubts,
+            gaps={number: min(lead - ends[number] for ends, lead in leads) for number in ranked},
+            ways=list(reckonings),
+            quota=quota,
+            margin=margin,
         )
 
     def _untaught(self, standings: dict[int, Standing], rung: int) -> dict[int, float]:
@@ -166,11 +210,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
         """Return where each trial is expected to end by what became of its like in other groups, and the doubt."""
         live = {trial.number for trial in group}
         curves = [(key_of(trial), self._curve(trial, rung, direction)) for trial in begun]
-        asked = (rung, live, curves)
-        if self._last_asked[0] != asked:  # every trial of a group asks the same at a rung
-            flags = [trial.number in live for trial in begun]
-            self._last_asked = asked, self._endings.expected(curves, flags, self.rungs.index(rung))
-        ends, numbers = self._last_asked[1], [trial.number for trial in group]
+        ends = self._endings.expected(curves, [t.number in live for t in begun], self.rungs.index(rung))
+        numbers = [trial.number for trial in group]
         return (
             dict(zip(numbers, ends.behind.tolist(), strict=True)),
             dict(zip(numbers, ends.doubts.tolist(), strict=True)),
@@ -225,11 +266,11 @@ def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standi
     if len(steps) < 2:
         return Standing(float(values[-1]), 0.0, 0.0)
     recent = slice(-min(4, len(steps)), None)
-    slope, offset = np.polyfit(steps[recent], values[recent], 1)
+    slope, offset = linear_regression(steps[recent].tolist(), values[recent].tolist())
     residual = values[recent] - (slope * steps[recent] + offset)
     noise = float(np.sqrt(np.sum(residual**2) / (len(residual) - 2))) if len(residual) > 2 else 0.0
     doubt = noise / float(np.sqrt(np.sum((steps[recent] - steps[recent].mean()) ** 2)))
-    return Standing(float(values[-1]), max(float(slope) - doubt, 0.0), noise)
+    return Standing(float(values[-1]), max(slope - doubt, 0.0), noise)
 
 
 PRUNER = CellRacePruner

@@ -107,21 +107,20 @@ def _strangers(groups: Mapping[str, Group], one: str, other: str) -> bool:
 
 
 def _past(groups: Mapping[str, Group]) -> dict[str, Past]:
-    return {
-        name: Past(
-            [
-                (
-                    policies.key_of(trial),
-                    {
-                        float(epoch) / policies.longest(group): float(value)
-                        for epoch, value in zip(curve.epochs, curve.values, strict=True)
-                    },
-                )
-                for trial, curve in group.items()
-            ]
-        )
-        for name, group in groups.items()
-    }
+    return {name: _of_group(group) for name, group in groups.items()}
+
+
+def _of_group(group: Group) -> Past:
+    epochs = policies.longest(group)
+    return Past(
+        [
+            (
+                policies.key_of(trial),
+                dict(zip((curve.epochs / epochs).tolist(), curve.values.tolist(), strict=True)),
+            )
+            for trial, curve in group.items()
+        ]
+    )
 
 
 def equal_groups(groups: Mapping[str, Group], *, size: int, draws: int, seed: int) -> dict[str, Group]:
