@@ -147,6 +147,7 @@ class Groups:
         race = create_group(
             self._pruning,
             epochs=max(entry.epochs for entry in entries),
+            trials=len(entries),
             direction=self._state.declaration.direction,
             space=space,
         )

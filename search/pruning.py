@@ -114,10 +114,11 @@ class ComparisonGroup:
 
 
 def create_group(
-    pruning: Pruning, *, epochs: int, direction: Direction, space: Mapping[str, Sequence[Any]]
+    pruning: Pruning, *, epochs: int, trials: int, direction: Direction, space: Mapping[str, Sequence[Any]]
 ) -> ComparisonGroup:
-    """Build the group's Optuna study with the pruner a study names."""
-    return ComparisonGroup(pruners.create(pruning.pruner, pruning.settings, epochs=epochs), direction, space)
+    """Build the Optuna study of a group of so many trials with the pruner a study names."""
+    pruner = pruners.create(pruning.pruner, pruning.settings, epochs=epochs, known={"trials": trials})
+    return ComparisonGroup(pruner, direction, space)
 
 
 def distribution(values: Sequence[Any]) -> BaseDistribution:

@@ -1,9 +1,9 @@
 """Pruners by name: our own, one file each in this folder, and every pruner that Optuna has.
 
-A pruner of our own exports `PRUNER`, a subclass of `optuna.pruners.BasePruner` built with the number of epochs of a
-full trial and its settings as keywords; those in `NOT_SETTINGS` come from the search, never from a study file. It may
-have an attribute `rungs`: epochs at which the trials of a group wait for each other, so that a decision does not depend
-on which of them ran first.
+A pruner of our own exports `PRUNER`, a subclass of `optuna.pruners.BasePruner`. It is built with its settings and with
+those of `NOT_SETTINGS` that it takes, as keywords; these come from the search, never from a study file. It may have an
+attribute `rungs`: epochs at which the trials of a group wait for each other, so that a decision does not depend on
+which of them ran first.
 """
 
 import importlib
@@ -23,7 +23,7 @@ def names() -> list[str]:
     return [*ours, "none", *_optunas()]
 
 
-NOT_SETTINGS = frozenset({"epochs", "past", "restarts"})
+NOT_SETTINGS = frozenset({"epochs", "past", "restarts", "trials"})
 
 
 def create(
@@ -35,7 +35,7 @@ def create(
         name: one of `names`.
         settings: from a study file.
         epochs: of a full trial.
-        known: what a pruner of our own is told besides, of `NOT_SETTINGS`.
+        known: what a pruner of our own is told besides, if it takes it, of `NOT_SETTINGS`.
 
     Raises:
         StudyError: no such pruner, or a setting it does not take.
@@ -47,7 +47,8 @@ def create(
         kind = _optunas()[name]
     elif name in names():
         kind = importlib.import_module(f"{__name__}.{name}").PRUNER
-        given |= {"epochs": epochs, **(known or {})}
+        takes_known = NOT_SETTINGS & set(inspect.signature(kind).parameters)
+        given |= {word: told for word, told in {"epochs": epochs, **(known or {})}.items() if word in takes_known}
     else:
         raise StudyError(f"pruning.pruner: no pruner {name!r}; pruners: {', '.join(names())}")
     if kind is optuna.pruners.WilcoxonPruner:

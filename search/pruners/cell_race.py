@@ -29,8 +29,8 @@ LADDER = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2, 0.75: 0.2}
 """Exponent by rung, a share of the epochs. Where the exponent falls no further, a trial only stops for its distance or
 for what it is expected to be worth: that costs nothing where trainings go on."""
 MANY_TRIALS = 16
-LADDER_OF_MANY_TRIALS = {0.125: 0.7, 0.25: 0.6, 0.5: 0.5, 0.75: 0.4}
-"""Where at least `MANY_TRIALS` began: the best of many stand close together, and their curves cross late."""
+LADDER_OF_MANY_TRIALS = {0.08: 0.85, 0.16: 0.75, 0.32: 0.65, 0.64: 0.5}
+"""An early look drops the hopeless; the best of many stand close together, and their curves cross late."""
 EARLY_LADDER = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 5: 0.45, 1 / 3: 0.2, 1 / 2: 0.2, 3 / 4: 0.2}
 """Where many groups tell how curves end, a first look says which few can win."""
 LADDER_OF_RESTARTS = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2}
@@ -104,8 +104,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         epochs: of a full trial.
         rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: of the early ladder
             where `past` has many groups with the same hyperparameters, else of the usual one.
-        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs, and
-            larger ones where at least `MANY_TRIALS` began.
+        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs.
         margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
             stops for its distance alone.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
@@ -113,6 +112,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
             only where other groups tell how sure that is.
         past: groups that finished, for what carries over from them.
         restarts: whether every rung takes a training of its own, on more data, say.
+        trials: that the group will have; 0: not known, few.
     """
 
     def __init__(  # noqa: PLR0913 - they are the settings of a study file
@@ -126,11 +126,11 @@ class CellRacePruner(optuna.pruners.BasePruner):
         tolerance: float = 0.0004,
         past: Sequence[Past] = (),
         restarts: bool = False,
+        trials: int = 0,
     ):
-        of_few, of_many = _ladders(past, restarts=restarts)
-        rungs = tuple(of_few) if rungs is None else rungs
-        exponents_of_many = tuple(of_many.values()) if exponents is None else exponents
-        exponents = tuple(of_few.values()) if exponents is None else exponents
+        ladder = _ladder(past, restarts=restarts, trials=trials)
+        rungs = tuple(ladder) if rungs is None else rungs
+        exponents = tuple(ladder.values()) if exponents is None else exponents
         if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
@@ -140,7 +140,6 @@ class CellRacePruner(optuna.pruners.BasePruner):
                 f"margin, slope_credit and tolerance must be 0 or more, found {margin}, {slope_credit} and {tolerance}"
             )
         self._exponent_at = _by_epoch(rungs, exponents, epochs)
-        self._exponent_of_many_at = _by_epoch(rungs, exponents_of_many, epochs)
         self.rungs = tuple(self._exponent_at)
         self._epochs = epochs
         self._margin = margin
@@ -180,8 +179,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         expected = reckonings.get(TAUGHT, reckonings[UNTAUGHT])
         ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
         # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
-        exponent_at = self._exponent_at if len(begun) < MANY_TRIALS else self._exponent_of_many_at
-        quota = max(1, math.ceil(len(begun) ** exponent_at[rung] - 1e-9))
+        quota = max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9))
         margin = self._margin_of(standings, rung, taught=TAUGHT in reckonings)
         # For its distance alone a trial only stops if it is far behind by every reckoning.
         leads = [(ends, max(ends.values())) for ends in reckonings.values()]
@@ -227,11 +225,13 @@ class CellRacePruner(optuna.pruners.BasePruner):
         return self._margin + NOISE_FACTOR * float(np.median([s.noise for s in standings.values()]))
 
 
-def _ladders(past: Sequence[Past], *, restarts: bool) -> tuple[Mapping[float, float], Mapping[float, float]]:
-    """Return the exponents by rung of groups of few trials and of many."""
+def _ladder(past: Sequence[Past], *, restarts: bool, trials: int) -> Mapping[float, float]:
+    """Return the exponents by rung."""
     if len(past) >= MANY_GROUPS and recurring_keys(past):
-        return (EARLY_LADDER_OF_RESTARTS,) * 2 if restarts else (EARLY_LADDER,) * 2
-    return (LADDER_OF_RESTARTS,) * 2 if restarts else (LADDER, LADDER_OF_MANY_TRIALS)
+        return EARLY_LADDER_OF_RESTARTS if restarts else EARLY_LADDER
+    if restarts:
+        return LADDER_OF_RESTARTS
+    return LADDER if trials < MANY_TRIALS else LADDER_OF_MANY_TRIALS
 
 
 def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -> dict[int, float]:

@@ -83,7 +83,7 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
 
     def policy(group: Group, rng: np.random.Generator) -> Replayed:
         restarts = any(curve.restarts for curve in group.values())
-        known = {"past": _alike(past, group), "restarts": restarts} if name == "cell_race" else {}
+        known = {"past": _alike(past, group), "restarts": restarts, "trials": len(group)}
         pruner = pruners.create(name, settings, epochs=longest(group), known=known)
         compared = ComparisonGroup(pruner, "maximize", {"trial": sorted(group)})
         return _synchronous(group, compared) if compared.rungs else _one_by_one(group, compared, rng)

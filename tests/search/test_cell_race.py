@@ -74,14 +74,22 @@ def test_a_quota_counts_the_trials_that_began():
 
 
 @pytest.mark.parametrize(
-    ("trials", "quotas"), [(3, [3, 2, 2, 2]), (5, [4, 2, 2, 2]), (15, [7, 3, 2, 2]), (16, [7, 6, 4, 4])]
+    ("trials", "rungs", "quotas"),
+    [
+        (3, (3, 5, 10, 15), [3, 2, 2, 2]),
+        (5, (3, 5, 10, 15), [4, 2, 2, 2]),
+        (15, (3, 5, 10, 15), [7, 3, 2, 2]),
+        (16, (2, 4, 7, 13), [11, 8, 7, 4]),
+        (100, (2, 4, 7, 13), [51, 32, 20, 10]),
+    ],
 )
-def test_many_trials_leave_more_to_the_late_rungs(trials, quotas):
-    pruner = CellRacePruner(8)
-    for rung, quota in zip(pruner.rungs, quotas, strict=True):
+def test_many_trials_are_looked_at_earlier_and_leave_more_to_the_late_rungs(trials, rungs, quotas):
+    pruner = CellRacePruner(20, trials=trials)
+    assert pruner.rungs == rungs
+    for rung, quota in zip(rungs, quotas, strict=True):
         race = optuna.create_study(direction="maximize")
         for number in range(trials):
-            curve = dict.fromkeys(range(1, rung + 1), 0.5 + 0.001 * number)
+            curve = dict.fromkeys(range(1, rung + 1), 0.5 + 0.0001 * number)
             race.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values=curve))
         stopped = [pruner.explain(race, trial)[0] for trial in race.trials]
         assert stopped == [True] * (trials - quota) + [False] * quota

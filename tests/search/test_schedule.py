@@ -59,7 +59,7 @@ curve = st.lists(st.floats(0, 1), min_size=6, max_size=6)
 
 def test_what_one_of_optunas_pruners_had_before_it_is_told():
     pruning = Pruning(pruner="median", settings={"n_startup_trials": 1})
-    group = create_group(pruning, epochs=3, direction="maximize", space={"x": [1.0, 2.0, 3.0]})
+    group = create_group(pruning, epochs=3, trials=3, direction="maximize", space={"x": [1.0, 2.0, 3.0]})
     for number, values in enumerate(([0.8, 0.9], [0.7, 0.8], [0.5])):
         group.add(str(number), {"x": number + 1.0})
         for epoch, value in enumerate(values, 1):
