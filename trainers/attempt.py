@@ -34,20 +34,18 @@ class Attempt:
     def resume(self) -> None:
         """Take over weights, optimizer, moving average and progress from the newest checkpoint, if there is one."""
         network, recipe = self.training.network, self.config.recipe
-        last = checkpoint.find_last(self.operation.trial_folder)
+        if self.training.ranks.rank == 0:
+            checkpoint.sweep(self.operation.trial_folder)
+        last = checkpoint.load_last(self.operation.trial_folder)
         if recipe.ema is not None:
             self.training.average = {name: value.clone() for name, value in network.state_dict().items()}
         if last is None:
             self.progress.record = record.at_start(self.config, self.training, self.material, self.trial)
             return
-        self.progress = checkpoint.read_progress(last)
-        assembly.load_state(network, checkpoint.read_tensors(last, "network"), name=last.name)
-        checkpoint.restore_optimizer(
-            self.training.optimizer,
-            checkpoint.read_tensors(last, "optimizer"),
-            dict(network.named_parameters()),
-        )
-        for name, value in checkpoint.read_tensors(last, "average").items():
+        self.progress = last.progress
+        assembly.load_state(network, last.network, name=last.name)
+        checkpoint.restore_optimizer(self.training.optimizer, last.optimizer, dict(network.named_parameters()))
+        for name, value in last.average.items():
             if self.training.average is not None:
                 self.training.average[name].copy_(value)
 

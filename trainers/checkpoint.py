@@ -2,14 +2,17 @@
 
 A trial's folder holds at any moment at least one whole `last-EEEE-SSSSSS` (E epochs finished, S steps into the next
 one) and, once an epoch had a value, a whole `best-EEEE`. A killed process leaves at worst a `.writing-*` folder, which
-the next save removes. Waiting for the disk (`settle`) is left to a thread beside the training.
+the next attempt removes. An attempt whose node was given up may live on and write beside its successor: neither takes
+from the other what that is writing or reading. Waiting for the disk (`settle`) is left to a thread beside the training.
 """
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,38 @@ def find_last(folder: Path) -> Path | None:
     return max(found, key=_order, default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that was read from beginning to end while it was whole."""
+
+    name: str
+    progress: Progress
+    network: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
+
+
+def load_last(folder: Path) -> Saved | None:
+    """Read the newest whole checkpoint; the next one if an attempt that was given up replaces it meanwhile."""
+    while (last := find_last(folder)) is not None:
+        try:
+            tensors = [read_tensors(last, stem) for stem in ("network", "optimizer", "average")]
+            saved = Saved(last.name, read_progress(last), *tensors)
+        except OSError:
+            if (last / MARKER).is_file():
+                raise
+            continue
+        if (last / MARKER).is_file():  # what goes first when a checkpoint is removed
+            return saved
+    return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what an earlier attempt has half written; if it still lives, that ends it."""
+    for leftover in folder.glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """Read the JSON part of a checkpoint."""
     return Progress.model_validate_json((checkpoint / PROGRESS).read_text())
@@ -182,9 +217,7 @@ def _write(
     target: Path, *, tensors: Mapping[str, Tensors], texts: Mapping[str, str], network: Path | None = None
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(".writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside = target.parent / f".writing-{target.name}"
+    aside = target.parent / f".writing-{target.name}-{secrets.token_hex(4)}"
     aside.mkdir()
     linked = network is not None and _link(network, aside / NETWORK)
     for stem, values in tensors.items():

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainers import checkpoint
 
@@ -50,3 +51,38 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: 
     assert undisturbed["place"] == killed["place"]
     assert len(undisturbed["tensors"]) == 4  # network, optimizer, moving average; best network
     assert undisturbed["tensors"] == killed["tensors"]
+
+
+TENSORS = {"network": {"weight": torch.ones(4)}, "optimizer": {"weight//exp_avg": torch.ones(4)}}
+
+
+def save(folder, epoch):
+    return checkpoint.save_last(folder, progress=checkpoint.Progress(epoch=epoch), tensors=TENSORS, trial={})
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+    checkpoint.settle(tmp_path, save(tmp_path, 1), keep_best=None)
+    read = checkpoint.read_tensors
+
+    def read_slowly(folder, stem):
+        if stem == "optimizer" and folder.name.startswith("last-0001"):
+            checkpoint.settle(tmp_path, save(tmp_path, 2), keep_best=None)
+        return read(folder, stem)
+
+    monkeypatch.setattr(checkpoint, "read_tensors", read_slowly)
+    found = checkpoint.load_last(tmp_path)
+    assert found.progress.epoch == 2
+    assert list(found.optimizer) == ["weight//exp_avg"]
+
+
+def test_an_attempt_that_lives_on_leaves_what_its_successor_is_writing(tmp_path, monkeypatch):
+    write, others = checkpoint.save_file, [2]
+
+    def write_slowly(values, path):
+        write(values, path)
+        if others:
+            save(tmp_path, others.pop())
+
+    monkeypatch.setattr(checkpoint, "save_file", write_slowly)
+    assert checkpoint.find_last(tmp_path) is None
+    assert save(tmp_path, 3) == checkpoint.find_last(tmp_path)
