@@ -89,6 +89,8 @@ class Dispatcher:
             arrived: returns the messages of others that are here, too, by Tune trial. Their epochs are taken in with
                 this one, in the order of the schedule's trials, and answered when Tune hands them over.
         """
+        if tune_trial not in self._assigned:
+            return False  # its trial was given up for lost, and is told from its checkpoint by another one
         if "epoch" not in message:
             # Tune delivers a function's last report twice; it is acted on once, when the trial has left its slot.
             self._ends[tune_trial] = message
