@@ -56,17 +56,19 @@ class Standings:
 
     Attributes:
         keys: of each trial.
+        rungs: shares of the epochs.
         values: float64 (trials, rungs), NaN where a trial had stopped before.
         ends: float64 (trials,), how far behind the leader each ended; NaN in a group that is not over.
     """
 
     keys: tuple[str, ...]
+    rungs: tuple[float, ...]
     values: np.ndarray
     ends: np.ndarray
 
     def of(self, rows: Sequence[int]) -> "Standings":
         """Take some of the trials."""
-        return Standings(tuple(self.keys[row] for row in rows), self.values[rows], self.ends[rows])
+        return Standings(tuple(self.keys[row] for row in rows), self.rungs, self.values[rows], self.ends[rows])
 
     def only(self, keys: Keys, rung: int) -> "Standings":
         """Take the trials with one of these keys that reached a rung."""
@@ -77,6 +79,10 @@ class Standings:
         """Return the distance from the median to the leader at a rung."""
         values = self.values[:, rung][~np.isnan(self.values[:, rung])]
         return max(float(values.max() - np.median(values)), SMALLEST_SPREAD)
+
+    def at_half(self, rung: int) -> int:
+        """Return the last rung at half of a rung's share, or the first: a shorter rise is mostly noise."""
+        return max((r for r, share in enumerate(self.rungs) if share <= self.rungs[rung] / 2 + 1e-9), default=0)
 
     def behind(self, rung: int) -> np.ndarray:
         """Return each trial's distance to the leader at a rung, 0 or less."""
@@ -192,10 +198,10 @@ def _of_past(past: Past, rungs: tuple[float, ...]) -> Standings:
     return _standings(past.curves, rungs, over=True)
 
 
-def _standings(curves: Sequence[tuple[str, Values]], rungs: Sequence[float], *, over: bool) -> Standings:
+def _standings(curves: Sequence[tuple[str, Values]], rungs: tuple[float, ...], *, over: bool) -> Standings:
     values = np.array([[_at(curve, share) for share in rungs] for _, curve in curves])
     ends = _behind_at_the_end([curve for _, curve in curves]) if over else np.full(len(curves), np.nan)
-    return Standings(tuple(key for key, _ in curves), values, ends)
+    return Standings(tuple(key for key, _ in curves), rungs, values, ends)
 
 
 def _behind_at_the_end(curves: Sequence[Values]) -> np.ndarray:
@@ -210,9 +216,9 @@ def _unit(standings: Standings, begun: Standings, rung: int) -> float:
 
 
 def _rows(standings: Standings, rung: int, unit: float, known: Sequence[str]) -> Rows:
-    """Return as features distance, distance beyond one unit, rise since the last rung, and a constant."""
+    """Return as features distance, distance beyond one unit, rise since about half the epochs, and a constant."""
     gap = standings.behind(rung) / unit
-    rise = gap - standings.behind(rung - 1) / unit if rung else np.zeros(len(gap))
+    rise = gap - standings.behind(standings.at_half(rung)) / unit
     rise -= np.median(rise)
     place = {key: number for number, key in enumerate(known)}
     keys = np.array([place.get(key, -1) for key in standings.keys])

@@ -3,10 +3,11 @@
 At a rung every trial of the group has trained the same number of epochs. Trials are ranked by where they are
 expected to end: by what became of their like in other groups, where there are some (`curve_endings.py`), else by their
 value and a credit for their slope, so that low learning rates, which learn late, are not judged by where they stand.
-Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung; and of those only the ones whose expectation lies
-within a margin of the leader, which grows with the noise of the curves. Where other groups tell how sure an
-expectation is, a trial also stops when too little is expected to be missed without it: a clear group ends early, a
-doubtful one keeps its trials.
+Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung. A group that knows nothing of others lets also those go
+on that the noise of its curves does not tell from the leader, and stops those that are farther behind than noise and
+the group's own rise can explain. Where other groups tell how sure an expectation is, a
+trial also stops when too little is expected to be missed without it, for what its remaining epochs cost. So a clear
+group ends early, and a doubtful one keeps its trials.
 
 Decisions depend on the curves up to the rung alone, never on the order in which trials ran: a search that was
 killed and started again decides the same.
@@ -25,9 +26,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search import pruners
 from search.curve_endings import Endings, Past, recurring_keys
 
-LADDER = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2, 0.75: 0.2}
-"""Exponent by rung, a share of the epochs. Where the exponent falls no further, a trial only stops for its distance or
-for what it is expected to be worth: that costs nothing where trainings go on."""
+LADDER = {1 / 8: 0.75, 1 / 4: 0.5, 3 / 8: 0.45, 1 / 2: 0.25, 3 / 4: 0.1}
+"""Exponent by rung, a share of the epochs: of five trials 4, 3, 3, 2 and 2 go on, of twelve 7, 4, 4, 2 and 2. Where the
+exponent hardly falls, a trial only stops for what it is expected to be worth, which costs nothing where trainings go
+on."""
 MANY_TRIALS = 16
 LADDER_OF_MANY_TRIALS = {0.08: 0.85, 0.16: 0.75, 0.32: 0.65, 0.64: 0.5}
 """An early look drops the hopeless; the best of many stand close together, and their curves cross late."""
@@ -38,10 +40,12 @@ EARLY_LADDER_OF_RESTARTS = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 3: 0.2}
 """Where every look is a training of its own, late ones cost more than they save."""
 MANY_GROUPS = 20
 """From so many on the rungs are early. Fewer, as in a search's own cheaper cells, only correct the usual ones."""
+HOPELESS_RISE, HOPELESS_NOISE = 0.25, 8.0
+"""Who is behind by more than this share of the group's rise and this many standard deviations of noise stops."""
+FEWEST_EPOCHS = 3
+"""From so many on the noise of a curve is known."""
 UNTAUGHT = "value and slope"
 TAUGHT = "what other groups taught"
-NOISE_FACTOR = 2.0
-"""Standard deviations of the curves' noise that are added to the margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +72,34 @@ class Field:
         places: 1 for the leader, by the expected end; in this order.
         ends: where each is expected to end.
         doubts: standard deviations of that; infinite where nothing says how sure it is.
-        gaps: distance to the leader's expected end, by the way of reckoning that says the least.
-        ways: in which the ends were reckoned; the last one counts.
-        quota: how many go on at most.
-        margin: distance to the leader that is always kept.
+        way: in which the ends were reckoned.
+        quota: how many go on whatever their distance.
+        margin: distance to the leader from where on the others stop.
+        hopeless: distance to the leader beyond which every trial stops.
+        remaining: share of the epochs that are left.
     """
 
     values: Mapping[int, float]
     places: Mapping[int, int]
     ends: Mapping[int, float]
     doubts: Mapping[int, float]
-    gaps: Mapping[int, float]
-    ways: Sequence[str]
+    way: str
     quota: int
     margin: float
+    hopeless: float
+    remaining: float
 
     def verdict(self, trial: int, rung: int, tolerance: float) -> tuple[bool, str]:
         """Say whether a trial stops, and why in one line."""
-        leader, place, gap = next(iter(self.places)), self.places[trial], self.gaps[trial]
-        doubt = math.hypot(self.doubts[leader], self.doubts[trial])
-        rise = expected_improvement(self.ends[trial] - self.ends[leader], doubt)
-        stops = place > self.quota or gap > self.margin or (place > 1 and rise < tolerance)
+        leader, place = next(iter(self.places)), self.places[trial]
+        gap = self.ends[leader] - self.ends[trial]
+        rise = expected_improvement(-gap, math.hypot(self.doubts[leader], self.doubts[trial]))
+        too_far = gap > self.hopeless or (place > self.quota and gap >= self.margin)
+        stops = place > 1 and (too_far or rise < tolerance * self.remaining)
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {self.values[trial]:.4f}, place {place} of "
-            f"{len(self.places)} ({self.quota} go on), {gap:.4f} behind by {' and by '.join(self.ways)}, "
-            f"margin {self.margin:.4f}"
-            + (f", expected to improve on the leader by {rise:.4f}" if place > 1 and TAUGHT in self.ways else "")
+            f"{len(self.places)} ({self.quota} go on), {gap:.4f} behind by {self.way}, margin {self.margin:.4f}"
+            + (f", expected to improve on the leader by {rise:.4f}" if place > 1 and self.way == TAUGHT else "")
         )
 
 
@@ -104,12 +110,12 @@ class CellRacePruner(optuna.pruners.BasePruner):
         epochs: of a full trial.
         rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: of the early ladder
             where `past` has many groups with the same hyperparameters, else of the usual one.
-        exponents: one per rung; of n trials at most ⌈n^exponent⌉ go on; None: those that belong to the rungs.
-        margin: distance to the leader's expected end that is always kept, in units of the metric; None: no trial
-            stops for its distance alone.
+        exponents: one per rung; of n trials the best ⌈n^exponent⌉ go on; None: those that belong to the rungs.
+        margin: standard deviations of the curves' noise within which the others go on, too; asked only where no
+            other groups tell how sure an expectation is.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
-        tolerance: a trial stops if it is expected to improve on the leader by less, in units of the metric; asked
-            only where other groups tell how sure that is.
+        tolerance: what a whole training must be expected to improve on the leader, in units of the metric, and the
+            remaining part of one in proportion, or else it stops; asked only where other groups tell how sure that is.
         past: groups that finished, for what carries over from them.
         restarts: whether every rung takes a training of its own, on more data, say.
         trials: that the group will have; 0: not known, few.
@@ -121,9 +127,9 @@ class CellRacePruner(optuna.pruners.BasePruner):
         *,
         rungs: Sequence[float] | None = None,
         exponents: Sequence[float] | None = None,
-        margin: float | None = 0.08,
+        margin: float = 1.0,
         slope_credit: float = 0.3,
-        tolerance: float = 0.0004,
+        tolerance: float = 0.0009,
         past: Sequence[Past] = (),
         restarts: bool = False,
         trials: int = 0,
@@ -135,7 +141,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
-        if not all(0 <= setting < math.inf for setting in (margin or 0.0, slope_credit, tolerance)):
+        if not all(0 <= setting < math.inf for setting in (margin, slope_credit, tolerance)):
             raise ValueError(
                 f"margin, slope_credit and tolerance must be 0 or more, found {margin}, {slope_credit} and {tolerance}"
             )
@@ -172,26 +178,25 @@ class CellRacePruner(optuna.pruners.BasePruner):
         running = (TrialState.RUNNING, TrialState.COMPLETE)
         live = [trial for trial in begun if rung in trial.intermediate_values and trial.state in running]
         standings = {trial.number: standing(trial, rung, direction) for trial in live}
-        reckonings = {UNTAUGHT: self._untaught(standings, rung)}
-        doubts = dict.fromkeys(standings, math.inf)
         if self._endings.knows([key_of(trial) for trial in begun]):
-            reckonings[TAUGHT], doubts = self._taught(begun, live, rung, direction)
-        expected = reckonings.get(TAUGHT, reckonings[UNTAUGHT])
-        ranked = sorted(expected, key=lambda number: (-expected[number], -standings[number].value, number))
-        # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
-        quota = max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9))
-        margin = self._margin_of(standings, rung, taught=TAUGHT in reckonings)
-        # For its distance alone a trial only stops if it is far behind by every reckoning.
-        leads = [(ends, max(ends.values())) for ends in reckonings.values()]
+            way, margin, hopeless = TAUGHT, 0.0, math.inf
+            ends, doubts = self._taught(begun, live, rung, direction)
+        else:
+            noise = float(np.median([s.noise for s in standings.values()]))
+            way, margin, hopeless = UNTAUGHT, self._margin * noise, _hopeless(begun, rung, direction, noise)
+            ends, doubts = self._untaught(standings, rung), dict.fromkeys(standings, math.inf)
+        ranked = sorted(ends, key=lambda number: (-ends[number], -standings[number].value, number))
         return Field(
             values={number: standings[number].value for number in ranked},
             places={number: place for place, number in enumerate(ranked, 1)},
-            ends=expected,
+            ends=ends,
             doubts=doubts,
-            gaps={number: min(lead - ends[number] for ends, lead in leads) for number in ranked},
-            ways=list(reckonings),
-            quota=quota,
+            way=way,
+            # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
+            quota=max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9)),
             margin=margin,
+            hopeless=hopeless,
+            remaining=1 - rung / self._epochs,
         )
 
     def _untaught(self, standings: dict[int, Standing], rung: int) -> dict[int, float]:
@@ -207,7 +212,10 @@ class CellRacePruner(optuna.pruners.BasePruner):
     ) -> tuple[dict[int, float], dict[int, float]]:
         """Return where each trial is expected to end by what became of its like in other groups, and the doubt."""
         live = {trial.number for trial in group}
-        curves = [(key_of(trial), self._curve(trial, rung, direction)) for trial in begun]
+        curves = [
+            (key_of(trial), {step / self._epochs: value for step, value in _seen(trial, rung, direction).items()})
+            for trial in begun
+        ]
         ends = self._endings.expected(curves, [t.number in live for t in begun], self.rungs.index(rung))
         numbers = [trial.number for trial in group]
         return (
@@ -215,14 +223,20 @@ class CellRacePruner(optuna.pruners.BasePruner):
             dict(zip(numbers, ends.doubts.tolist(), strict=True)),
         )
 
-    def _curve(self, trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[float, float]:
-        sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
-        return {step / self._epochs: sign * value for step, value in trial.intermediate_values.items() if step <= rung}
 
-    def _margin_of(self, standings: dict[int, Standing], rung: int, *, taught: bool) -> float:
-        if self._margin is None or (rung == 1 and not taught):
-            return math.inf  # after one epoch nobody's slope is known, and low learning rates learn late
-        return self._margin + NOISE_FACTOR * float(np.median([s.noise for s in standings.values()]))
+def _hopeless(begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection, noise: float) -> float:
+    """Return the distance to the leader that neither noise nor what the group has risen by since it began explains."""
+    curves = [list(_seen(trial, rung, direction).values()) for trial in begun]
+    if max(len(values) for values in curves) < FEWEST_EPOCHS:
+        return math.inf
+    rise = max(max(values) for values in curves) - float(np.median([values[0] for values in curves]))
+    return max(HOPELESS_RISE * rise, HOPELESS_NOISE * noise)
+
+
+def _seen(trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[int, float]:
+    """Return a curve up to a rung, by epoch; larger is better."""
+    sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+    return {step: sign * value for step, value in sorted(trial.intermediate_values.items()) if step <= rung}
 
 
 def _ladder(past: Sequence[Past], *, restarts: bool, trials: int) -> Mapping[float, float]:
@@ -260,9 +274,8 @@ def expected_improvement(ahead: float, doubt: float) -> float:
 
 def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standing:
     """Read value, slope per epoch and epoch-to-epoch noise of a curve up to a rung."""
-    sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
-    steps = np.array(sorted(step for step in trial.intermediate_values if step <= rung), dtype=float)
-    values = sign * np.array([trial.intermediate_values[int(step)] for step in steps])
+    seen = _seen(trial, rung, direction)
+    steps, values = np.array(list(seen), dtype=float), np.array(list(seen.values()))
     if len(steps) < 2:
         return Standing(float(values[-1]), 0.0, 0.0)
     recent = slice(-min(4, len(steps)), None)

@@ -83,7 +83,7 @@ def test_a_choice_is_judged_by_its_outcome_where_there_is_one():
 def test_where_rows_are_trainings_of_their_own_only_looks_cost():
     rows = table(groups=1, trials=4, epochs=8).assign(cost=lambda t: t["epoch"])
     group = curves.of_table(rows, name="t", restarts=True)
-    settings_of = {"rungs": [0.25], "exponents": [0.0], "margin": None}
+    settings_of = {"rungs": [0.25], "exponents": [0.0]}
     replayed = policies.pruned("cell_race", settings_of)(group["g0"], RNG)
     assert replayed.cost == 4 * 2 + 8  # all at epoch 2, one at epoch 8
     assert policies.full_grid(group["g0"], RNG).cost == 4 * 8

@@ -20,11 +20,11 @@ LATE = {  # b learns late and wins: its slope must keep it alive
 }
 
 
-def test_a_clear_race_keeps_the_leader_and_stops_the_others_at_the_first_rung():
+def test_a_clear_race_keeps_the_leader_and_stops_the_others_early():
     search = Search(CLEAR)
     search.run()
     assert search.ends() == {"a": "PRUNED", "b": "COMPLETE", "c": "PRUNED"}
-    assert {t: len(p.epochs) for t, p in search.state.trials.items()} == {"a": 2, "b": 8, "c": 2}
+    assert {t: len(p.epochs) for t, p in search.state.trials.items()} == {"a": 2, "b": 8, "c": 3}
 
 
 def test_a_trial_that_learns_late_is_not_stopped():
