@@ -89,7 +89,9 @@ class Groups:
         return self._pupils.get(name, []) if self._over(name) else []
 
     def next_rung(self, entry: Entry) -> int | None:
-        """Return the first rung that is not decided for a trial."""
+        """Return the first rung that is not decided for a trial; a spared one meets the others no more."""
+        if self._progress(entry.trial).spared_at is not None:
+            return None
         decided = {event["epoch"] for event in self._state.trials[entry.trial].decisions}
         rungs = (rung for rung in self.of(entry.trial).race.rungs if rung < entry.epochs)
         return next((rung for rung in rungs if rung not in decided), None)
@@ -106,13 +108,24 @@ class Groups:
             return None
         return RungDue(rung, waiting) if self._learned(group) else None
 
+    def report(self, trial: str, epoch: int, value: float) -> None:
+        """Tell a trial's race the primary metric after an epoch."""
+        if self._progress(trial).spared_at is None:
+            self.of(trial).race.report(trial, epoch, value)
+
+    def leave(self, trial: str) -> None:
+        """Take a spared trial out of its race: it is to show what happens without it, so it must not decide there."""
+        self.of(trial).race.leave(trial)
+
     def rejoin(self, trial: str) -> None:
         """Take a trial back into its race."""
-        self._replay(self.of(trial).race, self._entries[trial])
+        if self._progress(trial).spared_at is None:
+            self._replay(self.of(trial).race, self._entries[trial])
 
     def tell(self, trial: str, state: TrialState, best: float | None) -> None:
         """Close a trial in its race."""
-        self.of(trial).race.tell(trial, state, best)
+        if self._progress(trial).spared_at is None:
+            self.of(trial).race.tell(trial, state, best)
 
     def _learned(self, group: Group) -> bool:
         """Take over what the teachers know; say whether they are over."""
@@ -159,8 +172,11 @@ class Groups:
         progress = self._progress(entry.trial)
         race.add(entry.trial, entry.searched)
         for epoch, value in progress.curve.items():
-            race.report(entry.trial, epoch, value)
-        if progress.state is not None:
+            if progress.spared_at is None or epoch <= progress.spared_at:
+                race.report(entry.trial, epoch, value)
+        if progress.spared_at is not None:
+            race.leave(entry.trial)
+        elif progress.state is not None:
             best = progress.result.best_value if progress.result else None
             race.tell(entry.trial, progress.state, best)
 

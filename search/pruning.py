@@ -102,6 +102,10 @@ class ComparisonGroup:
         value = trial.intermediate_values[epoch]
         return f"{type(self._pruner).__name__} {verdict} it at epoch {epoch} with {value:.4f}; {others}"
 
+    def leave(self, trial: str) -> None:
+        """Take a trial out of the race that trains on outside of it: to the others it has stopped."""
+        self.tell(trial, TrialState.PRUNED, None)
+
     def tell(self, trial: str, state: TrialState, value: float | None) -> None:
         """Close a trial with the state it truly ended in."""
         asked = self._trials.pop(trial)

@@ -115,9 +115,9 @@ class Schedule:
         race = self._groups.of(trial).race
         value = told.metrics.get(self._state.declaration.primary_metric)
         if value is not None:
-            race.report(trial, told.epoch, value)
+            self._groups.report(trial, told.epoch, value)
         last = told.epoch >= self._entries[trial].epochs
-        if not race.rungs and value is not None and not last:
+        if not race.rungs and value is not None and not last and progress.spared_at is None:
             stops, reason = race.decide(trial)
             events = self._verdict(trial, told.epoch, stops, reason, set())
             if events[0]["action"] != "keep":
@@ -198,6 +198,8 @@ class Schedule:
                 self._undone.discard(event["trial"])
                 best = (event["result"] or {}).get("best_value")
                 self._groups.tell(event["trial"], TrialState(event["state"]), best)
+            elif event["kind"] == "decision" and event["action"] == "spare":
+                self._groups.leave(event["trial"])
             elif event["kind"] == "reopened":
                 self._undone.add(event["trial"])
                 self._groups.rejoin(event["trial"])
@@ -226,29 +228,29 @@ class Schedule:
             race = self._groups.of(due.waiting[0].trial).race
             verdicts = {entry.trial: race.decide(entry.trial) for entry in due.waiting}
             events: list[Event] = []
-            condemned: set[str] = set()
+            leaving: set[str] = set()
             for trial, (stops, reason) in verdicts.items():
-                new = self._verdict(trial, due.rung, stops, reason, condemned)
-                condemned |= {trial for event in new if event["kind"] == "ended"}
+                new = self._verdict(trial, due.rung, stops, reason, leaving)
+                leaving |= {trial} if new[0]["action"] != "keep" else set()
                 events += new
             self._record(*events)
-            self._offer(set(verdicts) - condemned)
+            self._offer(trial for trial in verdicts if not self._progress(trial).done)
         for pupil in self._groups.pupils_of(group):
             self._settle(pupil)
 
-    def _verdict(self, trial: str, epoch: int, stops: bool, reason: str, condemned: set[str]) -> list[Event]:
+    def _verdict(self, trial: str, epoch: int, stops: bool, reason: str, leaving: set[str]) -> list[Event]:
         action = "keep"
-        if stops and not self._others_live(trial, condemned):
+        if stops and not self._others_live(trial, leaving):
             reason = f"last live trial of its cell, goes on; {reason}"
         elif stops:
             action = "spare" if spared(self._pruning, trial) else "prune"
         decision = {"kind": "decision", "trial": trial, "epoch": epoch, "action": action, "reason": reason}
         return [decision, self._end(trial, TrialState.PRUNED, reason, None)] if action == "prune" else [decision]
 
-    def _others_live(self, trial: str, condemned: set[str]) -> bool:
-        cell = self._cells[self._entries[trial].cell]
-        others = [other for other in cell if other != trial and other not in condemned]
-        return any(self._progress(other).state in (None, TrialState.COMPLETE) for other in others)
+    def _others_live(self, trial: str, leaving: set[str]) -> bool:
+        """Whether others of the cell are in the race or have finished it; spared ones only show what it costs."""
+        others = [self._progress(t) for t in self._cells[self._entries[trial].cell] if t != trial and t not in leaving]
+        return any(other.state in (None, TrialState.COMPLETE) and other.spared_at is None for other in others)
 
     def _end(self, trial: str, state: TrialState, reason: str, result: TrialResult | None) -> Event:
         return {

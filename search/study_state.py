@@ -102,6 +102,11 @@ class TrialProgress:
         return self.state is not None
 
     @property
+    def spared_at(self) -> int | None:
+        """The epoch at which the pruner wanted to stop it and it was let go on, outside the race; None: never."""
+        return next((event["epoch"] for event in self.decisions if event["action"] == "spare"), None)
+
+    @property
     def dropped(self) -> bool:
         """Whether it ended because a budget had no room for it; a larger one brings it back."""
         return self.state is TrialState.PRUNED and self.reason.startswith(OVER_BUDGET)

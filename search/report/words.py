@@ -71,10 +71,13 @@ def _others(counts: Mapping[str, int]) -> str:
 
 def _pruning(told: dict[str, Any]) -> list[str]:
     """Say what the spared trials tell of the pruner's mistakes."""
-    if not told["finished"]:
+    if not told["spared"]:
         return []
+    ran_on = f"Of the trials that the pruner wanted to stop {told['spared']} ran on to find out what it costs"
+    if not told["finished"]:
+        return [f"{ran_on}; none of them came to its end."]
     return [
-        f"Of the trials that the pruner wanted to stop {told['spared']} ran on to find out what it costs: "
+        f"{ran_on}: "
         f"{told['would_have_won']} of {told['finished']} would have won their cell, mean regret "
         f"{told['mean_regret']:.4f}, worst {told['worst_regret']:.4f} on validation."
     ]

@@ -34,3 +34,34 @@ def test_without_spared_trials_nothing_is_known():
         "mean_regret": None,
         "worst_regret": None,
     }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_spared_trial_changes_nothing_for_the_others(seed):
+    """Whoever is spared, the others end as they would without it, and the mistake of the pruner is told."""
+    curves = {"a": FLAT, "late": LATE, "b": [0.69] * 8, "c": [0.6] * 8}
+    without = Search(curves)
+    without.run()
+    search = Search(curves, pruning=Pruning(spare_share=0.5, spare_seed=seed))
+    search.run()
+    spared = {trial for trial, progress in search.state.trials.items() if progress.spared_at is not None}
+    unspared = {trial: end for trial, end in without.ends().items() if trial not in spared}
+    assert {trial: search.ends()[trial] for trial in unspared} == unspared
+    assert all(search.ends()[trial] == "COMPLETE" for trial in spared)
+    told = live_regret(search.state, search.state.trials)
+    assert told["finished"] == len(spared)
+    assert told["would_have_won"] == ("late" in spared)
+    assert (told["worst_regret"] or 0.0) == pytest.approx(0.2 if "late" in spared else 0.0)
+
+
+@pytest.mark.parametrize("killed_after", range(4, 40, 5))
+def test_a_search_that_is_rebuilt_keeps_spared_trials_out_of_the_race(killed_after):
+    curves = {"a": FLAT, "late": LATE, "b": [0.69] * 8, "c": [0.6] * 8}
+    settings = {"pruning": Pruning(spare_share=0.5, spare_seed=3)}
+    whole = Search(curves, **settings)
+    whole.run()
+    killed = Search(curves, **settings)
+    killed.run(stop_after=killed_after)
+    again = Search(curves, **settings, events=killed.events)
+    again.run()
+    assert again.ends() == whole.ends()
