@@ -41,7 +41,9 @@ def judge(uri: str, *, days: float) -> Retention:
         identity = run.info.run_id
         if (run.info.end_time or run.info.start_time) > oldest:
             continue
-        reason = cited.get(identity) or ("winner of its cell" if run.data.tags.get("radsweep.winner") else None)
+        reason = cited.get(identity) or (
+            "winner of its cell" if run.data.tags.get("radsweep.winner") == "true" else None
+        )
         if reason is None:
             removable.append(identity)
         else:

@@ -6,14 +6,16 @@ again with its own timestamp is the same row (MLflow's key is run, name, timesta
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
@@ -137,6 +139,26 @@ class Tracker:
     def log_artifacts(self, identity: str, folder: Path, artifact_path: str | None = None) -> None:
         """Copy a folder to the run's artifacts."""
         self._client.log_artifacts(self._runs[identity], str(folder), artifact_path)
+
+    def replace_artifacts(self, identity: str, folder: Path, artifact_path: str) -> None:
+        """Copy a folder to the run's artifacts, and remove what an earlier copy had and this one has not.
+
+        A server may keep its users from deleting: then the earlier files stay.
+        """
+        self.log_artifacts(identity, folder, artifact_path)
+        run = self._client.get_run(self._runs[identity])
+        there = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
+        for stale in self._files(run.info.run_id, artifact_path):
+            if not (folder / stale.relative_to(artifact_path)).is_file():
+                with suppress(MlflowException, OSError):
+                    there.delete_artifacts(str(stale))
+
+    def _files(self, run_id: str, artifact_path: str) -> Iterator[PurePosixPath]:
+        for found in self._client.list_artifacts(run_id, artifact_path):
+            if found.is_dir:
+                yield from self._files(run_id, found.path)
+            else:
+                yield PurePosixPath(found.path)
 
     def _describe(self, run: RunDescription, *, known: Mapping[str, str]) -> None:
         """Record what a driver that died after it created the run did not; MLflow takes a parameter only once."""

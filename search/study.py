@@ -182,10 +182,16 @@ class StudyRun:
         return schedule.finished
 
     def evaluate_winners(self, trials: Mapping[str, Trial]) -> None:
-        """Measure each cell's winner once on the test partition."""
+        """Measure each cell's winner on the test partition, and none a second time."""
         state = self.desk.state
         winners = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
-        missing = [w for w in winners if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
+        new = [w for w in winners if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
+        again = [w for w in new if w.trial in state.evaluations]
+        if again:
+            self.desk.record(
+                *({"kind": "chosen", "trial": w.trial, "cell": w.cell, "time_ms": now_ms()} for w in again)
+            )
+        missing = [w for w in new if w not in again]
         orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
         if orders:
             self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")

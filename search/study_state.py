@@ -14,7 +14,8 @@ Kinds of event (key `kind`), in the order they come:
 | paused | trial, time_ms |
 | interrupted | trial, time_ms, class (see failures.py), reason |
 | reopened | trial, reason |
-| evaluated | trial, cell, time_ms, metrics, rows, external, subgroups, thresholds |
+| evaluated | trial, cell, time_ms, metrics, rows, external, subgroups, thresholds; once for each trial |
+| chosen | trial, cell, time_ms; a trial that was evaluated before stands for its cell now |
 | baseline | key (of the data), rows |
 | closed | status, time_ms |
 """
@@ -136,8 +137,10 @@ class StudyState:
     study: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, Event] = field(default_factory=dict)
     trials: dict[str, TrialProgress] = field(default_factory=dict)
+    evaluations: dict[str, Event] = field(default_factory=dict)
+    """By trial, whether it still stands for its cell or not."""
     evaluated: dict[str, Event] = field(default_factory=dict)
-    """By cell."""
+    """By cell, of the trial that stands for it."""
     baselines: dict[str, Event] = field(default_factory=dict)
     """By key of the data."""
     wall: Use = field(default_factory=Use)
@@ -174,7 +177,9 @@ class StudyState:
             known = self.trials.setdefault(event["trial"], TrialProgress(**fields))
             known.cell, known.axes, known.searched = event["cell"], event["axes"], event["searched"]
         elif kind == "evaluated":
-            self.evaluated[event["cell"]] = event
+            self.evaluations[event["trial"]] = self.evaluated[event["cell"]] = event
+        elif kind == "chosen":
+            self.evaluated[event["cell"]] = self.evaluations[event["trial"]]
         elif kind == "baseline":
             self.baselines[event["key"]] = event
         elif kind != "closed":

@@ -44,6 +44,7 @@ class TrackingReceiver:
             "decision": self._tag_decision,
             "ended": self._finish_trial,
             "evaluated": self._log_evaluation,
+            "chosen": self._tag_winner,
             "closed": self._close_study,
         }
         for kind, trial, same in epochs_by_trial(events):
@@ -140,8 +141,15 @@ class TrackingReceiver:
         progress: TrialProgress = self._state.trials[trial]
         epoch = progress.result.best_epoch if progress.result and progress.result.best_epoch else 0
         self._tracker.log(trial, [Measurement(epoch, event["time_ms"], event["metrics"])])
-        self._tracker.tag(trial, {"radsweep.winner": "true"})
+        self._tag_winner(trial, events)
         self._tracker.log_artifacts(trial, self._folder.winner(trial), "evaluation")
+
+    def _tag_winner(self, trial: str, events: Sequence[Event]) -> None:
+        """Say which of the trials that were ever measured for a cell stands for it now."""
+        cell = events[-1]["cell"]
+        for other in self._state.evaluations:
+            if other == trial or self._state.trials[other].cell == cell:
+                self._tracker.tag(other, {"radsweep.winner": "true" if other == trial else "false"})
 
     def _close_study(self, _: str, events: Sequence[Event]) -> None:
         event = events[-1]
@@ -149,7 +157,7 @@ class TrackingReceiver:
             if progress.starts and not progress.done:
                 self._tracker.finish(trial, "KILLED", event["time_ms"])  # interrupted; reopened by the next run
         if report.is_whole(self._folder):
-            self._tracker.log_artifacts(self._study, self._folder.report, "report")
+            self._tracker.replace_artifacts(self._study, self._folder.report, "report")
             self._tracker.tag(self._study, {"mlflow.note.content": self._note()})
         self._tracker.finish(self._study, event["status"], event["time_ms"])
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -96,6 +98,22 @@ def test_more_metrics_than_a_batch_takes_all_arrive(uri, tracker):
     tracker.log("t1", [Measurement(step, step, {f"m{i}": float(i) for i in range(60)}) for step in range(40)])
     history = MlflowClient(uri).get_metric_history(tracker.run_id("t1"), "m59")
     assert len(history) == 40
+
+
+def test_artifacts_that_are_replaced_leave_nothing_of_the_earlier_ones(uri, tracker, tmp_path):
+    study_and_trial(tracker)
+    folder = tmp_path / "report"
+    (folder / "figures").mkdir(parents=True)
+    for name in ("report.html", "cost.svg", "figures/heat-map.png"):
+        (folder / name).write_text("first")
+    tracker.replace_artifacts("study", folder, "report")
+    for name in ("cost.svg", "figures/heat-map.png"):
+        (folder / name).unlink()
+    (folder / "report.html").write_text("second")
+    tracker.replace_artifacts("study", folder, "report")
+    client, run_id = MlflowClient(uri), tracker.run_id("study")
+    assert [file.path for file in client.list_artifacts(run_id, "report") if not file.is_dir] == ["report/report.html"]
+    assert Path(client.download_artifacts(run_id, "report/report.html", str(tmp_path))).read_text() == "second"
 
 
 def test_a_reopened_run_is_running_again(uri, tracker):

@@ -6,16 +6,27 @@ from search.study_folder import StudyFolder
 from search.tracking_receiver import TrackingReceiver
 
 
-class Names:
-    """A tracker that keeps the names of the runs it is asked to open."""
+class Kept:
+    """A tracker that keeps the names of the runs it is asked to open, their tags and what was measured."""
 
     def __init__(self):
         self.opened = []
+        self.tags = {}
+        self.measured = []
 
     def open(self, run, *, parent=None):
         self.opened.append(run.name)
 
     def reopen(self, identity):
+        pass
+
+    def log(self, identity, measurements):
+        self.measured.append(identity)
+
+    def tag(self, identity, tags):
+        self.tags.setdefault(identity, {}).update(tags)
+
+    def log_artifacts(self, identity, folder, artifact_path):
         pass
 
 
@@ -50,6 +61,25 @@ def events(axes, seeds):
     ],
 )  # fmt: skip
 def test_a_run_is_named_by_what_tells_it_from_the_others(tmp_path, axes, seeds, name):
-    tracker = Names()
+    tracker = Kept()
     TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), []).receive(events(axes, seeds))
     assert tracker.opened == ["s", name]
+
+
+def test_of_the_trials_of_a_cell_that_were_ever_measured_one_is_its_winner(tmp_path):
+    """A changed study has another winner, and the first one again when changed back; neither is measured twice."""
+    study, data, trial, started = events({"dataset": ["phantom"]}, [1])
+    both = [{**event, "trial": name} for name in "ab" for event in (trial, started)]
+
+    def measured(name, time_ms):
+        return {"kind": "evaluated", "trial": name, "cell": trial["cell"], "time_ms": time_ms, "metrics": {}}
+
+    tracker = Kept()
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive([study, data, *both, measured("a", 3)])
+    assert [tracker.tags.get(name, {}).get("radsweep.winner") for name in "ab"] == ["true", None]
+    receiver.receive([measured("b", 4)])
+    assert [tracker.tags[name]["radsweep.winner"] for name in "ab"] == ["false", "true"]
+    receiver.receive([{"kind": "chosen", "trial": "a", "cell": trial["cell"], "time_ms": 5}])
+    assert [tracker.tags[name]["radsweep.winner"] for name in "ab"] == ["true", "false"]
+    assert tracker.measured == ["a", "b"]
