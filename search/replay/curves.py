@@ -1,5 +1,6 @@
 """Recorded learning curves by comparison group, from a table or from a study folder."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pandas as pd
 from search import ledger
 from search.errors import StudyError
 from search.study_state import StudyState, name_in_cell
+from search.wording import counted
 from trainers.trial import TrialState
+
+LOG = logging.getLogger(__name__)
 
 COLUMNS = ("group", "trial", "epoch", "value")
 
@@ -60,8 +64,9 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
 
     Args:
         path: a table with the columns group, trial, epoch (counted in their smallest step where they are not whole),
-            value and optionally cost (of each row alone; 1 where it is missing) and outcome (in the last row of a
-            trial, see `Curve`), or a study folder with a ledger.
+            value and optionally cost (of each row alone; 1 where it is missing), outcome (in the last row of a
+            trial, see `Curve`) and state (of the trial: only those that are COMPLETE have an end), or a study folder
+            with a ledger.
         minimize: whether smaller values are better; a study folder knows it itself.
         restarts: see `Curve`.
 
@@ -91,7 +96,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
     judged_apart = "outcome" in table
-    table = _checked(table, name)
+    table = _checked(_complete(table, name), name)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
@@ -104,6 +109,22 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
+
+
+def _complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Leave out the trials that the table itself calls pruned, failed or unfinished."""
+    if "state" not in table or not {"group", "trial"} <= set(table):
+        return table
+    whole = table["state"] == TrialState.COMPLETE.value
+    if not whole.any() and len(table):
+        raise StudyError(f"{name}: no trial is {TrialState.COMPLETE.value} in column state; only those have an end")
+    _say_left_out(name, len(table.loc[~whole, ["group", "trial"]].drop_duplicates()))
+    return table[whole]
+
+
+def _say_left_out(name: str, trials: int) -> None:
+    if trials:
+        LOG.warning("%s: %s left out, which did not train to the end", name, counted(trials, "trial"))
 
 
 def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -179,4 +200,5 @@ def _of_study(folder: Path) -> dict[str, Group]:
             )
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")
+    _say_left_out(str(folder), len(state.trials) - sum(len(group) for group in groups.values()))
     return groups

@@ -45,7 +45,7 @@ def test_the_full_grid_costs_all_and_regrets_nothing():
 @pytest.mark.parametrize("name", ["hyperband", "successive_halving", "median", "cell_race"])
 def test_a_replay_is_the_same_every_time(name):
     """Hyperband's brackets, too: Optuna draws them from the name of the study."""
-    one, other = (run.replay(GROUPS, {name: {}}, seeds=3)[0].as_json() for _ in range(2))
+    one, other = (next(run.replay(GROUPS, {name: {}}, seeds=3)).as_json() for _ in range(2))
     assert one == other
 
 
@@ -78,6 +78,37 @@ def test_a_choice_is_judged_by_its_outcome_where_there_is_one():
     assert found["regret_mean"] == pytest.approx(-0.05)
     with pytest.raises(StudyError, match=r"row 3: .*outcome in a trial's last row"):
         curves.of_table(pd.DataFrame(rows).assign(outcome=[0.8, None, 0.85, 0.85]), name="t")
+
+
+def test_trials_that_a_table_calls_pruned_have_no_end_to_be_compared(caplog):
+    """Pruned at 0.99 after two epochs, `t2` would be the best of its group."""
+    rows = table(groups=2, trials=3, epochs=8)
+    pruned = rows["trial"] == "t2"
+    whole = curves.of_table(rows[~pruned], name="t")
+    rows = rows[~pruned | (rows["epoch"] <= 2)].assign(
+        state=np.where(pruned[~pruned | (rows["epoch"] <= 2)], "PRUNED", "COMPLETE")
+    )
+    found = curves.of_table(rows, name="t")
+    assert {group: set(trials) for group, trials in found.items()} == {g: set(ts) for g, ts in whole.items()}
+    assert "2 trials left out, which did not train to the end" in caplog.text
+    with pytest.raises(StudyError, match="no trial is COMPLETE in column state"):
+        curves.of_table(rows.assign(state="FAILED"), name="t")
+
+
+def test_of_very_many_groups_some_teach_all_others(monkeypatch):
+    rows = pd.DataFrame(
+        [
+            {"group": f"g{group}", "trial": f"t{trial}", "epoch": epoch, "value": value}
+            for group in range(8)
+            for trial, values in enumerate(RNG.random((3, 8)))
+            for epoch, value in enumerate(values, 1)
+        ]
+    )
+    monkeypatch.setattr(run, "MOST_TEACHERS", 5)
+    assert len(run._past(curves.of_table(rows, name="t"))) == 5
+    found = list(run.replay(curves.of_table(rows, name="t"), {"cell_race": {}}, seeds=1))
+    assert found[0].as_json()["unfinished_groups"] == 0
+    assert len(found[0].costs) == 8
 
 
 def test_where_rows_are_trainings_of_their_own_only_looks_cost():
@@ -130,8 +161,8 @@ def test_what_other_groups_taught_saves_a_late_winner():
     ]
     groups = curves.of_table(pd.DataFrame(rows), name="t")
     asked = {"cell_race": {}}
-    blind = run.replay(groups, asked, seeds=1, carry=False)[0].as_json()
-    taught = run.replay(groups, asked, seeds=1, carry=True)[0].as_json()
+    blind = next(run.replay(groups, asked, seeds=1, carry=False)).as_json()
+    taught = next(run.replay(groups, asked, seeds=1, carry=True)).as_json()
     assert blind["regret_mean"] == pytest.approx(0.2)
     assert taught["regret_mean"] == 0.0
 
@@ -139,7 +170,7 @@ def test_what_other_groups_taught_saves_a_late_winner():
 def test_a_group_teaches_itself_nothing():
     """With one group there is no other to learn from: carrying over changes nothing."""
     groups = {"g0": GROUPS["g0"]}
-    scores = [run.replay(groups, {"cell_race": {}}, seeds=1, carry=carry)[0].as_json() for carry in (True, False)]
+    scores = [next(run.replay(groups, {"cell_race": {}}, seeds=1, carry=carry)).as_json() for carry in (True, False)]
     assert scores[0] == scores[1]
 
 
