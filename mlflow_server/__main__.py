@@ -126,10 +126,17 @@ def history(
     from mlflow_server.history import History
     from mlflow_server.registry import Registry
 
-    registry = Registry(_registry_uri(storage, tracking))
-    entries = succession.told(name, registry=registry, history=History(storage.resolve(), name))
+    registry, own = Registry(_registry_uri(storage, tracking)), History(storage.resolve(), name)
+    entries = succession.told(name, registry=registry, history=own)
     if not entries:
         raise PromotionError(f"{name}: nothing is on record, neither in {storage} nor in the registry")
+    if lost := succession.lost(name, registry=registry, history=own):
+        typer.echo(
+            f"warning: {len(lost)} of these entries were written in {storage} and are missing in its history now, "
+            "which was emptied or shortened; they are shown as the registry has them, without their differences. "
+            "Bring the history back from a backup",
+            err=True,
+        )
     for entry in entries:
         typer.echo(json.dumps(entry) if as_json else _line(entry))
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_server import backup_database, object_store
+from mlflow_server.credentials import SECRETS
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import ServerConfig
 
@@ -20,8 +21,6 @@ MANIFEST = "manifest.json"
 """Written last: a backup without it is not whole."""
 DATABASE, ARTIFACTS, CREDENTIALS = "database", "artifacts", "credentials"
 USERS = "users.db"
-SECRETS = ("admin-password", "session-key")
-"""Without them nobody could log in as admin where a backup is restored: `users.db` has only the password's hash."""
 
 
 def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
@@ -105,6 +104,7 @@ def _refuse_if_used(config: ServerConfig) -> None:
 
 
 def _copy_credentials(source: Path, target: Path) -> None:
+    """Copy users and secrets: of the admin's password `users.db` has only the hash, so that nobody could log in."""
     if not source.is_dir():
         return  # a server without authentication
     target.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -8,6 +8,8 @@ from pathlib import Path
 from mlflow_server.errors import TrackingError
 
 ADMIN = "admin"
+SECRETS = ("admin-password", "session-key", "passphrase")
+"""Files, in the order of the attributes of `Credentials`."""
 OTHERS = 0o077
 
 
@@ -18,10 +20,12 @@ class Credentials:
     Attributes:
         password: of the user `admin`.
         session_key: signs the forms of MLflow's user pages.
+        passphrase: encrypts what MLflow keeps secret in its database.
     """
 
     password: str
     session_key: str
+    passphrase: str
 
     def __repr__(self) -> str:
         return "Credentials(…)"
@@ -34,7 +38,7 @@ def obtain(folder: Path) -> Credentials:
         TrackingError: others may read a file.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Credentials(_secret(folder / "admin-password"), _secret(folder / "session-key"))
+    return Credentials(*(_secret(folder / name) for name in SECRETS))
 
 
 def read_secret(path: Path) -> str:

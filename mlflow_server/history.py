@@ -1,6 +1,8 @@
 """What was promoted, refused and rolled back: an append-only ledger for each registered model.
 
-Every line carries the hash of the line before it, so that a changed or missing line is noticed.
+Every line carries the hash of the line before it, so that a changed line, or one missing between others, is noticed.
+Lines that are missing at the end are noticed by what the registry mirrors of them (see `succession.lost`). A crash
+leaves at most a torn last line: it was never acknowledged, is not read, and the next entry cuts it off.
 """
 
 import getpass
@@ -41,6 +43,7 @@ class History:
             raise PromotionError(f"registered model {name!r}: {problem}")
         self._path = storage / "mlpromotions" / f"{name}.jsonl"
         self._intent = self._path.with_suffix(".intent")
+        self._origin = self._path.with_suffix(".origin")
         self._name = name
 
     @contextmanager
@@ -70,12 +73,7 @@ class History:
             What `intended` gives until `forget`: action, evidence, and an `intent` that names it.
         """
         intent = {"action": action, "evidence": _plain(evidence), "intent": secrets.token_hex(8)}
-        aside = self._intent.with_suffix(".writing")
-        with aside.open("w") as stream:
-            stream.write(json.dumps(intent))
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(self._intent)
+        _write_durably(self._intent, json.dumps(intent))
         return intent
 
     def intended(self) -> Entry | None:
@@ -103,23 +101,28 @@ class History:
             evidence: what it rests on, as JSON.
 
         Returns:
-            The entry with action, time_ms, who, previous and hash.
+            The entry with action, time_ms, who, origin, previous and hash.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock", timeout=60):
             entries = self.read()
+            if self.origin() is None:
+                _write_durably(self._origin, secrets.token_hex(8))
             entry: Entry = {
                 **_plain(evidence),
                 "action": action,
                 "time_ms": time.time_ns() // 1_000_000,
                 "who": who(),
+                "origin": self.origin(),
                 "previous": entries[-1]["hash"] if entries else START,
             }
             entry["hash"] = _hash(entry)
             with self._path.open("ab") as stream:
+                stream.truncate(len(self._content()))
                 stream.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
+            _sync_folder(self._path.parent)
         return entry
 
     def read(self) -> list[Entry]:
@@ -128,10 +131,8 @@ class History:
         Raises:
             PromotionError: a line was changed, or one is missing.
         """
-        if not self._path.is_file():
-            return []
         previous, entries = START, []
-        for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(self._content().splitlines(), 1):
             try:
                 entry = json.loads(line)
                 whole = entry["previous"] == previous and entry["hash"] == _hash(entry)
@@ -142,6 +143,15 @@ class History:
             previous = entry["hash"]
             entries.append(entry)
         return entries
+
+    def origin(self) -> str | None:
+        """Return what all entries of this ledger bear, and those of no other; None before the first."""
+        return self._origin.read_text() if self._origin.is_file() else None
+
+    def _content(self) -> bytes:
+        """Return the whole lines."""
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        return content[: content.rfind(b"\n") + 1]
 
 
 def problem_of(name: str) -> str | None:
@@ -158,6 +168,24 @@ def who() -> str:
     except (KeyError, OSError):
         local = f"uid {os.getuid()}"
     return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or local}@{socket.gethostname()}"
+
+
+def _write_durably(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.writing")
+    with aside.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _plain(evidence: Mapping[str, Any]) -> Entry:

@@ -66,13 +66,12 @@ class Card:
         ]
 
     def _intended_use(self) -> str:
-        source = self.network["trial"]["dataset"]["source"]
         return _section(
             "Intended use and limits",
             "Research on radiographs, by people who can judge the results. **It is no medical device and must not "
             "decide about a patient.**\n\n"
-            f"- Trained and chosen on `{source}` alone; on films of other hospitals, devices, ages or projections it "
-            "may do worse than the figures here, and its thresholds may not hold.\n"
+            f"- Trained and chosen on {self._dataset()} alone; on films of other hospitals, devices, ages or "
+            "projections it may do worse than the figures here, and its thresholds may not hold.\n"
             "- The labels are those of the data set, with its errors; a probability is that of its label, not of a "
             "disease.\n"
             "- It scores single images. A case's score, as evaluated here, is the mean over its images.\n"
@@ -103,7 +102,8 @@ class Card:
             "Use",
             "`mlflow.pyfunc.load_model(URI).predict([pathlib.Path('film.dcm')])`: DICOM, PNG or JPEG as path, bytes "
             "or base64 text, or arrays; `params={'decisions': True}` adds decisions. Over HTTP: "
-            '`{"inputs": ["<base64>"]}`.\n\n'
+            '`{"inputs": ["<base64>"]}` or Parquet; other forms (`dataframe_split`, `dataframe_records`, `instances`, '
+            "CSV) are answered with status 400.\n\n"
             f"Preprocessing `{network['name']}` (version {network['version']}) is part of the model: "
             + ", ".join(f"{key} {value}" for key, value in network.items() if key not in ("name", "version"))
             + f". Needs mlflow and: {', '.join(self.requirements)}.\n",
@@ -117,7 +117,7 @@ class Card:
             "Data",
             _items(
                 {
-                    "source": f"`{dataset['source']}`",
+                    "data set": self._dataset(),
                     "images": images,
                     "unreadable, left out": quarantined,
                     "labels": f"{dataset['labels']}; uncertain ones: {dataset['uncertain']}",
@@ -125,6 +125,11 @@ class Card:
                 }
             ),
         )
+
+    def _dataset(self) -> str:
+        dataset = self.network["trial"]["dataset"]
+        name, source = dataset["name"], dataset["source"]
+        return f"`{name}`" if name == source else f"`{name}` (read by {source})"
 
     def _external(self) -> str:
         rows = [row for row in self.evaluation.get("external", []) if row["metric"] == "auroc"]

@@ -41,7 +41,8 @@ class Policy:
         metric: what is compared, e.g. auroc.
         bootstrap: of the paired difference.
         per_pathology: no pathology may be worse by more than this with its whole interval; None does not ask.
-        calibration: the largest expected calibration error, mean over the pathologies; None does not ask.
+        calibration: the largest expected calibration error, mean over the pathologies with both classes; None does
+            not ask.
         minimum_positives: test cases that every pathology must have of either class.
         external: by data set, the bound of the macro mean on its test partition.
     """
@@ -200,9 +201,10 @@ def _calibrated(challenger: CaseScores, policy: Policy) -> tuple[Reason, ...]:
     scores, labels = challenger.scores, challenger.labels
     if scores.min() < 0 or scores.max() > 1:
         return (Reason(condition, False, "the scores are no probabilities: some lie outside 0 to 1"),)
-    found = [expected_calibration_error(labels[:, i], scores[:, i]) for i in range(scores.shape[1])]
-    defined = [value for value in found if value is not None]
-    if not defined:
-        return (Reason(condition, False, "undefined: no label is given"),)
-    mean = float(np.mean(defined))
-    return (Reason(condition, mean <= policy.calibration, f"{mean:.4f} over {len(defined)} pathologies"),)
+    # The pathologies that the model card's mean is over: those with both classes among the test cases.
+    defined = np.flatnonzero((labels == 1).any(axis=0) & (labels == 0).any(axis=0))
+    if not len(defined):
+        return (Reason(condition, False, "undefined: no pathology has both classes"),)
+    mean = float(np.mean([expected_calibration_error(labels[:, i], scores[:, i]) for i in defined]))
+    told = f"{mean:.4f} over {len(defined)} of {labels.shape[1]} pathologies"
+    return (Reason(condition, mean <= policy.calibration, told),)

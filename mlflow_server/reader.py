@@ -19,6 +19,7 @@ REQUIREMENTS = (
     "opencv-python-headless",
     "pandas",
     "pillow",
+    "pybase64",
     "pydicom",
     "pylibjpeg",
     "pylibjpeg-libjpeg",

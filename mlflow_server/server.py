@@ -58,7 +58,7 @@ def command(settings: ServerSettings) -> list[str]:
     refuse_old_versions()
     storage = settings.storage.resolve()
     return [
-        *(sys.executable, "-m", "mlflow", "server"),
+        *(sys.executable, "-m", "mlflow_server.launch", "server", "--app-name", "embedded"),
         *("--backend-store-uri", f"sqlite:///{storage / 'mlflow.db'}"),
         *("--artifacts-destination", (storage / "mlartifacts").as_uri()),
         *("--host", settings.host, "--port", str(settings.port), "--workers", "1"),
@@ -96,12 +96,12 @@ def configured_command(config: ServerConfig) -> list[str]:
     """Return the command that starts a server from its file; no secret is in it."""
     refuse_old_versions()
     return [
-        *(sys.executable, "-m", "mlflow", "server"),
+        *(sys.executable, "-m", "mlflow_server.launch", "server"),
+        *("--app-name", "basic-auth" if config.authentication else "embedded"),
         *("--backend-store-uri", config.backend),
         *("--artifacts-destination", config.destination, "--serve-artifacts"),
         *("--host", config.host, "--port", str(config.port), "--workers", str(config.workers)),
         *("--allowed-hosts", config.hosts),
-        *(("--app-name", "basic-auth") if config.authentication else ()),
     ]
 
 
@@ -122,18 +122,17 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
         f"database_uri = sqlite:///{folder / 'users.db'}\n"
-        "authorization_function = mlflow_server.confined:authorize\n"
         # A password is hashed anew with every request otherwise, and a driver sends thousands.
         f"auth_cache_ttl_seconds = {LOGIN_SECONDS}\n"
     )
     return {
         **found,
-        # The server imports `mlflow_server.confined`, wherever it was started.
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "MLFLOW_AUTH_CONFIG_PATH": str(settings),
         "MLFLOW_AUTH_ADMIN_USERNAME": credentials.ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": secret.password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secret.session_key,
+        # By default MLflow encrypts secrets in its database with a passphrase that everybody can read in its code.
+        "MLFLOW_CRYPTO_KEK_PASSPHRASE": secret.passphrase,
         # A route that MLflow has no rule for is refused; by default it would be open to every user.
         "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
     }
@@ -168,7 +167,13 @@ def upgrade(config: ServerConfig) -> int:
 
 def environment() -> dict[str, str]:
     """Return the server's environment: no job execution, which would be 13 more processes and an open job API."""
-    return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {
+        **os.environ,
+        # The server imports `mlflow_server.confined`, wherever it was started.
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None) -> int:
@@ -179,11 +184,15 @@ def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None)
         announce: called when nothing speaks against starting it.
 
     Raises:
-        TrackingError: it would be unsafe, or its port is taken.
+        TrackingError: it would be unsafe, its port is taken, or there is no such storage folder.
     """
     words = command(settings)
     refuse_taken(settings.host, settings.port)
-    settings.storage.mkdir(parents=True, exist_ok=True)
+    if not settings.storage.is_dir():
+        raise TrackingError(
+            f"{settings.storage.resolve()}: no such storage folder; run a study first, or name its --storage "
+            "(to begin with an empty one, make the folder)"
+        )
     announce()
     return _run(words, environment())
 

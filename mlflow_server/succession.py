@@ -55,10 +55,30 @@ def told(name: str, *, registry: Registry, history: History) -> list[Entry]:
 
     Entries of other storage folders are known from the registry, without the differences they rest on.
     """
+    own, others = _own_and_others(name, registry, history)
+    return sorted([*own, *others], key=lambda entry: entry["time_ms"])
+
+
+def lost(name: str, *, registry: Registry, history: History) -> list[Entry]:
+    """Return what this storage folder's ledger once held and holds no more, as the registry mirrors it, eldest first.
+
+    An entry is its own if it bears the ledger's origin, or follows an entry of it.
+    """
+    own, others = _own_and_others(name, registry, history)
+    origin, chain, found = history.origin(), {entry["hash"] for entry in own}, []
+    for entry in others:
+        if entry.get("previous") in chain or (origin is not None and entry.get("origin") == origin):
+            chain.add(entry.get("hash"))
+            found.append(entry)
+    return found
+
+
+def _own_and_others(name: str, registry: Registry, history: History) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries of a storage folder's ledger, and those that the registry alone has."""
+    mirrored = registry.remembered(name)  # first: an entry is mirrored after it stands in the ledger
     own = history.read()
     known = {entry["hash"] for entry in own}
-    others = [entry for entry in registry.remembered(name) if entry.get("hash") not in known]
-    return sorted([*own, *others], key=lambda entry: entry["time_ms"])
+    return own, [entry for entry in mirrored if entry.get("hash") not in known]
 
 
 def settle(name: str, *, registry: Registry, history: History) -> Entry | None:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from mlflow.tracking import MlflowClient
+from typer.testing import CliRunner
 
 from mlflow_server import __main__ as commands
 from mlflow_server import succession
@@ -203,3 +204,31 @@ def test_the_commands_show_the_history_and_roll_back(promoted, capsys, monkeypat
     (storage / "mlpromotions" / "m.jsonl").unlink()
     assert len(told("history").splitlines()) == 4
     assert "nothing holds it" in told("unlock")
+
+
+def test_a_history_cut_at_any_byte_of_its_last_entry_is_read_and_goes_on(tmp_path):
+    history = History(tmp_path, "m")
+    entries = [history.append("promoted", {"version": str(number), "reasons": ["a" * 40]}) for number in (1, 2)]
+    path = tmp_path / "mlpromotions" / "m.jsonl"
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for end in range(first, len(whole)):  # the line's own end is its acknowledgement
+        path.write_bytes(whole[:end])
+        assert history.read() == entries[:1]
+        added = history.append("refused", {"version": "3"})
+        assert history.read() == [entries[0], added]
+        assert path.read_bytes().startswith(whole[:first] + b"{")
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_entries_that_are_missing_at_the_end_are_told(promoted, left, monkeypatch):
+    storage, registry, history = promoted
+    path = storage / "mlpromotions" / "m.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert succession.lost("m", registry=registry, history=history) == []
+    path.write_bytes(b"".join(lines[:left]))
+    found = succession.lost("m", registry=registry, history=history)
+    assert [entry["version"] for entry in found] == ["1", "2", "3"][left:]
+    told = CliRunner().invoke(commands.app, ["history", "m", "--storage", str(storage)])
+    assert told.exit_code == 0
+    assert f"warning: {3 - left} of these entries" in told.output

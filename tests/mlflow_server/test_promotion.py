@@ -96,7 +96,7 @@ def test_badly_calibrated_scores_are_refused_even_without_a_champion():
     assert judge(sharp, None, policy(calibration=0.2)).promoted
     decision = judge(probabilities(0.2), None, policy(calibration=0.01))
     assert not decision.promoted
-    assert "over 2 pathologies" in condition(decision, "calibration error is at most 0.01").evidence
+    assert "over 2 of 2 pathologies" in condition(decision, "calibration error is at most 0.01").evidence
     assert "no probabilities" in condition(judge(scores(1.0), None, policy(calibration=0.5)), "calibration").evidence
 
 

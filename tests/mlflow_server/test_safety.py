@@ -6,18 +6,23 @@ the store (CVE-2025-11201, CVE-2023-1177), pages of other hosts.
 
 import http.client
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from base64 import b64encode
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.crypto import DEFAULT_KEK_PASSPHRASE
 
 from mlflow_server import server
 from mlflow_server.check import logged_in, login, request
 from mlflow_server.registry import Registry
+from scripts.services import free_port, listens
 
 pytestmark = pytest.mark.slow
 
@@ -204,10 +209,7 @@ def test_no_user_chooses_where_the_server_writes(served, route, place, key):
     outside = served.folder.parent / "outside"
     body = json.dumps({"name": f"{route}{place}{key}", key: place.format(outside)}).encode()
     status, answer = ask_as_user(served, "POST", route, body, {"Content-Type": "application/json"})
-    if place.startswith("mlflow-artifacts:"):
-        assert status in {200, 400}
-    else:
-        assert (status, answer[:17]) == (403, b"artifact_location")
+    assert (status, answer[:17]) == (403, b"artifact_location")
     assert not outside.exists()
 
 
@@ -219,3 +221,62 @@ def test_a_user_may_create_an_experiment_where_the_server_keeps_things(served):
             client.log_text(run.run_id, "content", "a.txt")
             assert run.artifact_uri.startswith("mlflow-artifacts:/")
             assert len(list((served.folder / "mlartifacts").rglob(f"{run.run_id}/artifacts/a.txt"))) == 1
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/api/3.0/mlflow/gateway/secrets/create",
+        "/ajax-api/3.0/mlflow/gateway/secrets/create",
+        "/ajax-api/2.0/mlflow/gateway-proxy",
+        "/gateway/mlflow/v1/chat/completions",
+    ],
+)
+def test_nobody_gets_to_the_gateway(served, route):
+    """MLflow would encrypt the API keys that it is given with a passphrase that stands in its code."""
+    body = json.dumps({"secret_name": "a", "secret_value": {"key": "b"}, "provider": "openai"}).encode()
+    status, answer = ask_as_user(served, "POST", route, body, {"Content-Type": "application/json"})
+    assert (status, answer) == (403, b"This server has no AI gateway.")
+
+
+def test_the_servers_secrets_are_encrypted_with_a_passphrase_of_its_own(served):
+    surroundings = server.configured_environment(served)
+    stored = (served.folder / "credentials" / "passphrase").read_text().strip()
+    assert surroundings["MLFLOW_CRYPTO_KEK_PASSPHRASE"] == stored
+    assert len(stored) >= 20
+    assert stored != DEFAULT_KEK_PASSPHRASE
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """The server of one storage folder, without users."""
+    folder = tmp_path_factory.mktemp("embedded")
+    settings = server.ServerSettings(folder, "127.0.0.1", free_port())
+    with subprocess.Popen(server.command(settings), env=server.environment(), start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not listens(settings.port):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+            yield folder, f"http://127.0.0.1:{settings.port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("place", ["{}", "file://{}", "mlflow-artifacts:/..{}", "mlflow-artifacts:/%2e%2e{}"])
+def test_the_embedded_server_writes_nowhere_else_either(embedded, place):
+    """Whoever has an account on the machine reaches its loopback."""
+    folder, uri = embedded
+    outside = folder.parent / "outside-of-the-embedded"
+    with pytest.raises(MlflowException, match="artifact_location"):
+        MlflowClient(uri).create_experiment(place, artifact_location=place.format(outside))
+    assert not outside.exists()
+
+
+def test_the_embedded_server_takes_runs_and_files(embedded, monkeypatch):
+    folder, uri = embedded
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("e")).info.run_id
+    client.log_text(run, "content", "a.txt")
+    assert len(list((folder / "mlartifacts").rglob("a.txt"))) == 1
