@@ -1,6 +1,7 @@
 """Names of pathologies across collections, uncertain labels, shared lists and label noise."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -49,8 +50,11 @@ SOFT = 0.5
 
 
 def canonical(name: str) -> str:
-    """Return the name every collection shares, e.g. 'Effusion' → 'pleural_effusion'; unknown names as snake_case."""
-    snake = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    """Return the name every collection shares, e.g. 'Effusion' → 'pleural_effusion'; unknown names as snake_case.
+
+    Letters of every script stay: 'Fleck groß' is 'fleck_groß'.
+    """
+    snake = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).lower()).strip("_")
     return _CANONICAL.get(snake, snake)
 
 

@@ -58,17 +58,28 @@ def _settings(
 def plan(
     study: Study,
     storage: Annotated[
-        Path | None, typer.Option(help="Folder of all studies: say what is done, and estimate from recorded speeds.")
+        Path | None,
+        typer.Option(help="Folder of all studies: what is done, recorded speeds and image counts."),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of the cluster, for the wall-clock time.")] = 1,
-    probe: Annotated[bool, typer.Option(help="Measure 20 steps of each kind of trial on this machine.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(help="Measure 20 steps of each kind of trial on this machine, and count images that are at hand."),
+    ] = False,
+    data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Show cells, trials, refused combinations and the estimated cost; touches no GPU, no data, no tracker."""
+    """Show cells, trials, refused combinations and the estimated cost; touches no GPU, no data, no tracker.
+
+    With --probe it measures on this machine; of data sets that --data-root names it reads the label files, to count
+    their images. Sizes that are not known beforehand are null in JSON, and so is what rests on them.
+    """
+    from search import data_roots
     from search import plan as planning
     from search.study_config import load_study
 
-    known = planning.Known(storage.resolve() if storage else None, gpus, PROBE_STEPS if probe else 0)
+    place, steps = storage.resolve() if storage else None, PROBE_STEPS if probe else 0
+    known = planning.Known(place, gpus, steps, data_roots.parse(data_root or []))
     planned = planning.plan(load_study(study), known)
     if as_json:
         _print_json(planned)

@@ -6,12 +6,14 @@ activations and for weights.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets.dataset_config import DatasetConfig
+from search import image_counts
 from search.grid import Grid
+from search.identity import key_of
+from search.image_counts import Images
 from search.recorded_speed import Speeds, kind_of
 from trainers import adaptations
 from trainers.trial import TrialConfig
@@ -22,16 +24,6 @@ GIGA_MACS: dict[str, dict[int, float]] = {
     "convnext_base": {224: 15.4, 512: 80.2, 1024: 320.9},
     "convnext_tiny": {224: 4.5, 512: 23.3, 1024: 93.1},
     "tf_efficientnet_lite0": {224: 0.4},
-}
-PUBLISHED_IMAGES: dict[str, int] = {
-    "chexpert": 223_648,  # train.csv and valid.csv
-    "mimic_cxr": 377_110,  # MIMIC-CXR-JPG 2.1.0
-    "nih_chest_xray14": 112_120,
-    "padchest": 160_861,
-    "rsna_pneumonia": 26_684,
-    "uka_cxr": 193_361,  # private; as the cohort is given by its owners' papers
-    "vindr_cxr": 18_000,
-    "vindr_pcxr": 9_125,
 }
 MILLION_PARAMETERS: dict[str, float] = {
     "vit_base": 85.7,
@@ -44,8 +36,6 @@ MILLION_PARAMETERS: dict[str, float] = {
 UNKNOWN_MILLION_PARAMETERS = 25.0
 UNKNOWN_GIGA_MACS = 5.0
 FORWARD_PASSES_PER_STEP = 3
-TRAINING_SHARE = 0.8
-"""Images of a data set that are trained on; validation and test cost a forward pass each, once an epoch or once."""
 PRUNED_COST = 0.61
 """Share of the epochs that `cell_race` leaves of cells of five, see the replay table in the README."""
 SPREAD_OF_MEASURED = 1.3
@@ -68,12 +58,12 @@ class Estimate:
     """Cost of a study; the low end has a pruner's help, the high end trains every trial to its last epoch."""
 
     epochs: int
-    images: int
-    """Images of all data sets together, as published."""
-    gpu_hours: Range
-    wall_clock_hours: Range
+    images: int | None
+    """Images of all data sets of known size together; None, like hours and cache, where no size is known."""
+    gpu_hours: Range | None
+    wall_clock_hours: Range | None
     """On so many GPUs as were asked for, by default one."""
-    cache_bytes: Range
+    cache_bytes: Range | None
     checkpoint_bytes: Range
     basis: str
 
@@ -96,17 +86,19 @@ def giga_macs(backbone: str, resolution: int) -> float:
     return float(known[nearest] * (resolution / nearest) ** power)
 
 
-def relative_cost(config: TrialConfig) -> float:
-    """Return the cost of an epoch in arbitrary units, comparable between trials."""
-    return giga_macs(config.backbone, config.resolution) * (published_images(config.dataset) or 1)
+def relative_cost(config: TrialConfig, images: float) -> float:
+    """Return the cost of an epoch over so many images in arbitrary units, comparable between trials."""
+    return giga_macs(config.backbone, config.resolution) * images
 
 
-def published_images(dataset: DatasetConfig) -> int | None:
-    """Return how many images the complete collection has, or None where nobody has published it."""
-    return PUBLISHED_IMAGES.get(dataset.name, PUBLISHED_IMAGES.get(dataset.source))
-
-
-def estimate(grid: Grid, *, gpus: int = 1, speeds: Speeds | None = None, prunes: bool = True) -> Estimate:
+def estimate(
+    grid: Grid,
+    *,
+    gpus: int = 1,
+    speeds: Speeds | None = None,
+    prunes: bool = True,
+    images: image_counts.Known | None = None,
+) -> Estimate:
     """Estimate the cost of a grid.
 
     Args:
@@ -114,29 +106,45 @@ def estimate(grid: Grid, *, gpus: int = 1, speeds: Speeds | None = None, prunes:
         gpus: of the cluster; a trial is taken to use one.
         speeds: known from a probe or earlier runs.
         prunes: whether the study has a pruner.
+        images: sizes of data sets that are known beside the published ones.
     """
-    images = {d.name: count for d in grid.datasets if (count := published_images(d)) is not None}
-    unknown = sorted({d.name for d in grid.datasets} - set(images))
-    seconds = [_seconds(config, images.get(config.dataset.name, 0), speeds) for config in _trained(grid)]
+    found = {key_of(d): size for d in grid.datasets if (size := image_counts.of(d, images or {})) is not None}
+    whole = {d.name: found[key].whole for d in grid.datasets if (key := key_of(d)) in found}
     share = PRUNED_COST if prunes else 1.0
-    low, high = share * sum(s.low for s in seconds) / 3600, sum(s.high for s in seconds) / 3600
+    hours = _hours(grid, found, speeds)
+    low, high = share * sum(h.low for h in hours), sum(h.high for h in hours)
     # A trial runs on one GPU at a time: no cluster is faster than the longest one.
-    longest = Range(max((s.low for s in seconds), default=0) / 3600, max((s.high for s in seconds), default=0) / 3600)
-    basis = (
-        f"speeds from {speeds.source}"
-        if speeds
-        else f"{EFFECTIVE_TERAFLOPS[1]:g} and {EFFECTIVE_TERAFLOPS[0]:g} effective TFLOP/s per GPU"
-    )
-    basis += f", published image counts; low: pruning leaves {share:.0%} of the epochs" if prunes else ""
+    longest = Range(max((h.low for h in hours), default=0), max((h.high for h in hours), default=0))
+    wall_clock = _rounded(max(low / gpus, longest.low), max(high / gpus, longest.high))
     return Estimate(
         epochs=sum(trial.config.recipe.epochs for trial in grid.trials),
-        images=sum(images.values()),
-        gpu_hours=_rounded(low, high),
-        wall_clock_hours=_rounded(max(low / gpus, longest.low), max(high / gpus, longest.high)),
-        cache_bytes=_cache_bytes(grid, images),
+        images=sum(whole.values()) if whole else None,
+        gpu_hours=_rounded(low, high) if whole else None,
+        wall_clock_hours=wall_clock if whole else None,
+        cache_bytes=_cache_bytes(grid, whole) if whole else None,
         checkpoint_bytes=_checkpoint_bytes(grid, gpus),
-        basis=basis + (f"; without {', '.join(unknown)}, whose size is not known beforehand" if unknown else ""),
+        basis=_basis(grid, found, speeds, prunes=prunes),
     )
+
+
+def _basis(grid: Grid, found: Mapping[str, Images], speeds: Speeds | None, *, prunes: bool) -> str:
+    """Say what an estimate rests on, and what it leaves out."""
+    slow, fast = EFFECTIVE_TERAFLOPS
+    told = f"speeds from {speeds.source}" if speeds else f"{fast:g} and {slow:g} effective TFLOP/s per GPU"
+    if found:
+        told += f", {' and '.join(sorted({size.known for size in found.values()}))} image counts"
+    if prunes:
+        told += f"; low: pruning leaves {PRUNED_COST:.0%} of the epochs"
+    if unknown := sorted({d.name for d in grid.datasets if key_of(d) not in found}):
+        told += f"; without {', '.join(unknown)}, whose size is not known beforehand"
+    return told
+
+
+def _hours(grid: Grid, found: Mapping[str, Images], speeds: Speeds | None) -> list[Range]:
+    """Return the hours of each trial whose data are of known size."""
+    sized = ((config, found.get(key_of(config.dataset))) for config in _trained(grid))
+    seconds = [_seconds(config, images, speeds) for config, images in sized if images is not None]
+    return [Range(s.low / 3600, s.high / 3600) for s in seconds]
 
 
 def _trained(grid: Grid) -> Iterator[TrialConfig]:
@@ -152,10 +160,10 @@ def _trained(grid: Grid) -> Iterator[TrialConfig]:
         yield config
 
 
-def _seconds(config: TrialConfig, images: int, speeds: Speeds | None) -> Range:
+def _seconds(config: TrialConfig, images: Images, speeds: Speeds | None) -> Range:
     """Return the seconds of a trial's whole training, or of its encoder's one pass, on one GPU."""
     on_features = adaptations.load(config.adaptation).on_features
-    whole = images if on_features else images * TRAINING_SHARE * config.recipe.epochs
+    whole = images.whole if on_features else images.trained * config.recipe.epochs
     passes = 1 if on_features else FORWARD_PASSES_PER_STEP
     known = _known_speed(config, speeds) if speeds else None
     if known is not None:
@@ -182,7 +190,7 @@ def _rounded(low: float, high: float) -> Range:
     return Range(float(f"{low:.3g}"), float(f"{high:.3g}"))
 
 
-def _cache_bytes(grid: Grid, images: dict[str, int]) -> Range:
+def _cache_bytes(grid: Grid, images: Mapping[str, int]) -> Range:
     """Return a byte per pixel; high: where file systems and the index add to it."""
     arrays = {
         (trial.config.dataset.name, trial.config.dataset.preprocessing, trial.config.resolution)

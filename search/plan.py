@@ -1,14 +1,15 @@
 """What a study would do, before anything is spent."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from search import grid, ledger, pruners, recorded_speed, sampling
+from search import data_roots, grid, image_counts, ledger, pruners, recorded_speed, sampling
 from search.estimate import estimate
 from search.identity import identified
 from search.study_config import StudyConfig
@@ -23,14 +24,17 @@ class Known:
     """What a plan may rest on besides the study file.
 
     Attributes:
-        storage: folder of earlier studies, for what is done and how fast it was; None: not looked at.
+        storage: folder of earlier studies, for what is done, how fast it was and how many images there were; None:
+            not looked at.
         gpus: of the cluster.
         probe_steps: steps of each kind of trial to measure on this machine; 0: none.
+        roots: where data sets lie, whose images are counted.
     """
 
     storage: Path | None = None
     gpus: int = 1
     probe_steps: int = 0
+    roots: Mapping[str, data_roots.Root] = field(default_factory=dict)
 
 
 def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
@@ -42,11 +46,16 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
 
     Raises:
         StudyError: anything in the file that cannot be run.
+        DatasetError: label files that are at hand and cannot be used.
     """
     wanted = sampling.examples(study)
     sampling.check(study.sampling)
     for epochs in {trial.config.recipe.epochs for trial in wanted.trials}:
         pruners.create(study.pruning.pruner, study.pruning.settings, epochs=epochs)
+    speeds = _speeds(wanted, known)
+    cost = estimate(
+        wanted, gpus=known.gpus, speeds=speeds, prunes=study.pruning.pruner != "none", images=_images(wanted, known)
+    )
     return {
         "study": study.name,
         "cells": len(wanted.cells),
@@ -54,9 +63,8 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         "excluded": wanted.excluded,
         "refused": [{"cell": dict(refusal.cell.axes), "reason": refusal.reason} for refusal in wanted.refused],
         "warnings": warnings(study, wanted),
-        "estimated": estimate(
-            wanted, gpus=known.gpus, speeds=_speeds(wanted, known), prunes=study.pruning.pruner != "none"
-        ).as_json(),
+        "estimated": cost.as_json(),
+        "measured": _measured(wanted, speeds) if speeds else None,
         "done": _done(study, known.storage) if known.storage else None,
         "axes": study.axes,
         "search": {name: _plain(space) for name, space in study.search.items()},
@@ -68,6 +76,28 @@ def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
     if known.probe_steps:
         return recorded_speed.probe((trial.config for trial in wanted.trials), steps=known.probe_steps)
     return recorded_speed.from_ledgers(known.storage) if known.storage else None
+
+
+def _images(wanted: grid.Grid, known: Known) -> dict[str, image_counts.Images]:
+    """Return the sizes that earlier studies recorded, and those of the other data sets whose label files are at hand.
+
+    A plan alone reads no data: it counts where it is told a folder, or measures on this machine anyway.
+    """
+    found = image_counts.from_ledgers(known.storage) if known.storage else {}
+    if known.roots or known.probe_steps:
+        seen = (d for d in wanted.datasets if (size := image_counts.of(d, found)) is None or size.known == "published")
+        found |= image_counts.counted(seen, known.roots, known.storage or Path())
+    return found
+
+
+def _measured(wanted: grid.Grid, speeds: recorded_speed.Speeds) -> list[dict[str, Any]]:
+    """Return the measured speed of each kind of trial that the study has."""
+    kinds = dict.fromkeys(recorded_speed.kind_of(trial.config) for trial in wanted.trials)
+    return [
+        {"backbone": kind[0], "resolution": kind[1], "adaptation": kind[2], "images_per_second": speed}
+        for kind in kinds
+        if (speed := speeds.images_per_second.get(kind)) is not None
+    ]
 
 
 def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
@@ -99,10 +129,12 @@ def _plain(space: Range | list[Any]) -> Any:
 
 
 def _span(found: dict[str, float], unit: float = 1.0) -> str:
-    low, high = (
-        f"{found[end] / unit:,.3g}" if found[end] < 1000 * unit else f"{found[end] / unit:,.0f}" for end in found
-    )
+    low, high = (_short(value / unit) for value in found.values())
     return low if low == high else f"{low} to {high}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
@@ -149,7 +181,18 @@ def show(planned: dict[str, Any], console: Console) -> None:
             soft_wrap=True,
         )
     else:
-        console.print(f"hours and bytes are not estimated: {cost['basis']}", soft_wrap=True)
+        console.print(
+            f"hours and bytes are not estimated: {cost['basis']}; --data-root SOURCE=PATH has the images counted, "
+            "--storage knows those of earlier runs",
+            soft_wrap=True,
+        )
+    for kind in planned["measured"] or []:
+        console.print(
+            f"{kind['backbone']}, {kind['resolution']} px, {kind['adaptation']}: measured "
+            f"{_short(kind['images_per_second'])} images/s",
+            highlight=False,
+            soft_wrap=True,
+        )
     if done := planned["done"]:
         console.print(
             f"of these trials {done['finished']} are finished, {done['begun']} begun, {done['dropped']} dropped "

@@ -44,10 +44,14 @@ def from_ledgers(storage: Path) -> Speeds | None:
 
 
 def probe(configs: Iterable[TrialConfig], *, steps: int) -> Speeds:
-    """Train each kind of trial for a few steps on random images, on this machine."""
+    """Train each kind of trial for a few steps on random images, on this machine.
+
+    Of the trials of a kind the one with the lowest learning rate: a loss that is no number would end the probe.
+    """
     from trainers.speed import images_per_second
 
-    kinds = {kind_of(config): config for config in configs}
+    gently_last = sorted(configs, key=lambda config: -config.recipe.learning_rate)
+    kinds = {kind_of(config): config for config in gently_last}
     measured = {kind: images_per_second(config, steps=steps) for kind, config in kinds.items()}
     return Speeds(measured, f"{steps} steps of each kind of trial on this machine")
 

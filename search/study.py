@@ -10,6 +10,7 @@ from search import (
     data_roots,
     estimate,
     grid,
+    image_counts,
     plan,
     preparation,
     ray_backend,
@@ -149,6 +150,8 @@ class StudyRun:
     def search(self, trials: Mapping[str, Trial]) -> bool:
         """Train, prune and finish every trial that is not done; returns whether the budget sufficed."""
         taught = teachers({trial.cell.name: trial.cell for trial in trials.values()}, self.study.pruning)
+        datasets = [trial.config.dataset for trial in trials.values()]
+        images = image_counts.trained_by_key(datasets, image_counts.recorded([self.desk.state]))
         entries = [
             Entry(
                 trial=identity,
@@ -156,7 +159,7 @@ class StudyRun:
                 group=trial.cell.group(self.study.pruning.within),
                 searched=dict(trial.searched),
                 epochs=trial.config.recipe.epochs,
-                cost=estimate.relative_cost(trial.config),
+                cost=estimate.relative_cost(trial.config, images[key_of(trial.config.dataset)]),
                 cpus=self.slots.of(trial).cpus,
                 gpus=self.slots.of(trial).gpus,
                 teachers=taught.get(trial.cell.name, ()),

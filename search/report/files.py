@@ -1,6 +1,7 @@
 """The report's tables as files: Markdown, LaTeX and CSV."""
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,7 @@ PAPER_METRICS = {"auroc": "AUROC", "average_precision": "mAP"}
 PAPER_AXES = {"resolution": "image_size", "label_noise": "noise_ratio"}
 
 
-def results_csv(found: dict[str, Any]) -> str:
+def results_csv(found: dict[str, Any]) -> str | None:
     """One row per cell, metric and target, with every axis and the counts."""
     return _csv(
         {
@@ -66,25 +67,25 @@ def paper_csv(found: dict[str, Any]) -> str | None:
             name = PAPER_METRICS[row["metric"]]
             for end, key in (("mean", "value"), ("ci_low", "low"), ("ci_high", "high")):
                 told[f"{name}_{end}"] = None if row[key] is None else 100 * row[key]
-    return _csv(rows.values()) if rows else None
+    return _csv(rows.values())
 
 
-def differences_csv(found: dict[str, Any]) -> str:
+def differences_csv(found: dict[str, Any]) -> str | None:
     """One row per pair of cells and target."""
     return _csv(found["differences"]["pairs"])
 
 
-def averages_csv(found: dict[str, Any]) -> str:
+def averages_csv(found: dict[str, Any]) -> str | None:
     """One row per contrast and target."""
     return _csv(found["differences"]["averages"])
 
 
-def subgroups_csv(found: dict[str, Any]) -> str:
+def subgroups_csv(found: dict[str, Any]) -> str | None:
     """One row per cell, group of test cases, metric and target."""
     return _csv({**cell["axes"], **row, "trial": cell["trial"]} for cell in found["cells"] for row in cell["subgroups"])
 
 
-def curves_csv(found: dict[str, Any]) -> str:
+def curves_csv(found: dict[str, Any]) -> str | None:
     """One row per trial and epoch: what `search replay` reads, and how far the trial came."""
     return _csv(
         {
@@ -99,9 +100,13 @@ def curves_csv(found: dict[str, Any]) -> str:
     )
 
 
-def _csv(rows: Any) -> str:
+def _csv(rows: Iterable[dict[str, Any]]) -> str | None:
+    """Return a table, or None where there is nothing to list: nobody can read one without a header."""
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return None
     buffer = io.StringIO()
-    pd.DataFrame(rows).to_csv(buffer, index=False)
+    table.to_csv(buffer, index=False)
     return buffer.getvalue()
 
 

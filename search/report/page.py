@@ -48,7 +48,7 @@ def render(found: dict[str, Any], pictures: Sequence[Picture]) -> str:
         quarantined=tables.quarantined(found),
         refused=tables.refused(found),
         provenance=_provenance(found),
-        study_file=yaml.safe_dump(found["provenance"]["study"], sort_keys=False, width=110),
+        study_file=yaml.safe_dump(found["provenance"]["study"], sort_keys=False, width=110, allow_unicode=True),
     )
 
 

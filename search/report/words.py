@@ -30,6 +30,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
         f"{found['redraws']} bootstrap redraws of {found['unit']}s."
     )
+    told += [sentence for dataset in datasets(found) for sentence in _undefined(found, dataset)]
     told += _pruning(found["pruning"])
     told += [
         f"Dropped for the budget: {trial['cell']} {point_of(trial['searched'])}, seed {trial['seed']} "
@@ -67,6 +68,20 @@ def method(found: dict[str, Any]) -> str:
 def _others(counts: Mapping[str, int]) -> str:
     words = {"DROPPED": "dropped for the budget", "UNFINISHED": "not finished"}
     return "".join(f", {counts[state]} {word}" for state, word in words.items() if counts.get(state))
+
+
+def _undefined(found: dict[str, Any], dataset: str) -> list[str]:
+    """Say which targets the macro means of a data set leave out."""
+    measured = [row for cell in cells_of(found, dataset) for row in rows_of(found, cell).values()]
+    targets = {row["target"] for row in measured} - {MACRO}
+    without = dict.fromkeys(row["target"] for row in measured if row["target"] in targets and row["value"] is None)
+    if not without or len(without) == len(targets):
+        return []
+    share = f"{len(targets) - len(without)} of {counted(len(targets), 'target')}"
+    return [
+        f"{dataset}: macro is the mean over {share}, without those that "
+        f"lack a class among the test cases: {', '.join(without)}."
+    ]
 
 
 def _pruning(told: dict[str, Any]) -> list[str]:

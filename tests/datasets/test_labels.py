@@ -22,6 +22,9 @@ NAMES = ("edema", "nodule", "no_finding")
         ("Other diseases", "other_disease"),
         (" Brocho-pneumonia", "bronchopneumonia"),
         ("Something new", "something_new"),
+        ("Fleck groß", "fleck_groß"),
+        (" Übersicht/Erguß ", "übersicht_erguß"),
+        ("O\u0308dem", "ödem"),  # an O and a dot above it, as some systems write it
     ],
 )
 def test_synonyms_of_the_collections(published: str, name: str):

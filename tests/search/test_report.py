@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from search import cli, compare, grid, report
 from search.replay import curves
-from search.report import differences, figures, page, summary, words
+from search.report import differences, figures, files, page, summary, words
 from search.report.figures import cost
 from search.report.layout import Looks
 from search.study_folder import StudyFolder
@@ -258,6 +258,24 @@ def test_a_study_with_nothing_or_one_cell_measured_still_has_a_page(reported, se
     html = page.render(found, figures.draw(found))
     assert "not measured" in html
     assert 'id="differences"' not in html
+
+
+def test_a_mean_over_fewer_targets_says_so(reported):
+    found = reported.found
+    assert not any("macro is the mean over" in sentence for sentence in words.sentences(found))
+    first = next(row["target"] for row in found["cells"][0]["test"] if row["target"] != "macro")
+    for cell in found["cells"]:
+        for row in cell["test"]:
+            if row["target"] == first:
+                row |= {"value": None, "low": None, "high": None, "positives": 0}
+    (told,) = [sentence for sentence in words.sentences(found) if "macro is the mean over" in sentence]
+    assert told.endswith(f"lack a class among the test cases: {first}.")
+
+
+def test_a_table_with_nothing_to_list_is_no_file(reported):
+    found = {**reported.found, "cells": [], "trials": [], "differences": {"pairs": [], "averages": []}}
+    tables = (files.results_csv, files.differences_csv, files.averages_csv, files.subgroups_csv, files.curves_csv)
+    assert [table(found) for table in tables] == [None] * 5
 
 
 def test_the_pareto_front_holds_what_nothing_cheaper_equals():
