@@ -98,7 +98,10 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="Try trials again that failed in an earlier run.")] = False,
     progress: Annotated[str, typer.Option(help="auto, live, lines or json.")] = "auto",
 ) -> None:
-    """Run what is missing of a study: train, prune, evaluate winners, report. Safe to run again at any time."""
+    """Run what is missing of a study: train, prune, evaluate winners, report. Safe to run again at any time.
+
+    Ends with 0 if any cell has a finished trial, 1 if none has, 2 for bad input, 130 when interrupted.
+    """
     from search import data_roots, report
     from search import progress as showing
     from search.study import Machine, run_study
@@ -122,8 +125,11 @@ def run(
         _stop("interrupted; run the same command again and it goes on where it stood", 130)
     finally:
         shown.close()
+    found = report.read(StudyFolder(storage.resolve(), loaded.name))
     if progress != "json":
-        report.show(report.read(StudyFolder(storage.resolve(), loaded.name)), console)
+        report.show(found, console)
+    if not found["cells"]:
+        _stop("no cell has a finished trial; `python -m search status` says why", 1)
 
 
 @app.command()

@@ -36,7 +36,7 @@ MILLION_PARAMETERS: dict[str, float] = {
 UNKNOWN_MILLION_PARAMETERS = 25.0
 UNKNOWN_GIGA_MACS = 5.0
 FORWARD_PASSES_PER_STEP = 3
-PRUNED_COST = 0.61
+PRUNED_COST = 0.64
 """Share of the epochs that `cell_race` leaves of cells of five, see the replay table in the README."""
 SPREAD_OF_MEASURED = 1.3
 """A measured speed holds within this factor: other data, other neighbours on the node."""

@@ -130,7 +130,8 @@ def _served(model: Path) -> Iterator[str]:
     words = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local"]
     running = subprocess.Popen(
         [*words, "--host", "127.0.0.1", "--port", str(port)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # MLflow starts uvicorn by its name alone.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -143,7 +144,8 @@ def _served(model: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(running.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it never started: that is told
+            os.killpg(running.pid, signal.SIGTERM)
         running.wait()
 
 

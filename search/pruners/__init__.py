@@ -20,9 +20,11 @@ from search.errors import StudyError
 def names() -> list[str]:
     """List every pruner a study file can name."""
     ours = [module.name for module in pkgutil.iter_modules(__path__)]
-    return [*ours, "none", *_optunas()]
+    return [*ours, "none", *_optunas(), *PATIENT]
 
 
+PATIENT = ("patient", "PatientPruner")
+"""Optuna's pruner that holds another back; settings: patience, wrapped_pruner: median or {median: {…}}."""
 NOT_SETTINGS = frozenset({"epochs", "past", "restarts", "trials"})
 
 
@@ -41,8 +43,13 @@ def create(
         StudyError: no such pruner, or a setting it does not take.
     """
     given = dict(settings)
-    if name == "none":
-        kind: Any = optuna.pruners.NopPruner
+    if name in PATIENT:
+        kind: Any = optuna.pruners.PatientPruner
+        wrapped = given.pop("wrapped_pruner", "none")
+        inner, own = next(iter(wrapped.items())) if isinstance(wrapped, Mapping) and wrapped else (wrapped, {})
+        given = {"wrapped_pruner": create(str(inner), own, epochs=epochs, known=known), "patience": 1, **given}
+    elif name == "none":
+        kind = optuna.pruners.NopPruner
     elif name in _optunas():
         kind = _optunas()[name]
     elif name in names():

@@ -217,6 +217,14 @@ def test_a_sampler_draws_rounds_and_a_second_run_draws_nothing_more(elsewhere):
     assert json.loads(elsewhere("status", "--json"))["counts"]["WAITING"] == 0
 
 
+def test_a_study_in_which_nothing_finishes_ends_with_code_1(elsewhere):
+    text = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_vit3")
+    elsewhere.study.write_text(text.replace("[1e-3, 1e-4, 3e-3]", "[1e30]"))
+    assert "Cell without a finished trial" in elsewhere("run", code=1)
+    (ended,) = [event for event in elsewhere.events() if event["kind"] == "ended"]
+    assert (ended["state"], ended["reason"].partition(":")[0]) == ("FAILED", "non_finite")
+
+
 def test_two_drivers_are_refused(elsewhere):
     import subprocess
 

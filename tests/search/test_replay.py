@@ -120,6 +120,20 @@ def test_where_rows_are_trainings_of_their_own_only_looks_cost():
     assert policies.full_grid(group["g0"], RNG).cost == 4 * 8
 
 
+def test_a_patient_pruner_holds_another_one_back():
+    impatient = score("m", dict.fromkeys(GROUPS, policies.pruned("median", {"n_startup_trials": 1})), GROUPS, seeds=2)
+    costs = [impatient.as_json()["cost"]]
+    for patience in (1, 8):
+        settings_of = {"wrapped_pruner": {"median": {"n_startup_trials": 1}}, "patience": patience}
+        patient = score("p", dict.fromkeys(GROUPS, policies.pruned("patient", settings_of)), GROUPS, seeds=2)
+        costs.append(patient.as_json()["cost"])
+    assert costs[0] < costs[1] <= costs[2] == 1.0
+    with pytest.raises(StudyError, match="no pruner 'madian'"):
+        pruners.create("patient", {"wrapped_pruner": "madian"}, epochs=8)
+    with pytest.raises(StudyError, match="patience"):
+        pruners.create("PatientPruner", {"patience": -1}, epochs=8)
+
+
 @pytest.mark.parametrize("name", [n for n in pruners.names() if n.islower() and n not in {"wilcoxon", "threshold"}])
 def test_every_pruner_leaves_a_finished_run_in_every_group(name):
     settings_of = {"n_startup_trials": 1} if name == "median" else {"percentile": 25.0} if name == "percentile" else {}
