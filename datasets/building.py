@@ -17,6 +17,7 @@ from datasets.errors import DatasetError
 from datasets.manifest import Manifest
 from datasets.preprocessing import Preprocessing
 from datasets.privacy import case_key, keyed_hash
+from datasets.whole_file import replacing
 
 TODO, READABLE, QUARANTINED = 0, 1, 2
 _SETTLE_EVERY_SECONDS = 2.0
@@ -63,9 +64,8 @@ def build(
     for cache in growing:
         cache.settle()
         cache.listing.close()
-        aside = cache.folder / f".{MARKER}"
-        aside.write_text(json.dumps(_described(manifest, specification, cache.side), indent=1))
-        aside.replace(cache.folder / MARKER)
+        with replacing(cache.folder / MARKER) as aside:
+            aside.write_text(json.dumps(_described(manifest, specification, cache.side), indent=1))
 
 
 def _decode_into(

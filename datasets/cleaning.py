@@ -5,7 +5,6 @@ caches it reads. Removing a study's folder, or running the study after an edit, 
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from datasets.derivation import MARKER
 from datasets.errors import DatasetError
+from datasets.whole_file import replacing
 
 USES = "caches.json"
 
@@ -52,9 +52,8 @@ def record_uses(study_folder: Path, caches: Iterable[str]) -> None:
         study_folder: beside the folder of all caches.
         caches: names in the folder of all caches.
     """
-    aside = study_folder / f".{USES}.{os.getpid()}"
-    aside.write_text(json.dumps(sorted(set(caches)), indent=1))
-    aside.replace(study_folder / USES)
+    with replacing(study_folder / USES) as aside:
+        aside.write_text(json.dumps(sorted(set(caches)), indent=1))
 
 
 def recorded_uses(study_folder: Path) -> set[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from datasets.whole_file import replacing, sync
 from mlflow_server.errors import PromotionError
 
 Entry = dict[str, Any]
@@ -73,7 +74,8 @@ class History:
             What `intended` gives until `forget`: action, evidence, and an `intent` that names it.
         """
         intent = {"action": action, "evidence": _plain(evidence), "intent": secrets.token_hex(8)}
-        _write_durably(self._intent, json.dumps(intent))
+        with replacing(self._intent) as aside:
+            aside.write_text(json.dumps(intent))
         return intent
 
     def intended(self) -> Entry | None:
@@ -107,7 +109,8 @@ class History:
         with FileLock(f"{self._path}.lock", timeout=60):
             entries = self.read()
             if self.origin() is None:
-                _write_durably(self._origin, secrets.token_hex(8))
+                with replacing(self._origin) as aside:
+                    aside.write_text(secrets.token_hex(8))
             entry: Entry = {
                 **_plain(evidence),
                 "action": action,
@@ -122,7 +125,7 @@ class History:
                 stream.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-            _sync_folder(self._path.parent)
+            sync(self._path.parent)
         return entry
 
     def read(self) -> list[Entry]:
@@ -168,24 +171,6 @@ def who() -> str:
     except (KeyError, OSError):
         local = f"uid {os.getuid()}"
     return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or local}@{socket.gethostname()}"
-
-
-def _write_durably(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.writing")
-    with aside.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(evidence: Mapping[str, Any]) -> Entry:

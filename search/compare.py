@@ -27,14 +27,14 @@ class Measured:
 
     Attributes:
         name: study and cell, the run, or the model version.
-        trial: its identity; empty for a run or a model version.
+        trial: its identity; None for a run that is no trial's.
         content: the table of case scores, parquet.
         metric: primary metric of its study; None unknown.
         evaluation: that study's section `evaluation`.
     """
 
     name: str
-    trial: str
+    trial: str | None
     content: bytes
     metric: str | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -117,8 +117,9 @@ def _compared(first: Measured, second: Measured, question: Question) -> dict[str
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print a comparison for people."""
-    console.print(f"first  {found['first']['name']} {found['first']['trial']}", highlight=False, soft_wrap=True)
-    console.print(f"second {found['second']['name']} {found['second']['trial']}", highlight=False, soft_wrap=True)
+    for side in ("first", "second"):
+        trial = f" (trial {found[side]['trial']})" if found[side]["trial"] else ""
+        console.print(f"{side:6} {found[side]['name']}{trial}", highlight=False, soft_wrap=True)
     table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases", box=None)
     for column in ("pathology", "first", "second", "difference", f"{found['confidence']:.0%} interval", "p", "p adj."):
         justify: Literal["left", "right"] = "left" if column == "pathology" else "right"
@@ -194,7 +195,8 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
         raise StudyError(f"{reference!r} could be any of: {listed}; give STUDY/CELL or STUDY/TRIAL")
     raise StudyError(
         f"{reference!r} is neither a measured trial nor a cell in {storage} (each cell's winner is measured, the other "
-        f"trials are not), nor runs:/ID nor models:/NAME@ALIAS. Measured: {listed or 'nothing yet'}"
+        f"trials are not), nor runs:/ID nor models:/NAME@ALIAS; of a trial at least {SHORTEST_PREFIX} letters "
+        f"are needed. Measured: {listed or 'nothing yet'}"
     )
 
 
@@ -227,8 +229,8 @@ def _run(reference: str, storage: Path, uri: str) -> Measured:
     if not identity.isalnum():
         raise StudyError(f"{reference!r} is no run: runs:/ID, with the ID that MLflow shows")
     registry = Registry(uri)
-    content = registry.artifact(identity, SCORES)
-    return Measured(f"run {identity}", "", content, **_settings_of(registry.tags_of_run(identity), storage))
+    content, tags = registry.artifact(identity, SCORES), registry.tags_of_run(identity)
+    return Measured(f"run {identity}", tags.get("radsweep.identity"), content, **_settings_of(tags, storage))
 
 
 def _version(reference: str, storage: Path, uri: str) -> Measured:
@@ -237,4 +239,5 @@ def _version(reference: str, storage: Path, uri: str) -> Measured:
     registry = Registry(uri)
     version = registry.find(reference)
     name = f"{version.name} version {version.version}"
-    return Measured(name, "", registry.scores(version), **_settings_of(version.tags, storage))
+    trial = version.tags.get("radsweep.trial")
+    return Measured(name, trial, registry.scores(version), **_settings_of(version.tags, storage))

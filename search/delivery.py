@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Protocol
 
+from datasets.whole_file import replacing
 from search import ledger
 from search.ledger import Event
-from search.study_folder import StudyFolder, replace_file
+from search.study_folder import StudyFolder
 
 LOG = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ class Delivery:
         return True
 
     def _save_cursor(self, offset: int) -> None:
-        replace_file(self._folder.delivery, json.dumps({"offset": offset}).encode())
+        with replacing(self._folder.delivery) as aside:
+            aside.write_text(json.dumps({"offset": offset}))
 
 
 def cursor(folder: StudyFolder) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from datasets import whole_file
 from search.errors import StudyError
 
 ROOM = 256 * 1024
@@ -45,7 +46,7 @@ class Ledger:
         os.ftruncate(self._file, self._end)
         os.lseek(self._file, self._end, os.SEEK_SET)
         self._reserved = self._end
-        _sync_folder(path.parent)
+        whole_file.sync(path.parent)
         self.events = contents.events
         """What the file held when it was opened."""
 
@@ -154,11 +155,3 @@ def _write_all(file: int, record: bytes) -> None:
     view = memoryview(record)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from rich.text import Text
 from search.errors import StudyError
 from search.schedule import Entry
 from search.study_state import StudyState
+from search.wording import counted
 
 SECONDS_BETWEEN_LINES = 5.0
 LOOKS_COST = 100.0
@@ -57,7 +59,7 @@ class Progress(Protocol):
         """Show what is done before and after the search."""
 
     def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
-        """Begin to show the search."""
+        """Begin to show the search, also one that is finished."""
 
     def update(self, state: StudyState) -> None:
         """Show where things stand after an event."""
@@ -66,7 +68,7 @@ class Progress(Protocol):
         """Leave the terminal as it was."""
 
 
-class _Counting:
+class _Counting(ABC):
     """Computes snapshots; the epochs of earlier runs do not count towards the speed of this one."""
 
     def __init__(self) -> None:
@@ -84,6 +86,10 @@ class _Counting:
         self._entries = entries
         self._began = time.monotonic()
         self._epochs_before = sum(len(state.trials[entry.trial].epochs) for entry in entries)
+        self.update(state)
+
+    @abstractmethod
+    def update(self, state: StudyState) -> None: ...
 
     def snapshot(self, state: StudyState) -> Snapshot:
         began = time.monotonic()
@@ -116,7 +122,7 @@ class _Counting:
             epochs=epochs,
             epochs_left=left,
             seconds=round(seconds, 1),
-            seconds_left=round(seconds / new * left, 1) if new else None,
+            seconds_left=round(seconds / new * left, 1) if new else None if left else 0.0,
             best=best_by_cell(self._entries, state),
         )
 
@@ -238,7 +244,7 @@ def _line(now: Snapshot) -> str:
         f"{now.complete + now.pruned + now.dropped + now.failed}/{now.trials} trials "
         f"({now.complete} complete, {now.pruned} pruned, {f'{now.dropped} dropped, ' if now.dropped else ''}"
         f"{now.failed} failed), {now.running} running{on_gpus}, "
-        f"{now.epochs} epochs{so_far}, "
+        f"{counted(now.epochs, 'epoch')}{so_far}, "
         f"{duration(now.seconds)} gone, {left}"
     )
 

@@ -114,10 +114,3 @@ def is_driven(folder: StudyFolder) -> bool:
     except (OSError, ValueError, IndexError):
         return False
     return True
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that is either as it was or whole: a reader, or a kill, never meets half of it."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
+from datasets.whole_file import sync
 from trainers.checkpoint_files import MARKER, complete, remove
 from trainers.trial import EpochMetrics, TrialState
 
@@ -98,9 +99,9 @@ def settle(folder: Path, newest: Path, *, keep_best: int | None) -> None:
     best = None if keep_best is None else folder / f"best-{keep_best:04d}"
     for written in (newest, *([best] if best is not None and best.is_dir() else [])):
         for path in written.iterdir():
-            _sync(path)
-        _sync(written)
-    _sync(folder)
+            sync(path)
+        sync(written)
+    sync(folder)
     (newest / DURABLE).touch()
     for other in complete(folder, "last-"):
         if other != newest and _order(other) < _order(newest):
@@ -262,14 +263,6 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _json(values: Mapping[str, Any]) -> str:

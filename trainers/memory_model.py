@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from datasets.whole_file import replacing
 from trainers.gpu_memory import FILL
 
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
@@ -75,6 +76,5 @@ def remember(folder: Path, key: str, size: int) -> None:
     path = folder / REMEMBERED
     with FileLock(folder / f".{REMEMBERED}.lock"):
         known = json.loads(path.read_text()) if path.is_file() else {}
-        aside = path.with_suffix(".writing")
-        aside.write_text(json.dumps({**known, key: size}, indent=1, sort_keys=True))
-        aside.replace(path)
+        with replacing(path) as aside:
+            aside.write_text(json.dumps({**known, key: size}, indent=1, sort_keys=True))

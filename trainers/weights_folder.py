@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from datasets.whole_file import replacing
 from trainers import initializations, pretrained
 from trainers.checkpoint import sha256
 from trainers.network_plan import NetworkPlan, Refusal
@@ -75,9 +76,8 @@ def fetch(cells: Sequence[tuple[str, str]], *, to: Path, tell: Callable[[str], N
             _copy(source, target)
             _copy_configuration(source, target)
         known[target.name] = {"tag": plan.tag, "licence": plan.licence, "sha256": sha256(target)}
-        aside = listing.with_suffix(".writing")
-        aside.write_text(json.dumps(known, indent=1, sort_keys=True))
-        aside.replace(listing)
+        with replacing(listing) as aside:
+            aside.write_text(json.dumps(known, indent=1, sort_keys=True))
         tell(f"{initialization} × {backbone}: {target.name}, licence {plan.licence}")
         files.append(target)
     return files
@@ -109,10 +109,8 @@ def convert(file: Path, *, to: Path, key: str | None = None, strip_prefix: str =
     if not chosen:
         entries = ", ".join(sorted(map(str, state))[:20])
         raise TrialError("weights", f"{file.name}: no tensors under these names; its entries: {entries}")
-    aside = to.with_name(f".{to.name}.writing")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    save_file(chosen, aside)
-    aside.replace(to)
+    with replacing(to) as aside:
+        save_file(chosen, aside)
     return len(chosen)
 
 
@@ -136,9 +134,8 @@ def _state_of(file: Path, key: str | None) -> dict[str, Any]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.copyfile(source, aside)
-    aside.replace(target)
+    with replacing(target) as aside:
+        shutil.copyfile(source, aside)
 
 
 def _copy_configuration(source: Path, target: Path) -> None:

@@ -20,9 +20,11 @@ from search.errors import StudyError
 def names() -> list[str]:
     """List every pruner a study file can name."""
     ours = [module.name for module in pkgutil.iter_modules(__path__)]
-    return [*ours, "none", *_optunas(), *PATIENT]
+    return [*ours, "none", *(name for name in _optunas() if name not in REFUSED), *PATIENT]
 
 
+REFUSED = ("wilcoxon", "WilcoxonPruner")
+"""Optuna's pruner of means over problem instances, which epochs are not."""
 PATIENT = ("patient", "PatientPruner")
 """Optuna's pruner that holds another back; settings: patience, wrapped_pruner: median or {median: {…}}."""
 NOT_SETTINGS = frozenset({"epochs", "past", "restarts", "trials"})
@@ -58,7 +60,7 @@ def create(
         given |= {word: told for word, told in {"epochs": epochs, **(known or {})}.items() if word in takes_known}
     else:
         raise StudyError(f"pruning.pruner: no pruner {name!r}; pruners: {', '.join(names())}")
-    if kind is optuna.pruners.WilcoxonPruner:
+    if name in REFUSED:
         raise StudyError(
             "pruning.pruner: WilcoxonPruner compares trials step by step over the same problem instances; "
             "epochs of a training are not instances. Choose another pruner"

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datasets.whole_file import replacing
 from search import ledger, sampling
 from search.errors import StudyError
 from search.grid import Grid
 from search.report import figures, files, page, summary, tables
 from search.study_config import StudyConfig
-from search.study_folder import StudyFolder, replace_file
+from search.study_folder import StudyFolder
 from search.study_state import StudyState
 
 show = tables.show
@@ -46,7 +47,8 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
     outdated = set(_files(folder)) - set(found["files"])
     written[MARKER] = json.dumps(found).encode()
     for name, content in written.items():
-        replace_file(folder.report / name, content)
+        with replacing(folder.report / name) as aside:
+            aside.write_bytes(content)
     for name in outdated:  # a figure of cells that are no longer asked for
         (folder.report / name).unlink(missing_ok=True)
 

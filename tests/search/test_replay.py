@@ -134,7 +134,7 @@ def test_a_patient_pruner_holds_another_one_back():
         pruners.create("PatientPruner", {"patience": -1}, epochs=8)
 
 
-@pytest.mark.parametrize("name", [n for n in pruners.names() if n.islower() and n not in {"wilcoxon", "threshold"}])
+@pytest.mark.parametrize("name", [n for n in pruners.names() if n.islower() and n != "threshold"])
 def test_every_pruner_leaves_a_finished_run_in_every_group(name):
     settings_of = {"n_startup_trials": 1} if name == "median" else {"percentile": 25.0} if name == "percentile" else {}
     policy = policies.pruned(name, settings_of)

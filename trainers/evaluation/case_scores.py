@@ -8,6 +8,8 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
+from datasets.whole_file import replacing
+
 IDENTITY = ("case", "patient", "partition", "view", "sex", "age_band", "origin")
 AGE_BANDS = (0, 18, 40, 60, 80)
 
@@ -51,11 +53,9 @@ class CaseScores:
         return CaseScores(self.table[kept].reset_index(drop=True), self.pathologies)
 
     def save(self, path: Path) -> None:
-        """Write as parquet, aside and renamed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.writing")
-        self.table.to_parquet(aside, index=False)
-        aside.replace(path)
+        """Write as parquet."""
+        with replacing(path) as aside:
+            self.table.to_parquet(aside, index=False)
 
 
 def load(path: Path | BinaryIO) -> CaseScores:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from datasets.external import check_external
+from datasets.whole_file import replacing
 from trainers.evaluation import thresholds
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.redraws import Bootstrap
@@ -99,6 +100,5 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.writing")
-    aside.write_text(json.dumps(content, indent=1, sort_keys=True))
-    aside.replace(path)
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(content, indent=1, sort_keys=True))
