@@ -83,7 +83,7 @@ class Sampling(Section):
 class Pruning(Section):
     """Which pruner stops trials early, and among which trials it compares."""
 
-    pruner: str = Field("cell_race", description="a file in search/pruners, an Optuna pruner's class name, or none")
+    pruner: str = Field("cell_race", description="a file in search/pruners, one of Optuna's, or none")
     settings: dict[str, Any] = Field(default_factory=dict, description="the pruner's own settings")
     within: Literal["cell", "study"] | Annotated[list[str], Field(min_length=1)] = Field(
         "cell", description="comparison group: cell, study, or axes whose values it shares"
