@@ -64,17 +64,19 @@ class Place:
         return "\npromoted: " in "\n" + self.search("promote", study, code=None)
 
     def command(self, room: str, *words: str, code: int | None = 0) -> str:
-        """Run a command of a room and show what it printed.
+        """Run a command of a room and show what it printed; the way ends where it ends otherwise than expected.
 
-        Raises:
-            RuntimeError: it ended with another exit code than expected (None: any).
+        Args:
+            room: whose command it is.
+            words: of the command.
+            code: its expected exit code; None: any.
         """
         CONSOLE.rule(f"python -m {room} {' '.join(words)}"[:160], align="left")
         command = [sys.executable, "-m", room, *words]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         CONSOLE.print(done.stdout[-6000:] + done.stderr[-2000:], markup=False)
         if code is not None and done.returncode != code:
-            raise RuntimeError(f"ended with exit code {done.returncode} instead of {code}")
+            sys.exit(f"python -m {room} {words[0]} ended with exit code {done.returncode}; what it said stands above")
         return done.stdout
 
     def study(self, content: Mapping[str, Any], name: str) -> Path:
