@@ -107,6 +107,12 @@ class Tracker:
         self._client.update_run(self._runs[identity], status="RUNNING")
         self._closed.discard(identity)
 
+    def rename(self, identity: str, name: str, *, instead_of: str) -> None:
+        """Give a run another name; one that somebody gave it by hand stays."""
+        run_id = self._runs[identity]
+        if self._client.get_run(run_id).info.run_name == instead_of:
+            self._client.update_run(run_id, name=name)
+
     def log_params(self, identity: str, params: Mapping[str, Any]) -> None:
         """Record parameters; the same ones again change nothing."""
         rows = [Param(key, "" if value is None else str(value)[:PARAM_CHARACTERS]) for key, value in params.items()]

@@ -9,6 +9,7 @@ from search import grid, report
 from search.delivery import epochs_by_trial
 from search.ledger import Event
 from search.report import words
+from search.run_names import run_names
 from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
 
@@ -32,6 +33,9 @@ class TrackingReceiver:
         self._folder = folder
         self._state = StudyState.of(told)
         self._study = folder.study
+        self._names = run_names(self._state)
+        self._names_are_stale = False
+        self._opened = {trial for trial, progress in self._state.trials.items() if progress.starts}
 
     def receive(self, events: list[Event]) -> None:
         """Tell MLflow a run of consecutive events."""
@@ -50,8 +54,10 @@ class TrackingReceiver:
         for kind, trial, same in epochs_by_trial(events):
             for event in same:
                 self._state.apply(event)
+            self._names_are_stale |= kind in {"study", "trial"}
             if kind in actions:
                 actions[kind](trial, same)
+        self._rename()
 
     def _open_study(self, _: str, events: Sequence[Event]) -> None:
         event = events[-1]
@@ -61,6 +67,7 @@ class TrackingReceiver:
         self._tracker.reopen(self._study)
 
     def _open_trial(self, trial: str, events: Sequence[Event]) -> None:
+        self._rename()
         progress = self._state.trials[trial]
         data = self._state.datasets[progress.dataset_key]
         tags = self._place(progress) | {
@@ -72,7 +79,7 @@ class TrackingReceiver:
         self._tracker.open(
             RunDescription(
                 identity=trial,
-                name=self._name(progress),
+                name=self._names[trial],
                 start_ms=events[0]["time_ms"],
                 tags=tags,
                 params=flat(progress.config),
@@ -81,14 +88,16 @@ class TrackingReceiver:
             ),
             parent=self._study,
         )
+        self._opened.add(trial)
 
-    def _name(self, progress: TrialProgress) -> str:
-        """Name a run by what tells it from the study's others: MLflow's tables cut names after 22 letters."""
-        study = self._state.study
-        axes = [v for axis, v in progress.axes.items() if len(study.get("axes", {}).get(axis, [])) != 1]
-        parts = [grid.readable(value) for value in axes] or [progress.cell]
-        parts += [f"{name}={grid.readable(value)}" for name, value in progress.searched.items()]
-        return " ".join([*parts, *([f"seed={progress.seed}"] if len(study.get("seeds", [])) != 1 else [])])
+    def _rename(self) -> None:
+        """Give the runs that a study had before it was changed names that tell them from the new ones, too."""
+        if not self._names_are_stale:
+            return
+        before, self._names, self._names_are_stale = self._names, run_names(self._state), False
+        for trial in self._opened:
+            if self._names[trial] != before[trial]:
+                self._tracker.rename(trial, self._names[trial], instead_of=before[trial])
 
     def _note(self) -> str:
         """Return what came of the study, as MLflow's description of a run: the whole is in its artifacts."""

@@ -43,6 +43,19 @@ def test_a_trial_is_a_child_run_with_tags_parameters_and_data(uri, tracker):
     assert (dataset.name, dataset.digest) == ("nih", "f" * 36)
 
 
+def test_a_run_gets_another_name_unless_somebody_gave_it_one_by_hand(uri, tracker):
+    study_and_trial(tracker)
+    tracker.finish("t1", "KILLED", 9000)
+    for name in ("longer", "longer"):  # told twice
+        tracker.rename("t1", name, instead_of="cell lr")
+    run = run_of(uri, tracker, "t1")
+    assert (run.info.run_name, run.data.tags["mlflow.runName"]) == ("longer", "longer")
+    assert (run.info.status, run.info.end_time) == ("KILLED", 9000)
+    MlflowClient(uri).update_run(run.info.run_id, name="my favourite")
+    tracker.rename("t1", "longest", instead_of="longer")
+    assert run_of(uri, tracker, "t1").info.run_name == "my favourite"
+
+
 def test_everything_may_be_told_again_by_the_next_driver(uri, tracker, request, tmp_path):
     measured = [Measurement(epoch, 5000 + epoch, {"val/auroc/macro": 0.5 + epoch / 10}) for epoch in (1, 2, 3)]
     for number in range(2):

@@ -11,6 +11,7 @@ class Kept:
 
     def __init__(self):
         self.opened = []
+        self.renamed = {}
         self.tags = {}
         self.measured = []
 
@@ -19,6 +20,9 @@ class Kept:
 
     def reopen(self, identity):
         pass
+
+    def rename(self, identity, name, *, instead_of):
+        self.renamed[identity] = (instead_of, name)
 
     def log(self, identity, measurements):
         self.measured.append(identity)
@@ -64,6 +68,38 @@ def test_a_run_is_named_by_what_tells_it_from_the_others(tmp_path, axes, seeds, 
     tracker = Kept()
     TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), []).receive(events(axes, seeds))
     assert tracker.opened == ["s", name]
+
+
+def test_a_study_that_grows_renames_the_runs_it_had_and_one_that_shrinks_none(tmp_path):
+    """A second initialization, then a second seed, then neither: every run stays told from every other."""
+    one, both = {"initialization": ["imagenet"], "resolution": [224, 512]}, {"initialization": ["random", "imagenet"]}
+    study, data, trial, started = events(one, [1])
+    random = {**trial["axes"], "initialization": "random"}
+
+    def grown(axes, seeds):
+        return {**study, "study": {**study["study"], "axes": one | axes, "seeds": seeds}}
+
+    tracker = Kept()
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    first = [study, data, trial, started]
+    receiver.receive(first)
+    second = [grown(both, [1]), {**trial, "trial": "r", "axes": random}, {**started, "trial": "r"}]
+    receiver.receive(second)
+    assert tracker.opened[1:] == ["224 learning_rate=0.0001", "s", "random 224 learning_rate=0.0001"]
+    assert tracker.renamed == {"t": ("224 learning_rate=0.0001", "imagenet 224 learning_rate=0.0001")}
+
+    tracker.renamed.clear()
+    again = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [*first, *second])
+    again.receive([grown(both, [1, 2]), {**trial, "trial": "t2", "seed": 2}, {**started, "trial": "t2"}])
+    assert tracker.opened[-1] == "imagenet 224 learning_rate=0.0001 seed=2"
+    assert {trial: name for trial, (_, name) in tracker.renamed.items()} == {
+        "t": "imagenet 224 learning_rate=0.0001 seed=1",
+        "r": "random 224 learning_rate=0.0001 seed=1",
+    }
+
+    tracker.renamed.clear()
+    again.receive([study])
+    assert tracker.renamed == {}
 
 
 def test_of_the_trials_of_a_cell_that_were_ever_measured_one_is_its_winner(tmp_path):
