@@ -143,8 +143,10 @@ class Tracker:
         self._closed.add(identity)
 
     def log_artifacts(self, identity: str, folder: Path, artifact_path: str | None = None) -> None:
-        """Copy a folder to the run's artifacts."""
-        self._client.log_artifacts(self._runs[identity], str(folder), artifact_path)
+        """Copy a folder to the run's artifacts, without the hidden files that a killed writer may have left there."""
+        for path in sorted(path for path in folder.rglob("[!.]*") if path.is_file()):
+            place = PurePosixPath(artifact_path or "", *path.parent.relative_to(folder).parts)
+            self._client.log_artifact(self._runs[identity], str(path), str(place) if place.parts else None)
 
     def replace_artifacts(self, identity: str, folder: Path, artifact_path: str) -> None:
         """Copy a folder to the run's artifacts, and remove what an earlier copy had and this one has not.

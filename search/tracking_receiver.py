@@ -9,7 +9,7 @@ from search import grid, report
 from search.delivery import epochs_by_trial
 from search.ledger import Event
 from search.report import words
-from search.run_names import run_names
+from search.run_names import RunNames
 from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
 
@@ -33,9 +33,8 @@ class TrackingReceiver:
         self._folder = folder
         self._state = StudyState.of(told)
         self._study = folder.study
-        self._names = run_names(self._state)
-        self._names_are_stale = False
-        self._opened = {trial for trial, progress in self._state.trials.items() if progress.starts}
+        self._names = RunNames(self._state)
+        self._named = {trial: self._names.of(known) for trial, known in self._state.trials.items() if known.starts}
 
     def receive(self, events: list[Event]) -> None:
         """Tell MLflow a run of consecutive events."""
@@ -54,21 +53,22 @@ class TrackingReceiver:
         for kind, trial, same in epochs_by_trial(events):
             for event in same:
                 self._state.apply(event)
-            self._names_are_stale |= kind in {"study", "trial"}
             if kind in actions:
                 actions[kind](trial, same)
-        self._rename()
+        if any(event["kind"] in {"study", "trial"} for event in events):
+            self._rename()
 
     def _open_study(self, _: str, events: Sequence[Event]) -> None:
         event = events[-1]
+        self._names.learn_study(event["study"])
         name = event["study"]["name"]
         tags = {"radsweep.study": name, "radsweep.version": event["version"], "radsweep.level": "study"}
         self._tracker.open(RunDescription(self._study, name, event["time_ms"], tags), parent=None)
         self._tracker.reopen(self._study)
 
     def _open_trial(self, trial: str, events: Sequence[Event]) -> None:
-        self._rename()
         progress = self._state.trials[trial]
+        self._named[trial] = self._names.of(progress)
         data = self._state.datasets[progress.dataset_key]
         tags = self._place(progress) | {
             "radsweep.study": self._study,
@@ -79,7 +79,7 @@ class TrackingReceiver:
         self._tracker.open(
             RunDescription(
                 identity=trial,
-                name=self._names[trial],
+                name=self._named[trial],
                 start_ms=events[0]["time_ms"],
                 tags=tags,
                 params=flat(progress.config),
@@ -88,16 +88,13 @@ class TrackingReceiver:
             ),
             parent=self._study,
         )
-        self._opened.add(trial)
 
     def _rename(self) -> None:
         """Give the runs that a study had before it was changed names that tell them from the new ones, too."""
-        if not self._names_are_stale:
-            return
-        before, self._names, self._names_are_stale = self._names, run_names(self._state), False
-        for trial in self._opened:
-            if self._names[trial] != before[trial]:
-                self._tracker.rename(trial, self._names[trial], instead_of=before[trial])
+        for trial, before in self._named.items():
+            self._named[trial] = self._names.of(self._state.trials[trial])
+            if self._named[trial] != before:
+                self._tracker.rename(trial, self._named[trial], instead_of=before)
 
     def _note(self) -> str:
         """Return what came of the study, as MLflow's description of a run: the whole is in its artifacts."""
@@ -108,6 +105,7 @@ class TrackingReceiver:
     def _sort_trial(self, trial: str, _: Sequence[Event]) -> None:
         """Tell where a changed study has a trial whose run there is already."""
         progress = self._state.trials[trial]
+        self._names.learn_trial(progress)
         if progress.starts:
             self._tracker.tag(trial, self._place(progress))
 

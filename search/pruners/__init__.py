@@ -20,7 +20,7 @@ from search.errors import StudyError
 def names() -> list[str]:
     """List every pruner a study file can name."""
     ours = [module.name for module in pkgutil.iter_modules(__path__)]
-    return [*ours, "none", *(name for name in _optunas() if name not in REFUSED), *PATIENT]
+    return [*ours, "none", *_optunas(), *PATIENT]
 
 
 REFUSED = ("wilcoxon", "WilcoxonPruner")
@@ -44,6 +44,11 @@ def create(
     Raises:
         StudyError: no such pruner, or a setting it does not take.
     """
+    if name in REFUSED:
+        raise StudyError(
+            "pruning.pruner: WilcoxonPruner compares trials step by step over the same problem instances; "
+            "epochs of a training are not instances. Choose another pruner"
+        )
     given = dict(settings)
     if name in PATIENT:
         kind: Any = optuna.pruners.PatientPruner
@@ -60,11 +65,6 @@ def create(
         given |= {word: told for word, told in {"epochs": epochs, **(known or {})}.items() if word in takes_known}
     else:
         raise StudyError(f"pruning.pruner: no pruner {name!r}; pruners: {', '.join(names())}")
-    if name in REFUSED:
-        raise StudyError(
-            "pruning.pruner: WilcoxonPruner compares trials step by step over the same problem instances; "
-            "epochs of a training are not instances. Choose another pruner"
-        )
     takes = ", ".join(key for key in inspect.signature(kind).parameters if key not in NOT_SETTINGS) or "nothing"
     if reserved := sorted(NOT_SETTINGS & set(settings)):
         raise StudyError(f"pruning.settings: {name}: {', '.join(reserved)} is no setting; it takes: {takes}")
@@ -96,7 +96,7 @@ def _optunas() -> dict[str, type[optuna.pruners.BasePruner]]:
     kinds = {
         _snake(name.removesuffix("Pruner")): getattr(optuna.pruners, name)
         for name in optuna.pruners.__all__
-        if name not in {"BasePruner", "NopPruner", "PatientPruner"}
+        if name not in {"BasePruner", "NopPruner", *PATIENT, *REFUSED}
     }
     return kinds | {kind.__name__: kind for kind in kinds.values()}
 

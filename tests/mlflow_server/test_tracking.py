@@ -119,6 +119,7 @@ def test_artifacts_that_are_replaced_leave_nothing_of_the_earlier_ones(uri, trac
     (folder / "figures").mkdir(parents=True)
     for name in ("report.html", "cost.svg", "figures/heat-map.png"):
         (folder / name).write_text("first")
+    (folder / ".report.html.0a1b2c3d").write_text("ha")  # whoever wrote it was killed
     tracker.replace_artifacts("study", folder, "report")
     for name in ("cost.svg", "figures/heat-map.png"):
         (folder / name).unlink()
