@@ -1,4 +1,4 @@
-"""Processes that can be started, killed without warning, and started again: PostgreSQL, MLflow, Ray nodes."""
+"""Processes that can be started, killed without warning, and started again: PostgreSQL, MLflow, a model, Ray nodes."""
 
 import contextlib
 import os
@@ -163,6 +163,26 @@ def mlflow(folder: Path, database: str | None) -> tuple[Service, dict[str, str]]
     password = (folder / "credentials" / "admin-password").read_text().strip()
     known = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
     return service, {"MLFLOW_TRACKING_URI": config.uri, **known}
+
+
+def served_model(uri: str, log: Path, environment: Mapping[str, str]) -> tuple[Service, str]:
+    """Prepare `mlflow models serve` on loopback.
+
+    Returns:
+        The service, and the address it answers at.
+    """
+    port = free_port()
+    words = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local"]
+    # MLflow starts uvicorn by its name alone.
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    service = Service(
+        "served model",
+        [*words, "--host", "127.0.0.1", "--port", str(port)],
+        lambda: listens(port),
+        log,
+        {**environment, "PATH": path},
+    )
+    return service, f"http://127.0.0.1:{port}"
 
 
 def ray_nodes(folder: Path) -> tuple[Service, Service, str, dict[str, str]]:

@@ -7,19 +7,18 @@ back, serves the champion and scores a DICOM film over HTTP.
 
 import base64
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import requests
 import typer
 import yaml
 from mlflow.tracking import MlflowClient
@@ -28,11 +27,13 @@ from rich.console import Console
 from datasets import sources
 from datasets.dataset_config import DatasetConfig
 from scripts import mlflow_pages, services
-from scripts.services import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 NIH_SUBSET = ROOT / "search" / "studies" / "nih_subset.yaml"
 NOT_WORSE_BY = 0.1
+PROMOTED, REFUSED = "promoted", "not promoted"
+VERDICTS = (PROMOTED, REFUSED, "champion already")
+"""How the first line of `promote` begins."""
 SECONDS_TO_DRAW = 5
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
@@ -59,9 +60,10 @@ class Place:
         storage = ["--storage", str(self.folder / "storage")]
         return self.command("search", command, str(study), *storage, *options, *lines, *words, code=code)
 
-    def promoted(self, study: Path) -> bool:
-        """Ask for a promotion, show the reasons, and say whether it was granted."""
-        return "\npromoted: " in "\n" + self.search("promote", study, code=None)
+    def verdict(self, study: Path) -> str:
+        """Ask for a promotion, show the reasons, and return how it ended, one of `VERDICTS`."""
+        told = [line.partition(":")[0] for line in self.search("promote", study, code=None).splitlines()]
+        return next(word for word in told if word in VERDICTS)
 
     def command(self, room: str, *words: str, code: int | None = 0) -> str:
         """Run a command of a room and show what it printed; the way ends where it ends otherwise than expected.
@@ -103,10 +105,11 @@ def main(
 
 
 def _go(place: Place, content: dict[str, Any], known: Mapping[str, str]) -> None:
-    """Promote the study without the last value of its first axis of several, then the whole, then a smaller grid again.
+    """Promote the study with one value of its first axis of several, then the whole, then a smaller grid again.
 
     The whole study's winner is refused where the evidence does not suffice; then a policy that only asks it not to be
-    worse by more than `NOT_WORSE_BY` is tried, and one of the two decisions is a promotion, the other a refusal.
+    worse by more than `NOT_WORSE_BY` is tried. Whether both a refusal and a promotion were seen is told afterwards:
+    on small data neither is certain.
     """
     model = content.get("promotion", {}).get("registered_model") or content["name"]
     content["tracking"] = {"uri": known["MLFLOW_TRACKING_URI"]}
@@ -116,15 +119,17 @@ def _go(place: Place, content: dict[str, Any], known: Mapping[str, str]) -> None
     place.search("run", first)
     place.search("promote", first)
     place.search("run", whole)
-    if place.promoted(whole):
+    verdicts = [place.verdict(whole)]
+    if verdicts == [PROMOTED]:
         changed = place.study({**smaller, "search": _one_more(content["search"])}, "changed-grid")
         place.search("run", changed)
-        accepted, refused = True, not place.promoted(changed)
+        verdicts.append(place.verdict(changed))
     else:
         policy = {"rule": "non_inferiority", "margin": NOT_WORSE_BY, "per_pathology": None}
         tolerant = place.study({**content, "promotion": {**content.get("promotion", {}), **policy}}, "changed-policy")
-        accepted, refused = place.promoted(tolerant), True
-    CONSOLE.print(f"one promotion refused: {refused}, one accepted over a champion: {accepted}")
+        verdicts.append(place.verdict(tolerant))
+    accepted = PROMOTED in verdicts
+    CONSOLE.print(f"one promotion refused: {REFUSED in verdicts}, one accepted over a champion: {accepted}")
     registry = ["--storage", str(place.folder / "storage"), "--tracking", known["MLFLOW_TRACKING_URI"]]
     place.command("mlflow_server", "history", model, *registry)
     if accepted:
@@ -188,25 +193,18 @@ def _photograph(folder: Path, known: Mapping[str, str], model: str) -> None:
 
 def _serve(place: Place, model: str) -> None:
     """Serve the champion and send it a film."""
-    port = services.free_port()
-    words = ["mlflow", "models", "serve", "-m", f"models:/{model}@champion", "--env-manager", "local"]
-    command = [sys.executable, "-m", *words, "--host", "127.0.0.1", "--port", str(port)]
-    server = Service(
-        "served model", command, lambda: services.listens(port), place.folder / "serve.log", place.environment
-    )
+    uri, log = f"models:/{model}@champion", place.folder / "serve.log"
+    server, address = services.served_model(uri, log, place.environment)
     phantom = DatasetConfig(name="phantom", source="phantom", options={"patients": 12, "size": 512})
     manifest = sources.load(phantom, place.folder / "phantom")
     film = (place.folder / "phantom" / manifest.instances["path"].iloc[0]).read_bytes()
     server.start()
     try:
-        CONSOLE.rule(f"curl http://127.0.0.1:{port}/invocations with a DICOM film of {len(film):,} bytes", align="left")
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            data=json.dumps({"inputs": [base64.b64encode(film).decode()]}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
-            CONSOLE.print(answer.read().decode(), markup=False)
+        CONSOLE.rule(f"curl {address}/invocations with a DICOM film of {len(film):,} bytes", align="left")
+        body = {"inputs": [base64.b64encode(film).decode()]}
+        answer = requests.post(f"{address}/invocations", json=body, timeout=120)
+        answer.raise_for_status()
+        CONSOLE.print(answer.text, markup=False)
     finally:
         server.kill()
 

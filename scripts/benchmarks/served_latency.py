@@ -9,11 +9,7 @@ import base64
 import contextlib
 import json
 import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +28,7 @@ from datasets.dataset_config import DatasetConfig
 from datasets.limits import Limits
 from datasets.preprocessing import resolve
 from mlflow_server import packaging
+from scripts import services
 from scripts.benchmarks import _image_material as material
 from scripts.benchmarks.row import Row
 from trainers import assembly, checkpoint
@@ -124,36 +121,14 @@ def _answer(session: requests.Session, address: str, content_type: str, body: by
 @contextlib.contextmanager
 def _served(model: Path) -> Iterator[str]:
     """Run `mlflow models serve` on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    words = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local"]
-    running = subprocess.Popen(
-        [*words, "--host", "127.0.0.1", "--port", str(port)],
-        # MLflow starts uvicorn by its name alone.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+    service, address = services.served_model(
+        str(model), model.parent / "serve.log", {**os.environ, "OMP_NUM_THREADS": "1"}
     )
     try:
-        deadline = time.monotonic() + 120
-        while not _answers(f"http://127.0.0.1:{port}/ping"):
-            if running.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("mlflow models serve does not start")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        service.start()
+        yield address
     finally:
-        with contextlib.suppress(ProcessLookupError):  # it never started: that is told
-            os.killpg(running.pid, signal.SIGTERM)
-        running.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        return requests.get(address, timeout=5).status_code == 200
-    except requests.ConnectionError:
-        return False
+        service.kill()
 
 
 def _row(what: str, ours: Callable[[], np.ndarray], peer: Callable[[], np.ndarray], rounds: int) -> Row:
