@@ -193,9 +193,10 @@ def replay(
     """Try pruners on recorded curves beside the full grid, random search, top-k, Optuna's pruners and ASHA.
 
     Trials are chosen by their last value. Where a choice is to be judged by something else, a test set say, the column
-    `outcome` has it in the last row of each trial. The column `cost` is what a row itself costs, not a sum up to it (1
-    where it is missing); the printed cost is the mean share of a group's full grid. Without settings Optuna's median
-    waits for one finished trial, not for five, as its comparison groups are small.
+    `outcome` has it in the last row of each trial. The column `cost` is what a row itself costs, not a sum up to it;
+    without it all epochs cost the same. The rungs of `cell_race` are shares of a training's cost. The printed cost is
+    the mean share of a group's full grid. Without settings Optuna's median waits for one finished trial, not for five,
+    as its comparison groups are small.
     """
     from search.replay import curves as recorded
     from search.replay import run as replaying

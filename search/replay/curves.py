@@ -1,7 +1,7 @@
 """Recorded learning curves by comparison group, from a table or from a study folder."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +58,50 @@ class Curve:
 Group = dict[str, Curve]
 """Curves by trial, of trials that are compared with each other."""
 
+STEPS_OF_COST = 10_000
+"""In which a training is counted where its rows cost unlike amounts."""
+EVEN = 0.05
+"""Share of a training by which epochs and their cost may part before that is more than the jitter of a clock."""
+
+
+def longest(group: Group) -> int:
+    """Return the number of epochs of a full trial of the group."""
+    return int(max(curve.epochs[-1] for curve in group.values()))
+
+
+def by_cost(group: Group) -> Group:
+    """Number the epochs of a group by what they cost, if that does not grow evenly with them.
+
+    A rung is a share of a training. In a table whose rows are numbered 1, 2, 3 ... while each takes twice the data of
+    the one before, half of the rows is a hundredth of the training.
+    """
+    whole = [curve for curve in group.values() if curve.epochs[-1] == longest(group)]
+    epochs = np.unique(np.concatenate([curve.epochs for curve in group.values()]))
+    spent = np.sum([np.interp(epochs, curve.epochs, _spent(curve), left=0.0) for curve in whole], axis=0)
+    if np.allclose(spent, spent[-1] * epochs / epochs[-1], rtol=0, atol=EVEN * spent[-1]):
+        return group
+    number = np.arange(len(epochs))  # so that epochs which cost nothing stay apart, too
+    steps = np.maximum.accumulate(np.ceil(spent / spent[-1] * STEPS_OF_COST).astype(np.int64) - number) + number
+    steps += steps[0] == 0
+    return {
+        trial: replace(curve, epochs=steps[np.searchsorted(epochs, curve.epochs)]) for trial, curve in group.items()
+    }
+
+
+def _spent(curve: Curve) -> np.ndarray:
+    """Return what a curve has cost up to each row, (rows,)."""
+    spent: np.ndarray = np.maximum.accumulate(curve.costs) if curve.restarts else np.cumsum(curve.costs)
+    return spent
+
 
 def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Read curves from a CSV or parquet table, or from a study folder.
 
     Args:
         path: a table with the columns group, trial, epoch (counted in their smallest step where they are not whole),
-            value and optionally cost (of each row alone; 1 where it is missing), outcome (in the last row of a
-            trial, see `Curve`) and state (of the trial: only those that are COMPLETE have an end), or a study folder
-            with a ledger.
+            value and optionally cost (of each row alone; the epochs that it was trained for where it is missing),
+            outcome (in the last row of a trial, see `Curve`) and state (of the trial: only those that are COMPLETE
+            have an end), or a study folder with a ledger.
         minimize: whether smaller values are better; a study folder knows it itself.
         restarts: see `Curve`.
 
@@ -95,15 +130,17 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
-    judged_apart = "outcome" in table
+    judged_apart, priced = "outcome" in table, "cost" in table
     table = _checked(_complete(table, name), name)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
+        epochs = rows["epoch"].to_numpy(np.int64)
+        trained = (epochs if restarts else np.diff(epochs, prepend=0)).astype(float)
         curve = Curve(
-            rows["epoch"].to_numpy(np.int64),
+            epochs,
             sign * rows["value"].to_numpy(),
-            rows["cost"].to_numpy(),
+            rows["cost"].to_numpy() if priced else trained,
             restarts,
             sign * float(rows["outcome"].iloc[-1]) if judged_apart else None,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from search import pruners
 from search.curve_endings import Past
 from search.pruning import ComparisonGroup
-from search.replay.curves import Curve, Group
+from search.replay.curves import Curve, Group, by_cost, longest
 from trainers.trial import TrialState
 
 
@@ -82,6 +82,7 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
     """Ask a pruner of ours or Optuna's."""
 
     def policy(group: Group, rng: np.random.Generator) -> Replayed:
+        group = by_cost(group) if pruners.learns(name) else group
         restarts = any(curve.restarts for curve in group.values())
         known = {"past": _alike(past, group), "restarts": restarts, "trials": len(group)}
         pruner = pruners.create(name, settings, epochs=longest(group), known=known)
@@ -119,11 +120,6 @@ def asha(reduction: int = 4, grace: int = 1) -> Policy:
         return _paid(group, rows)
 
     return policy
-
-
-def longest(group: Group) -> int:
-    """Return the number of epochs of a full trial of the group."""
-    return int(max(curve.epochs[-1] for curve in group.values()))
 
 
 def _asha_rows(curve: Curve, milestones: Sequence[int], seen: dict[int, list[float]], reduction: int) -> int:

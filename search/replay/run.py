@@ -9,7 +9,7 @@ import yaml
 from search.curve_endings import Past
 from search.errors import StudyError
 from search.replay import policies
-from search.replay.curves import Group
+from search.replay.curves import Group, by_cost, longest
 from search.replay.policies import Policy
 from search.replay.scores import Score, score
 
@@ -113,7 +113,8 @@ def _past(groups: Mapping[str, Group]) -> dict[str, Past]:
 
 
 def _of_group(group: Group) -> Past:
-    epochs = policies.longest(group)
+    group = by_cost(group)
+    epochs = longest(group)
     return Past(
         [
             (

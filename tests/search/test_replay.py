@@ -111,6 +111,54 @@ def test_of_very_many_groups_some_teach_all_others(monkeypatch):
     assert len(found[0].costs) == 8
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_rung_is_a_share_of_what_a_training_costs_however_its_rows_are_numbered(restarts):
+    """Sizes 1, 2, 4 ... 128 as epochs, and the same rows numbered 1 to 8 with their costs."""
+    rows = table(groups=8, trials=9, epochs=8)
+    size = 2.0 ** (rows["epoch"] - 1)
+    cost = size if restarts else size.where(size == 1, size / 2)  # each size goes on from the one before
+    by_size, by_number = (
+        curves.of_table(rows.assign(epoch=epoch, cost=cost), name="t", restarts=restarts)
+        for epoch in (size, rows["epoch"])
+    )
+    one, other = (next(run.replay(g, {"cell_race": {}}, seeds=1)).as_json() for g in (by_size, by_number))
+    assert one == other
+    assert one["cost"] < 0.6
+
+
+@pytest.mark.parametrize(("restarts", "cost"), [(False, [2, 3, 5]), (True, [2, 5, 10])])
+def test_without_a_cost_epochs_cost_alike(restarts, cost):
+    rows = [{"group": "g", "trial": "t", "epoch": epoch, "value": 0.5} for epoch in (5, 2, 10)]
+    group = curves.of_table(pd.DataFrame(rows), name="t", restarts=restarts)["g"]
+    assert group["t"].costs.tolist() == cost
+
+
+def test_a_clock_that_jitters_does_not_renumber_epochs():
+    rows = table(groups=1)
+    jitter = np.random.default_rng(0).uniform(0.9, 1.1, len(rows))
+    group = curves.of_table(rows.assign(cost=jitter), name="t")["g0"]
+    assert curves.by_cost(group) is group
+
+
+@given(
+    st.lists(
+        st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1e9)), min_size=2, max_size=30), min_size=1, max_size=4
+    ).filter(lambda costs: sum(map(sum, costs)) > 0)
+)
+def test_epochs_numbered_by_cost_keep_their_order(costs):
+    rows = [
+        {"group": "g", "trial": f"t{trial}", "epoch": epoch, "value": 0.5, "cost": cost}
+        for trial, of_trial in enumerate(costs)
+        for epoch, cost in enumerate(of_trial, 1)
+    ]
+    group = curves.of_table(pd.DataFrame(rows), name="t")["g"]
+    paced = curves.by_cost(group)
+    for trial, curve in paced.items():
+        assert curve.epochs[0] >= 1
+        assert (np.diff(curve.epochs) > 0).all()
+        assert (curve.costs == group[trial].costs).all()
+
+
 def test_where_rows_are_trainings_of_their_own_only_looks_cost():
     rows = table(groups=1, trials=4, epochs=8).assign(cost=lambda t: t["epoch"])
     group = curves.of_table(rows, name="t", restarts=True)
