@@ -16,6 +16,8 @@ from trainers.trial import TrialState
 LOG = logging.getLogger(__name__)
 
 COLUMNS = ("group", "trial", "epoch", "value")
+NUMERIC = ("epoch", "value", "cost", "outcome")
+"""Of them `cost` and `outcome` may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
-    judged_apart, priced = "outcome" in table, "cost" in table
     table = _checked(_complete(table, name), name)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
@@ -140,9 +141,9 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
         curve = Curve(
             epochs,
             sign * rows["value"].to_numpy(),
-            rows["cost"].to_numpy() if priced else trained,
+            rows["cost"].to_numpy() if "cost" in rows else trained,
             restarts,
-            sign * float(rows["outcome"].iloc[-1]) if judged_apart else None,
+            sign * float(rows["outcome"].iloc[-1]) if "outcome" in rows else None,
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
@@ -165,23 +166,26 @@ def _say_left_out(name: str, trials: int) -> None:
 
 
 def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the table with cost and outcome, its figures as numbers; refuse what is none, with the row."""
+    """Return the table with its figures as numbers; refuse what is none, with the row."""
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise StudyError(f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost]")
     if table.empty:
         raise StudyError(f"{name}: no rows; expected one for each group, trial and epoch")
-    table = table.assign(cost=table.get("cost", 1.0), outcome=table.get("outcome", table["value"]))
-    numeric = ["epoch", "value", "cost", "outcome"]
-    numbers = table[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
-    finite, epoch = np.isfinite(numbers), numbers["epoch"]
+    numbers = table[[column for column in NUMERIC if column in table]]
+    numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
+    broken, epoch = ~np.isfinite(numbers), numbers["epoch"]
     last = epoch == epoch.groupby([table["group"], table["trial"]]).transform("max")
     unnamed = table[["group", "trial"]].isna().any(axis=1)
     _refuse(table, name, unnamed, "group and trial must be named")
+    if "outcome" in broken:
+        broken["outcome"] &= last
+    if "cost" in broken:
+        broken["cost"] |= numbers["cost"] < 0
     _refuse(
         table,
         name,
-        ~finite[numeric[:3]].all(axis=1) | (~finite["outcome"] & last) | (numbers["cost"] < 0),
+        broken.any(axis=1),
         "epoch, value and cost must be finite numbers, cost not negative, and so must the outcome in a trial's last "
         "row; leave rows without a value out",
     )
@@ -195,10 +199,9 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     )
     twice = table.assign(epoch=epoch).duplicated(["group", "trial", "epoch"])
     _refuse(table, name, twice, "the same group, trial and epoch stand in an earlier row")
-    whole = numbers["cost"].groupby(table["group"]).transform("sum")
-    _refuse(
-        table, name, whole == 0, "the rows of this group cost nothing in all; leave the column cost out, or fill it"
-    )
+    if "cost" in numbers:
+        free = numbers["cost"].groupby(table["group"]).transform("sum") == 0
+        _refuse(table, name, free, "the rows of this group cost nothing in all; leave the column cost out, or fill it")
     # Epochs count what was trained: those of a table that numbers them from 0 are one more.
     return table.assign(**{**numbers, "epoch": epoch + (epoch.min() == 0)})
 
