@@ -108,9 +108,7 @@ def run(
     from search.study_config import load_study
     from search.study_folder import StudyFolder
 
-    console = Console()
-    shown = showing.create(progress, console)
-    loaded = load_study(study)
+    console, loaded = Console(), load_study(study)
     machine = Machine(
         storage=storage,
         data_roots=data_roots.parse(data_root or []),
@@ -119,6 +117,7 @@ def run(
         cpus=cpus,
         retry_failed=retry_failed,
     )
+    shown = showing.create(progress, console)
     try:
         run_study(loaded, machine, shown)
     except KeyboardInterrupt:

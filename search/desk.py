@@ -41,12 +41,12 @@ class Desk:
     def record(self, *events: Event) -> None:
         """Write events durably, then let everybody hear of them; without any, only that this run does something."""
         if not self.changed:
-            self.changed = True
             events = (self._opening(), *events)
         if self._held is None:
             self._ledger.append(*events)
         else:
             self._held += events
+        self.changed = True  # not before: a ledger that cannot be written is not closed without its opening
         for event in events:
             self.state.apply(event)
         if self._held is None:

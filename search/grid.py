@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from datasets import preprocessing, sources
+from datasets import preprocessing, sources, transforms
 from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
 from search.study_config import StudyConfig
@@ -122,7 +123,21 @@ def expand(study: StudyConfig, drawn: Points | None = None) -> Grid:
         raise StudyError(
             f"study {study.name}: no cell is left ({excluded} excluded, {len(refused)} refused: {reasons})"
         )
+    _refuse_doubles(study, trials)
     return Grid(tuple(cells), tuple(trials), tuple(refused), excluded, tuple(examples))
+
+
+def _refuse_doubles(study: StudyConfig, trials: Sequence[Trial]) -> None:
+    """Refuse axes that say the same thing twice: one training would stand for two cells, or for two points of one."""
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        first = seen.setdefault(trial.config.model_dump_json(), trial)
+        if (first.cell, first.searched) != (trial.cell, trial.searched):  # a plan's made-up points may recur
+            both = " and ".join(f"{one.cell.name} {one.point}".strip() for one in (first, trial))
+            raise StudyError(
+                f"study {study.name}: {both} are the same training: one axis or searched value overrules what another "
+                "says. Leave one of the two out"
+            )
 
 
 def _product(factors: dict[str, list[Any]]) -> Iterator[Cell]:
@@ -165,16 +180,39 @@ def _configuration(study: StudyConfig, settings: dict[str, Any], seed: int, cell
     chosen |= {name: value for name, value in settings.items() if name in TRIAL_FIELDS and name != "recipe"}
     chosen["recipe"] = study.recipe | recipe | {k: v for k, v in settings.items() if k in RECIPE_FIELDS}
     try:
-        return TrialConfig(dataset=_dataset(study, settings), seed=seed, **chosen)
+        config = TrialConfig(dataset=_dataset(study, settings), seed=seed, **chosen)
     except ValidationError as found:
-        problems = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in found.errors()]
-        raise StudyError(f"study {study.name}, cell {cell.name}:\n" + "\n".join(problems)) from None
+        raise StudyError(f"study {study.name}, cell {cell.name}:\n" + _problems(found)) from None
+    _check_names(config.dataset.preprocessing, config.recipe.augmentation, config.task, config.adaptation)
+    return config
+
+
+def _problems(found: ValidationError) -> str:
+    return "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in found.errors())
+
+
+@cache
+def _check_names(preprocessed: str, augmentation: str, task: str, adaptation: str) -> None:
+    try:
+        preprocessing.resolve(preprocessed)
+        transforms.resolve(augmentation)
+        tasks.load(task)
+        adaptations.load(adaptation)
+    except ValueError as problem:  # both rooms raise it for a name that nothing bears, and list those that exist
+        raise StudyError(str(problem)) from None
 
 
 def external_datasets(study: StudyConfig) -> dict[str, DatasetConfig]:
-    """Return the data sets that winners are also measured on, by name."""
+    """Return the data sets that winners are also measured on, by name.
+
+    Raises:
+        StudyError: one has no source, or settings that it cannot have.
+    """
     names = [name for others in study.evaluation.external.values() for name in others]
-    return {name: _dataset(study, {"dataset": name}) for name in dict.fromkeys(names)}
+    try:
+        return {name: _dataset(study, {"dataset": name}) for name in dict.fromkeys(names)}
+    except ValidationError as found:
+        raise StudyError(f"study {study.name}, evaluation.external:\n" + _problems(found)) from None
 
 
 def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
@@ -201,13 +239,10 @@ def _refusal(config: TrialConfig) -> str | None:
         StudyError: something that does not exist at all.
     """
     try:
-        preprocessing.resolve(config.dataset.preprocessing)
-        tasks.load(config.task)
-        adaptation = adaptations.load(config.adaptation)
         network = initializations.resolve(config.initialization, config.backbone, config.resolution)
-    except ValueError as problem:  # both rooms raise it for a name that no file bears, and list those that exist
+    except ValueError as problem:
         raise StudyError(str(problem)) from None
     if isinstance(network, Refused):
         return network.reason
-    refused = adaptation.refusal(network.family)
+    refused = adaptations.load(config.adaptation).refusal(network.family)
     return f"{config.adaptation} × {config.backbone}: {refused.reason}" if refused else None

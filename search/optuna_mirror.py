@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState as OptunaState
 
 from search.ledger import Event
@@ -18,6 +19,9 @@ from search.study_folder import StudyFolder
 from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
+
+Ending = tuple[str, str]
+"""A trial and the Unix time in milliseconds when it ended: one that was brought back ends again."""
 
 
 class OptunaMirror:
@@ -36,55 +40,78 @@ class OptunaMirror:
         self._folder = folder
         self._pruning = pruning
         self._studies: dict[str, optuna.Study] = {}
-        self._mirrored: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        self._mirrored: dict[str, set[Ending]] = {}
+        self._ended: dict[str, dict[str, TrialProgress]] = defaultdict(dict)
+        for progress in self._state.trials.values():
+            if progress.done:
+                self._ended[group_of(progress, pruning)][progress.trial] = progress
 
     def receive(self, events: list[Event]) -> None:
         """Add the trials that ended among these events."""
         for event in events:
             self._state.apply(event)
             if event["kind"] == "ended":
-                self._add(self._state.trials[event["trial"]], event)
+                self._add(self._state.trials[event["trial"]])
 
-    def _add(self, progress: TrialProgress, event: Event) -> None:
-        study = self._study(group_of(progress, self._pruning))
-        name = study.study_name
-        ending = (progress.trial, str(event["time_ms"]))
-        if ending in self._mirrored[name]:
-            return
-        state = OPTUNA_STATE[TrialState(event["state"])]
-        best = (event["result"] or {}).get("best_value")
-        curve = progress.curve
+    def _add(self, progress: TrialProgress) -> None:
+        group = group_of(progress, self._pruning)
+        self._ended[group][progress.trial] = progress
+        try:
+            self._bring_up_to_date(group)
+        except ValueError:
+            # Optuna holds a parameter to the scale or the words that it was first given. A study whose axis got a zero
+            # or a new word is made anew; what a crash leaves out is added when the study is opened again.
+            optuna.delete_study(study_name=self._name(group), storage=self._storage)
+            del self._studies[group]
+            self._bring_up_to_date(group)
+
+    def _bring_up_to_date(self, group: str) -> None:
+        study = self._study(group)
+        for progress in self._ended[group].values():
+            if progress.done and _ending(progress) not in self._mirrored[group]:
+                study.add_trial(self._frozen(progress))
+                self._mirrored[group].add(_ending(progress))
+
+    def _frozen(self, progress: TrialProgress) -> optuna.trial.FrozenTrial:
+        state = OPTUNA_STATE[progress.state or TrialState.FAILED]
+        trial, ended_ms = _ending(progress)
+        best = progress.result.best_value if progress.result else None
         frozen = optuna.trial.create_trial(
             state=state,
             value=best if state is OptunaState.COMPLETE else None,
             params={key: parameter(value) for key, value in progress.searched.items()},
-            distributions={key: self._distribution(progress, key) for key in progress.searched},
-            intermediate_values=curve,
-            user_attrs={"trial": ending[0], "ended_ms": ending[1], "seed": progress.seed, "reason": event["reason"]},
+            distributions={key: self._distribution(key) for key in progress.searched},
+            intermediate_values=progress.curve,
+            user_attrs={"trial": trial, "ended_ms": ended_ms, "seed": progress.seed, "reason": progress.reason},
         )
-        frozen.datetime_start = _time(progress.starts[0] if progress.starts else event["time_ms"])
-        frozen.datetime_complete = _time(event["time_ms"])
-        study.add_trial(frozen)
-        self._mirrored[name].add(ending)
+        frozen.datetime_start = _time(progress.starts[0] if progress.starts else int(ended_ms))
+        frozen.datetime_complete = _time(int(ended_ms))
+        return frozen
 
     def _study(self, group: str) -> optuna.Study:
-        name = f"{self._folder.study}: {group}"
-        if name not in self._studies:
+        if group not in self._studies:
             study = optuna.create_study(
                 storage=self._storage,
-                study_name=name,
+                study_name=self._name(group),
                 direction=self._state.declaration.direction,
                 load_if_exists=True,
             )
-            self._studies[name] = study
-            self._mirrored[name] = {
+            self._studies[group] = study
+            self._mirrored[group] = {
                 (trial.user_attrs["trial"], trial.user_attrs["ended_ms"]) for trial in study.get_trials(deepcopy=False)
             }
-        return self._studies[name]
+        return self._studies[group]
 
-    def _distribution(self, progress: TrialProgress, key: str) -> Any:
-        values: Sequence[Any] = [other.searched[key] for other in self._state.trials.values() if key in other.searched]
-        return distribution(values)
+    def _name(self, group: str) -> str:
+        return f"{self._folder.study}: {group}"
+
+    def _distribution(self, key: str) -> BaseDistribution:
+        values = [parameter(other.searched[key]) for other in self._state.trials.values() if key in other.searched]
+        return distribution(list(dict.fromkeys(values)))
+
+
+def _ending(progress: TrialProgress) -> Ending:
+    return progress.trial, str(progress.ended_ms)
 
 
 def _opened(path: Path) -> optuna.storages.RDBStorage:

@@ -1,6 +1,6 @@
 """What a study would do, before anything is spent."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search import data_roots, grid, image_counts, ledger, pruners, recorded_speed, sampling
+from search import checks, data_roots, grid, image_counts, ledger, recorded_speed, sampling, selection
 from search.estimate import estimate
 from search.identity import identified
 from search.study_config import StudyConfig
@@ -48,13 +48,10 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         StudyError: anything in the file that cannot be run.
         DatasetError: label files that are at hand and cannot be used.
     """
-    wanted = sampling.examples(study)
-    sampling.check(study.sampling)
-    for epochs in {trial.config.recipe.epochs for trial in wanted.trials}:
-        pruners.create(study.pruning.pruner, study.pruning.settings, epochs=epochs)
+    wanted = checks.examples(study)
     speeds = _speeds(wanted, known)
     cost = estimate(
-        wanted, gpus=known.gpus, speeds=speeds, prunes=study.pruning.pruner != "none", images=_images(wanted, known)
+        wanted, gpus=known.gpus, speeds=speeds, prunes=_prunes(study, wanted), images=_images(wanted, known)
     )
     return {
         "study": study.name,
@@ -70,6 +67,16 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         "search": {name: _plain(space) for name, space in study.search.items()},
         "seeds": study.seeds,
     }
+
+
+def _prunes(study: StudyConfig, wanted: grid.Grid) -> bool:
+    """Say whether anything can be pruned: a trial that is alone in its group never is."""
+    return study.pruning.pruner != "none" and max(_groups(study, wanted).values(), default=0) > 1
+
+
+def _groups(study: StudyConfig, wanted: grid.Grid) -> Counter[str]:
+    """Count the trials of each comparison group."""
+    return Counter(trial.cell.group(study.pruning.within) for trial in wanted.trials)
 
 
 def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
@@ -108,12 +115,16 @@ def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
     state = StudyState.of(ledger.read(folder.ledger).events)
     asked = identified(sampling.expand(study, state), state)
     known = {trial: state.trials[trial] for trial in asked if trial in state.trials}
-    finished = [trial for trial, progress in known.items() if progress.done and not progress.dropped]
+    cells: dict[str, list[str]] = defaultdict(list)
+    for identity, trial in asked.items():
+        cells[trial.cell.name].append(identity)
+    back = {selection.to_bring_back(state, trials) for trials in cells.values()}
+    finished = [t for t, progress in known.items() if progress.done and not progress.dropped and t not in back]
     total = len(sampling.examples(study).trials)
     return {
         "finished": len(finished),
-        "begun": sum(bool(progress.epochs) and not progress.done for progress in known.values()),
-        "dropped": sum(progress.dropped for progress in known.values()),
+        "begun": sum(t in back or (bool(p.epochs) and not p.done) for t, p in known.items()),
+        "dropped": sum(progress.dropped and t not in back for t, progress in known.items()),
         "new": total - len(known),
         "epochs_left": sum(
             trial.config.recipe.epochs - len(known[name].epochs if name in known else ())
@@ -141,7 +152,7 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
     """Say what is allowed but probably not meant."""
     found = []
     prunes = study.pruning.pruner != "none"
-    groups = Counter(trial.cell.group(study.pruning.within) for trial in wanted.trials)
+    groups = _groups(study, wanted)
     if prunes and len(groups) == 1 and (len(wanted.cells) > 1 or study.pruning.within == "study"):
         found.append(
             f"pruning.within: {grid.readable(study.pruning.within)} compares trials of all cells: hard data sets and "

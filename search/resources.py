@@ -81,7 +81,8 @@ def slot_for(resources: Resources, setting: Mapping[str, Any], want: Footprint |
     asked = resources.for_setting(setting)
     gpus = asked.gpus
     if gpus is None:
-        gpus = _gpus_for(want, _gpu_gb(asked, nodes), setting, nodes) if want else 0.0
+        # Who names a GPU wants one, and is told by `check_fit` that a cluster without any has none.
+        gpus = _gpus_for(want, _gpu_gb(asked, nodes), setting, nodes) if want else float(asked.gpu_type is not None)
     slot = Slot(asked.cpus, gpus, asked.memory_gb, asked.gpu_type if gpus else None)
     check_fit(slot, nodes)
     return slot

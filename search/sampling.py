@@ -46,11 +46,11 @@ def expand(study: StudyConfig, state: StudyState) -> Grid:
 
 
 def drawn(study: StudyConfig, state: StudyState) -> dict[str, list[Point]]:
-    """Return the points of each cell that the ledger holds, in the order in which they were drawn."""
+    """Return the points of each cell that the ledger holds and the study still asks for, in the order of drawing."""
     points: dict[str, list[Point]] = {}
     for progress in state.trials.values():
         known = points.setdefault(progress.cell, [])
-        if set(progress.searched) == set(study.search) and progress.searched not in known:
+        if _asked_for(study, progress.searched) and progress.searched not in known:
             known.append(dict(progress.searched))
     most = study.sampling.trials or 0
     return {cell: known[:most] for cell, known in points.items()}
@@ -124,6 +124,18 @@ def _round(study: StudyConfig, cell: Cell, known: Sequence[Point], state: StudyS
         if len(new) == count:
             break
     return new
+
+
+def _asked_for(study: StudyConfig, point: Point) -> bool:
+    """Say whether a point that was drawn lies in the spaces as the study has them now."""
+    return set(point) == set(study.search) and all(
+        value in space if isinstance(space, list) else _is_number(value) and space.low <= value <= space.high
+        for value, space in ((point[name], space) for name, space in study.search.items())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _create(sampling: Sampling, *, seed: int) -> optuna.samplers.BaseSampler:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from search import failures
+from search import failures, selection
 from search.budget import Spending
 from search.errors import StudyError
 from search.groups import Entry, Groups, in_order
@@ -72,6 +72,8 @@ class Schedule:
         self._candidates: list[tuple[int, str]] = []
         """Heap of (rank, trial) that may be ready; each is looked at again when it comes up."""
         self._offer(self._undone)
+        for cell in self._cells:  # a changed study may ask no more for those that the others were stopped for
+            self._keep_the_cell_alive(cell, "no other trial of its cell is left to finish")
 
     @property
     def finished(self) -> bool:
@@ -159,7 +161,7 @@ class Schedule:
         cell = self._entries[trial].cell
         if failures.POLICIES[kind].stops_cell:
             self._stop_cell(cell, kind)
-        self._keep_the_cell_alive(cell)
+        self._keep_the_cell_alive(cell, "every other trial of its cell failed")
         self._settle(self._entries[trial].group)
 
     def interrupted(self, trial: str, kind: str, reason: str) -> None:
@@ -275,17 +277,8 @@ class Schedule:
         if waiting:
             self._record(*(self._end(trial, TrialState.FAILED, reason, None) for trial in waiting))
 
-    def _keep_the_cell_alive(self, cell: str) -> None:
-        """Bring the best pruned trial of a cell back when all that were left alive have failed."""
-        states = {trial: self._progress(trial).state for trial in self._cells[cell]}
-        pruned = [trial for trial, state in states.items() if state is TrialState.PRUNED]
-        if not pruned or any(state in (None, TrialState.COMPLETE) for state in states.values()):
-            return
-        sign = self._state.declaration.sign
-
-        def best_so_far(trial: str) -> float:
-            curve = self._progress(trial).curve
-            return max((sign * value for value in curve.values()), default=float("-inf"))
-
-        best = max(pruned, key=best_so_far)
-        self._record({"kind": "reopened", "trial": best, "reason": "every other trial of its cell failed"})
+    def _keep_the_cell_alive(self, cell: str, reason: str) -> None:
+        """Bring the best pruned trial of a cell back when none is left that finished or will."""
+        back = selection.to_bring_back(self._state, self._cells[cell])
+        if back is not None:
+            self._record({"kind": "reopened", "trial": back, "reason": reason})

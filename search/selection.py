@@ -1,7 +1,7 @@
 """One winner per cell, from validation alone: the test partition has no say."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -53,6 +53,22 @@ def _winner(cell: str, finished: list[TrialProgress], sign: float) -> Winner:
     point = max(full, key=lambda seeds: fmean(sign * best_value(progress) for progress in seeds))
     best = max(point, key=lambda progress: sign * best_value(progress))
     return Winner(cell, best.trial, best_value(best), str(best.result.checkpoint if best.result else ""))
+
+
+def to_bring_back(state: StudyState, trials: Sequence[str]) -> str | None:
+    """Return the pruned trial of a cell that must go on, since no other one finished or will; None: none must.
+
+    Args:
+        state: of the study.
+        trials: of the cell, as the study asks for them now.
+    """
+    known = [state.trials[trial] for trial in trials if trial in state.trials]
+    pruned = [progress for progress in known if progress.state is TrialState.PRUNED]
+    if len(known) < len(trials) or not pruned or any(p.state in (None, TrialState.COMPLETE) for p in known):
+        return None
+    sign = state.declaration.sign
+    best = max(pruned, key=lambda p: max((sign * value for value in p.curve.values()), default=float("-inf")))
+    return best.trial
 
 
 def best_value(progress: TrialProgress) -> float:

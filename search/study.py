@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import cleaning
 from search import (
+    checks,
     data_roots,
     estimate,
     grid,
@@ -24,7 +25,7 @@ from search.data_roots import Root
 from search.desk import Desk, now_ms
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
-from search.ledger import Event, Ledger
+from search.ledger import Ledger
 from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
@@ -60,7 +61,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
         StudyError, DatasetError, TrackingError: bad input, told before any trial starts wherever that is possible.
     """
     folder = StudyFolder(machine.storage.resolve(), study.name)
-    wanted = sampling.examples(study)
+    wanted = checks.examples(study)
     for warning in plan.warnings(study, wanted):
         LOG.warning("warning: %s", warning)
     datasets = (*wanted.datasets, *grid.external_datasets(study).values())
@@ -76,8 +77,11 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             run = StudyRun(study, machine, folder, roots, slots, desk)
             run.prepare_data(wanted)
             run.reopen_what_has_room_again()
+            run.reopen_what_failed()
             wanted, trials = run.search_rounds()
             run.keep_within_budget(trials)
+            while run.reopen_winners_without_weights(trials) and run.search(trials):
+                run.keep_within_budget(trials)
             run.evaluate_winners(trials)
             run.measure_baselines(wanted)
             if not report.is_current(study, desk.state, folder):
@@ -132,6 +136,21 @@ class StudyRun:
             reason = "the budget was raised"
             self.desk.record(*({"kind": "reopened", "trial": t, "reason": reason} for t in dropped))
 
+    def reopen_what_failed(self) -> None:
+        """Bring the trials back that failed in earlier runs, if the command says so."""
+        if self.machine.retry_failed:
+            trials = identified(sampling.expand(self.study, self.desk.state), self.desk.state)
+            failed = [i for i in trials if i in self.desk.state.trials and self._failed(i)]
+            self.desk.record(*({"kind": "reopened", "trial": i, "reason": "run --retry-failed"} for i in failed))
+
+    def reopen_winners_without_weights(self, trials: Mapping[str, Trial]) -> bool:
+        """Train winners again whose weights a budget of bytes had no room for while others stood for their cells."""
+        gone = [winner for winner in self._unmeasured(trials) if not self._has_weights(winner)]
+        if gone:
+            reason = "it is its cell's winner now, and its weights were removed for budget.checkpoint_gb"
+            self.desk.record(*({"kind": "reopened", "trial": winner.trial, "reason": reason} for winner in gone))
+        return bool(gone)
+
     def enter_trials(self, wanted: Grid) -> dict[str, Trial]:
         """Give every trial its identity, and enter those that are new.
 
@@ -139,10 +158,7 @@ class StudyRun:
             The study's trials by identity, in the order of the grid.
         """
         trials = identified(wanted, self.desk.state)
-        new: list[Event] = [entry_event(i, trial) for i, trial in trials.items() if not self._entered(i, trial)]
-        if self.machine.retry_failed:
-            failed = [i for i in trials if i in self.desk.state.trials and self._failed(i)]
-            new += [{"kind": "reopened", "trial": i, "reason": "run --retry-failed"} for i in failed]
+        new = [entry_event(i, trial) for i, trial in trials.items() if not self._entered(i, trial)]
         if new:
             self.desk.record(*new)
         return trials
@@ -187,14 +203,13 @@ class StudyRun:
     def evaluate_winners(self, trials: Mapping[str, Trial]) -> None:
         """Measure each cell's winner on the test partition, and none a second time."""
         state = self.desk.state
-        winners = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
-        new = [w for w in winners if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
+        new = [w for w in self._winners(trials) if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
         again = [w for w in new if w.trial in state.evaluations]
         if again:
             self.desk.record(
                 *({"kind": "chosen", "trial": w.trial, "cell": w.cell, "time_ms": now_ms()} for w in again)
             )
-        missing = [w for w in new if w not in again]
+        missing = [winner for winner in self._unmeasured(trials) if self._has_weights(winner)]
         orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
         if orders:
             self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")
@@ -216,7 +231,7 @@ class StudyRun:
     def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:
         """Remove the checkpoints of pruned trials, and more if the study's budget of bytes asks for it."""
         state = self.desk.state
-        chosen = {w.trial for w in selection.winners(state, {i: trial.cell.name for i, trial in trials.items()})}
+        chosen = {winner.trial for winner in self._winners(trials)}
         ended = [identity for identity in trials if state.trials[identity].done]
         for identity in ended:
             if state.trials[identity].outcome == TrialState.PRUNED.value:  # one that was dropped may come back
@@ -227,6 +242,15 @@ class StudyRun:
                 study_folder=self.folder.path,
                 limit=int(self.study.budget.checkpoint_gb * 1e9),
             )
+
+    def _winners(self, trials: Mapping[str, Trial]) -> list[selection.Winner]:
+        return selection.winners(self.desk.state, {identity: trial.cell.name for identity, trial in trials.items()})
+
+    def _unmeasured(self, trials: Mapping[str, Trial]) -> list[selection.Winner]:
+        return [winner for winner in self._winners(trials) if winner.trial not in self.desk.state.evaluations]
+
+    def _has_weights(self, winner: selection.Winner) -> bool:
+        return (self.folder.trial(winner.trial) / winner.checkpoint).is_dir()
 
     def _tidy(self, trial: str) -> None:
         """Drop what only served to go on training; a pruned trial keeps it for now, since it may come back."""

@@ -114,6 +114,8 @@ class TrackingReceiver:
         return {**axes, "radsweep.cell": progress.cell}
 
     def _reopen_trial(self, trial: str, events: Sequence[Event]) -> None:
+        if not self._state.trials[trial].starts:
+            return  # ended before it ever ran: it has no run yet
         self._tracker.reopen(trial)
         self._tracker.tag(trial, {"radsweep.state": "RUNNING", "radsweep.reason": events[-1]["reason"]})
 

@@ -49,7 +49,7 @@ def run(*, quick: bool) -> list[Row]:
 
 def _scores(groups: dict[str, Group], judged: frozenset[str], *, quick: bool) -> tuple[Scored, list[Scored]]:
     """Return our score and those of the comparators that spent no more."""
-    scores = list(replaying.replay(groups, {"cell_race": {}}, seeds=1 if quick else 3, judged=judged))
+    scores = list(replaying.replay(groups, replaying.asked(["cell_race"]), seeds=1 if quick else 3, judged=judged))
     for score in scores:
         print(replaying.line(score), file=sys.stderr)
     ours, *others = [score.as_json() for score in scores]

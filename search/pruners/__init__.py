@@ -54,6 +54,8 @@ def create(
         kind: Any = optuna.pruners.PatientPruner
         wrapped = given.pop("wrapped_pruner", "none")
         inner, own = next(iter(wrapped.items())) if isinstance(wrapped, Mapping) and wrapped else (wrapped, {})
+        if not isinstance(own, Mapping):
+            raise StudyError(f"pruning.settings: {name}: expected wrapped_pruner: {{{inner}: {{SETTING: VALUE}}}}")
         given = {"wrapped_pruner": create(str(inner), own, epochs=epochs, known=known), "patience": 1, **given}
     elif name == "none":
         kind = optuna.pruners.NopPruner

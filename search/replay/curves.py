@@ -228,6 +228,8 @@ def _of_study(folder: Path) -> dict[str, Group]:
     A pruned trial has no end to be compared.
     """
     state = StudyState.of(ledger.read(folder / "ledger.jsonl").events)
+    if not state.datasets:
+        raise StudyError(f"{folder}: this study has not begun to train")
     sign = state.declaration.sign
     groups: dict[str, Group] = {}
     for progress in state.trials.values():

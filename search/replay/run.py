@@ -1,5 +1,6 @@
 """The replay of a table: the asked pruners, and what they have to beat, side by side."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,30 +20,41 @@ MOST_TEACHERS = 200
 """Of more groups so many teach all others: what a thousand would teach is the same, and takes five times as long."""
 
 
-def asked(texts: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+Asked = Mapping[str, tuple[str, Mapping[str, Any]]]
+"""Name and settings of pruners, by what their rows are called."""
+
+
+def asked(texts: Sequence[str]) -> Asked:
     """Read pruners and their settings, e.g. `median` or `median: {n_startup_trials: 3}`.
+
+    Returns:
+        By name; by the whole text where a pruner is asked for several times.
 
     Raises:
         StudyError: one is neither a name nor a name with settings.
     """
-    found: dict[str, Mapping[str, Any]] = {}
-    for text in texts:
-        try:
-            read = yaml.safe_load(text)
-        except yaml.YAMLError:
-            read = None
-        if isinstance(read, dict) and len(read) == 1 and all(isinstance(told, dict) for told in read.values()):
-            found |= read
-        elif isinstance(read, str):
-            found[read] = OPTUNAS.get(read, {})
-        else:
-            raise StudyError(f'--pruner {text}: expected a name, or "NAME: {{SETTING: VALUE}}"')
-    return found
+    read = {text: _name_and_settings(text) for text in texts}
+    times = Counter(name for name, _ in read.values())
+    return {name if times[name] == 1 else text: (name, settings) for text, (name, settings) in read.items()}
+
+
+def _name_and_settings(text: str) -> tuple[str, Mapping[str, Any]]:
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError:
+        read = None
+    if isinstance(read, str):
+        return read, OPTUNAS.get(read, {})
+    if isinstance(read, dict) and len(read) == 1:
+        ((name, settings),) = read.items()
+        if isinstance(name, str) and isinstance(settings, dict):
+            return name, settings
+    raise StudyError(f'--pruner {text}: expected a name, or "NAME: {{SETTING: VALUE}}"')
 
 
 def replay(
     groups: Mapping[str, Group],
-    asked: Mapping[str, Mapping[str, Any]],
+    asked: Asked,
     *,
     seeds: int,
     carry: bool = True,
@@ -52,7 +64,7 @@ def replay(
 
     Args:
         groups: recorded curves by comparison group.
-        asked: settings by pruner.
+        asked: pruners, see there.
         seeds: number of orders of the trials.
         carry: whether a pruner may learn from the other groups; never from one that shares a curve with its own.
         judged: groups that are replayed, the others only teach; None: all.
@@ -61,7 +73,7 @@ def replay(
     holding = {name: frozenset(id(curve) for curve in group.values()) for name, group in groups.items()}
     groups = {name: groups[name] for name in groups if judged is None or name in judged}
     budget = None
-    for name, settings in asked.items():
+    for label, (name, settings) in asked.items():
         # Groups drawn from one table may have a curve in common, and would know its end.
         own = {
             group: policies.pruned(
@@ -69,7 +81,7 @@ def replay(
             )
             for group in groups
         }
-        found = score(name, own, groups, seeds=_seeds(name, seeds))
+        found = score(label, own, groups, seeds=_seeds(name, seeds))
         budget = float(found.costs.mean()) if budget is None else budget
         yield found
     for name, policy in _comparators(0.5 if budget is None else budget).items():

@@ -65,11 +65,11 @@ def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group]
         seeds: number of orders.
     """
     costs, regrets, epochs, unfinished = [], [], 0, 0
-    for group_name, group in groups.items():
+    for number, (group_name, group) in enumerate(groups.items()):
         whole = full_grid(group, np.random.default_rng(0)).cost
         paid, missed = [], []
         for seed in range(seeds):
-            replayed = policies[group_name](group, np.random.default_rng(seed))
+            replayed = policies[group_name](group, np.random.default_rng([seed, number]))
             finished = replayed.finished(group)
             unfinished += not finished
             # Without a finished run one has to take the best of what was seen, at the value it would have ended with.

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from search.report import tables, words
-from search.report.layout import MACRO, datasets, primary, rows_of, short_name, spoken, varies
+from search.report.layout import MACRO, axes_of, datasets, primary, rows_of, short_name, spoken, varies
 from search.study_state import name_in_cell
 
 PAPER_NAMES: dict[str, dict[Any, str]] = {
@@ -30,7 +30,7 @@ def results_csv(found: dict[str, Any]) -> str | None:
     """One row per cell, metric and target, with every axis and the counts."""
     return _csv(
         {
-            **cell["axes"],
+            **axes_of(cell),
             "evaluation_type": f"external: {row['dataset']}" if "dataset" in row else "internal",
             "label": "macro_avg" if row["target"] == MACRO else row["target"],
             "metric": row["metric"],
@@ -54,7 +54,7 @@ def paper_csv(found: dict[str, Any]) -> str | None:
     """
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for cell in found["cells"]:
-        axes = {PAPER_AXES.get(axis, axis): PAPER_NAMES.get(axis, {}).get(v, v) for axis, v in cell["axes"].items()}
+        axes = {PAPER_AXES.get(axis, axis): PAPER_NAMES.get(axis, {}).get(v, v) for axis, v in axes_of(cell).items()}
         for row in [*cell["test"], *cell["external"]]:
             if row["metric"] not in PAPER_METRICS:
                 continue
@@ -82,7 +82,9 @@ def averages_csv(found: dict[str, Any]) -> str | None:
 
 def subgroups_csv(found: dict[str, Any]) -> str | None:
     """One row per cell, group of test cases, metric and target."""
-    return _csv({**cell["axes"], **row, "trial": cell["trial"]} for cell in found["cells"] for row in cell["subgroups"])
+    return _csv(
+        {**axes_of(cell), **row, "trial": cell["trial"]} for cell in found["cells"] for row in cell["subgroups"]
+    )
 
 
 def curves_csv(found: dict[str, Any]) -> str | None:

@@ -34,6 +34,11 @@ def is_numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
+def axes_of(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell's axis values as a table holds them: a recipe of several settings in words."""
+    return {axis: grid.readable(value) if isinstance(value, dict) else value for axis, value in cell["axes"].items()}
+
+
 def short_name(found: dict[str, Any], cell: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     """Name a cell by the axes that vary in this study, less some."""
     values = [grid.readable(v) for axis, v in cell["axes"].items() if varies(found, axis) and axis not in without]

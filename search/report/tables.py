@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.report import words
-from search.report.layout import MACRO, cells_of, datasets, primary, rows_of, short_name, targets_of, varies
+from search.report.layout import MACRO, axes_of, cells_of, datasets, primary, rows_of, short_name, targets_of, varies
 
 FEW_CELLS = 8
 """Up to here a table with a column for each cell can be read."""
@@ -42,7 +42,7 @@ def overview(found: dict[str, Any]) -> pd.DataFrame:
     for cell in found["cells"]:
         rows.append(
             {
-                **{axis: value for axis, value in cell["axes"].items() if varies(found, axis)},
+                **{axis: value for axis, value in axes_of(cell).items() if varies(found, axis)},
                 "winner": point(cell["searched"]),
                 "epoch": cell["epoch"],
                 f"validation {metric}": f"{cell['validation']:.3f}",

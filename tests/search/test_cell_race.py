@@ -165,7 +165,7 @@ def test_groups_that_share_a_curve_do_not_teach_each_other():
         for epoch in range(1, 9)
     ]
     drawn = run.equal_groups(curves.of_table(pd.DataFrame(rows), name="t"), size=4, draws=25, seed=0)
-    asked = {"cell_race": {}}
+    asked = run.asked(["cell_race"])
     carried, alone = (next(run.replay(drawn, asked, seeds=1, carry=carry)).as_json() for carry in (True, False))
     assert carried == alone
 
@@ -178,7 +178,7 @@ def test_only_the_judged_groups_are_replayed_and_the_others_teach():
         for e, v in enumerate(curve, 1)
     ]
     groups = curves.of_table(pd.DataFrame(rows), name="t")
-    found = next(run.replay(groups, {"cell_race": {}}, seeds=1, judged=["g3"]))
+    found = next(run.replay(groups, run.asked(["cell_race"]), seeds=1, judged=["g3"]))
     assert found.regrets.shape == (1, 1)
     assert found.regrets[0, 0] == 0.0
 
@@ -193,7 +193,7 @@ def test_groups_with_other_trials_do_not_bring_the_rungs_forward():
         for e in range(1, 49)
     ]
     groups = curves.of_table(pd.DataFrame(rows), name="t")
-    asked = {"cell_race": {}}
+    asked = run.asked(["cell_race"])
     carried, alone = (
         next(run.replay(groups, asked, seeds=1, carry=carry, judged=["g0"])).as_json() for carry in (True, False)
     )

@@ -5,6 +5,7 @@ import pytest
 from search import grid
 from search.errors import StudyError
 from search.plan import plan
+from search.study import Machine, run_study
 from search.study_config import StudyConfig, load_study
 
 STUDIES = Path(__file__).parents[2] / "search" / "studies"
@@ -110,3 +111,41 @@ def test_any_setting_may_be_an_axis():
     assert len(found.cells) == 16
     assert {trial.config.dataset.label_noise for trial in found.trials} == {0.0, 0.2}
     assert {(t.config.recipe.name, t.config.recipe.epochs) for t in found.trials} == {("paper", 30), ("modern", 3)}
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"recipe": [{"learning_rate": 0.01}, {"learning_rate": 0.1}]},  # the searched learning rate overrules both
+        {"recipe": ["paper", {"name": "paper"}]},
+    ],
+)
+def test_two_cells_that_are_the_same_training_are_refused(axes):
+    with pytest.raises(StudyError, match="are the same training: one axis or searched value overrules"):
+        grid.expand(study(axes=axes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"augmentation": "storng"}}, "unknown augmentation 'storng'"),
+        ({"search": {"preprocessing": ["standard", "papper"]}}, "papper"),
+        ({"search": {"adaptation": ["finetune", "lorra"]}}, "lorra"),
+        ({"pruning": {"pruner": "cell_rase"}}, "no pruner 'cell_rase'"),
+        ({"pruning": {"pruner": "median", "settings": {"n_startup_trials": "two"}}}, "pruning.settings: median"),
+        ({"pruning": {"pruner": "patient", "settings": {"wrapped_pruner": {"median": 3}}}}, "wrapped_pruner"),
+        ({"sampling": {"sampler": "tpe", "trials": 3, "settings": {"n_startup_trails": 3}}}, "n_startup_trails"),
+        ({"evaluation": {"external": {"phantom": ["chexprt"]}}}, "no source 'chexprt'"),
+        (
+            {"evaluation": {"external": {"phantom": ["chexpert"]}}, "data": {"chexpert": {"validation_fraction": 3}}},
+            "evaluation.external:\n  validation_fraction",
+        ),
+    ],
+)
+def test_plan_and_run_refuse_what_cannot_be_before_any_data_is_read(tmp_path, changes, message):
+    wrong = study(**changes)
+    with pytest.raises(StudyError, match=message):
+        plan(wrong)
+    with pytest.raises(StudyError, match=message):
+        run_study(wrong, Machine(storage=tmp_path), None)
+    assert not list(tmp_path.iterdir())

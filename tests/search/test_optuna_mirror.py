@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import optuna
+import pytest
 
 from search.optuna_mirror import OptunaMirror
 from search.study_folder import StudyFolder
 from search.study_sections import Pruning
+from tests.search.recorded import DECLARATION
 
 KILLED = """
 import os, signal, sys
@@ -42,3 +44,48 @@ def test_a_kill_between_tables_and_indices_leaves_a_file_that_keeps_names_apart(
         optuna.create_study(storage=storage, study_name="same", load_if_exists=True)
     assert optuna.get_all_study_names(storage) == ["same"]
     assert [path.name for path in folder.path.iterdir()] == ["optuna.db"]
+
+
+def ended(trial, value):
+    """The events of a trial that came to its end."""
+    place = {"cell": "c", "axes": {"dataset": "d"}, "seed": 0, "config": {}, "dataset_key": "k"}
+    result = {"state": "COMPLETE", "epochs": 1, "best_epoch": 1, "best_value": 0.5}
+    return [
+        {"kind": "trial", "trial": trial, "searched": {"x": value}, **place},
+        {"kind": "started", "trial": trial, "time_ms": 1},
+        {"kind": "ended", "trial": trial, "state": "COMPLETE", "reason": "", "time_ms": 2, "result": result},
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [[0.01, 0.1, 0.0, 1.0], ["adamw", "sgd", "lion"], [0.1, "auto"], [1, 2.5, -3], [None, 3], [True, False]]
+)
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_searched_value_may_be_added_whatever_it_is(tmp_path, values, runs):
+    """Optuna holds a parameter to its first scale and words; here every run of the study brings one more value."""
+    folder = StudyFolder(tmp_path, "s")
+    told = [{"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}]
+    mirror = OptunaMirror(folder, Pruning(), told)
+    for number, value in enumerate(values):
+        if runs > 1:
+            mirror = OptunaMirror(folder, Pruning(), told)
+        new = ended(f"t{number}", value)
+        mirror.receive(new)
+        told += new
+    (name,) = optuna.get_all_study_names(f"sqlite:///{folder.optuna}")
+    trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.optuna}").trials
+    assert sorted(t.user_attrs["trial"] for t in trials) == [f"t{n}" for n in range(len(values))]
+    by_trial = {trial.user_attrs["trial"]: trial.params["x"] for trial in trials}
+    assert [by_trial[f"t{n}"] for n in range(len(values))] == [str(v) if v is None else v for v in values]
+
+
+def test_what_a_lost_file_held_is_there_again_with_the_next_trial(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    told = [{"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}]
+    told += ended("a", 1.0)
+    OptunaMirror(folder, Pruning(), told[:1]).receive(told[1:])
+    folder.optuna.unlink()
+    OptunaMirror(folder, Pruning(), told).receive(ended("b", 2.0))
+    (name,) = optuna.get_all_study_names(f"sqlite:///{folder.optuna}")
+    trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.optuna}").trials
+    assert [trial.user_attrs["trial"] for trial in trials] == ["a", "b"]

@@ -45,7 +45,7 @@ def test_the_full_grid_costs_all_and_regrets_nothing():
 @pytest.mark.parametrize("name", ["hyperband", "successive_halving", "median", "cell_race"])
 def test_a_replay_is_the_same_every_time(name):
     """Hyperband's brackets, too: Optuna draws them from the name of the study."""
-    one, other = (next(run.replay(GROUPS, {name: {}}, seeds=3)).as_json() for _ in range(2))
+    one, other = (next(run.replay(GROUPS, run.asked([name]), seeds=3)).as_json() for _ in range(2))
     assert one == other
 
 
@@ -106,7 +106,7 @@ def test_of_very_many_groups_some_teach_all_others(monkeypatch):
     )
     monkeypatch.setattr(run, "MOST_TEACHERS", 5)
     assert len(run._past(curves.of_table(rows, name="t"))) == 5
-    found = list(run.replay(curves.of_table(rows, name="t"), {"cell_race": {}}, seeds=1))
+    found = list(run.replay(curves.of_table(rows, name="t"), run.asked(["cell_race"]), seeds=1))
     assert found[0].as_json()["unfinished_groups"] == 0
     assert len(found[0].costs) == 8
 
@@ -121,7 +121,7 @@ def test_a_rung_is_a_share_of_what_a_training_costs_however_its_rows_are_numbere
         curves.of_table(rows.assign(epoch=epoch, cost=cost), name="t", restarts=restarts)
         for epoch in (size, rows["epoch"])
     )
-    one, other = (next(run.replay(g, {"cell_race": {}}, seeds=1)).as_json() for g in (by_size, by_number))
+    one, other = (next(run.replay(g, run.asked(["cell_race"]), seeds=1)).as_json() for g in (by_size, by_number))
     assert one == other
     assert one["cost"] < 0.6
 
@@ -222,7 +222,7 @@ def test_what_other_groups_taught_saves_a_late_winner():
         for e, v in enumerate(curve, 1)
     ]
     groups = curves.of_table(pd.DataFrame(rows), name="t")
-    asked = {"cell_race": {}}
+    asked = run.asked(["cell_race"])
     blind = next(run.replay(groups, asked, seeds=1, carry=False)).as_json()
     taught = next(run.replay(groups, asked, seeds=1, carry=True)).as_json()
     assert blind["regret_mean"] == pytest.approx(0.2)
@@ -232,7 +232,9 @@ def test_what_other_groups_taught_saves_a_late_winner():
 def test_a_group_teaches_itself_nothing():
     """With one group there is no other to learn from: carrying over changes nothing."""
     groups = {"g0": GROUPS["g0"]}
-    scores = [next(run.replay(groups, {"cell_race": {}}, seeds=1, carry=carry)).as_json() for carry in (True, False)]
+    scores = [
+        next(run.replay(groups, run.asked(["cell_race"]), seeds=1, carry=carry)).as_json() for carry in (True, False)
+    ]
     assert scores[0] == scores[1]
 
 
@@ -252,14 +254,29 @@ def test_the_command_prints_a_line_per_pruner(tmp_path):
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        ("cell_race", {"cell_race": {}}),
-        ("median", {"median": {"n_startup_trials": 1}}),
-        ("median: {n_startup_trials: 3}", {"median": {"n_startup_trials": 3}}),
-        ("percentile: {percentile: 25.0}", {"percentile": {"percentile": 25.0}}),
+        ("cell_race", ("cell_race", {})),
+        ("median", ("median", {"n_startup_trials": 1})),
+        ("median: {n_startup_trials: 3}", ("median", {"n_startup_trials": 3})),
+        ("percentile: {percentile: 25.0}", ("percentile", {"percentile": 25.0})),
     ],
 )
 def test_a_pruner_is_asked_by_its_name_or_with_settings(text, read):
-    assert run.asked([text]) == read
+    assert run.asked([text]) == {read[0]: read}
+
+
+def test_one_pruner_with_several_settings_has_a_row_for_each():
+    texts = ["median: {n_startup_trials: 0}", "median: {n_startup_trials: 3}"]
+    found = run.replay(GROUPS, run.asked([*texts, "cell_race"]), seeds=1)
+    assert [next(found).pruner for _ in range(3)] == [*texts, "cell_race"]
+
+
+def test_random_choices_cost_what_they_are_given():
+    """Every group draws for itself whether it gets one trial more."""
+    groups = curves.of_table(table(groups=60, trials=5, epochs=8), name="t")
+    (found,) = (s for s in run.replay(groups, run.asked(["none"]), seeds=1) if s.pruner == "full_grid")
+    assert found.costs.mean() == 1.0
+    policy = dict.fromkeys(groups, policies.random_subset(0.5))
+    assert score("random", policy, groups, seeds=4).costs.mean() == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("text", ["median: 3", "null", "[median]", "median: {", "a: {}\nb: {}"])

@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 import re
@@ -11,7 +12,7 @@ from scipy.stats import norm
 
 from search import cli, compare, grid, report
 from search.replay import curves
-from search.report import differences, figures, files, page, summary, words
+from search.report import differences, figures, files, page, summary, tables, words
 from search.report.figures import cost
 from search.report.layout import Looks
 from search.study_folder import StudyFolder
@@ -320,3 +321,16 @@ def test_the_command_renews_the_report_from_what_is_stored(again, monkeypatch, c
     again.folder.ledger.unlink()
     assert run(monkeypatch, *words_, "--renew") == 2
     assert "nothing to report yet" in capsys.readouterr().err
+
+
+def test_an_axis_of_several_settings_is_told_in_words(reported):
+    """Any setting may be an axis, a whole recipe too; tables then say its settings."""
+    found = copy.deepcopy(reported.found)
+    recipes = [{"learning_rate": 0.01, "optimizer": "sgd"}, {"learning_rate": 0.1}]
+    found["axes"]["recipe"] = recipes
+    for number, cell in enumerate(found["cells"]):
+        cell["axes"]["recipe"] = recipes[number % 2]
+    told = {"learning_rate=0.01,optimizer=sgd", "learning_rate=0.1"}
+    for written in (files.results_csv, files.paper_csv, files.subgroups_csv):
+        assert set(pd.read_csv(io.StringIO(written(found)))["recipe"]) == told
+    assert set(tables.overview(found)["recipe"]) == told

@@ -195,3 +195,22 @@ def test_a_full_disk_ends_all_that_runs_and_starts_nothing_more(tmp_path):
     assert backend.dispatcher.over
     kinds = [event["kind"] for event in backend.events() if event.get("trial") == failed]
     assert kinds[-1] == "interrupted"  # the next run takes it up again
+
+
+def test_a_ledger_that_could_not_be_opened_with_the_study_is_not_closed_either(tmp_path, monkeypatch):
+    """The disk was full and has room again: the next run begins as if this one had never been."""
+    listener = Listener()
+    study = StudyConfig.model_validate({"name": "full", "axes": AXES})
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Ledger(tmp_path / "ledger.jsonl") as opened:
+        desk = Desk(study, opened, listener, listener)
+        monkeypatch.setattr(ledger, "_sync", full)
+        with pytest.raises(StudyError, match="No space left"), desk.closing():
+            try:
+                desk.record({"kind": "trial"})
+            finally:
+                monkeypatch.undo()
+    assert ledger.read(tmp_path / "ledger.jsonl").events == ()

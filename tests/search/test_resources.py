@@ -83,3 +83,10 @@ def test_an_override_for_an_unknown_axis_is_told():
                 "resources": {"overrides": [{"when": {"size": 3}, "gpus": 1}]},
             }
         )
+
+
+def test_who_names_a_gpu_is_not_trained_on_a_cpu_without_a_word():
+    with pytest.raises(StudyError, match=r"a trial asks for .*'GPU': 1\.0.*the largest has 2 CPU, 0 GPU"):
+        slot_for(Resources(gpu_type="A100", gpu_memory_gb=40), {}, None, [{"CPU": 2.0}])
+    assert slot_for(Resources(gpus=0, gpu_type="A100"), {}, None, [{"CPU": 2.0}]) == Slot(1)
+    assert slot_for(Resources(gpu_memory_gb=40), {}, None, [{"CPU": 2.0}]) == Slot(1)

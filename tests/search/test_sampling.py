@@ -133,3 +133,23 @@ def test_a_setting_of_the_wrong_kind_is_told_before_the_first_trial():
 def test_an_unknown_setting_of_a_sampler_is_told():
     with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*nonsense.*; it takes: .*n_startup_trials"):
         sampling.check(study("tpe", settings={"nonsense": 1}).sampling)
+
+
+@pytest.mark.parametrize("space", [{"low": 1e-3, "high": 1e-2, "log": True}, [1e-3, 2e-3, 5e-3]])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_narrowed_space_keeps_only_the_points_that_lie_in_it(sampler, space):
+    asked, state = study(sampler), opened()
+    carry_out(asked, state)
+    narrow = StudyConfig.model_validate(
+        {
+            **asked.model_dump(),
+            "search": {**asked.model_dump()["search"], "learning_rate": space},
+            "sampling": {"sampler": sampler, "trials": 3, "per_round": 3},
+        }
+    )
+    carry_out(narrow, state)
+    for points in sampling.drawn(narrow, state).values():
+        assert len(points) == 3
+        assert all(1e-3 <= point["learning_rate"] <= 1e-2 for point in points)
+        if isinstance(space, list):
+            assert all(point["learning_rate"] in space for point in points)

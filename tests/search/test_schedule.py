@@ -147,3 +147,17 @@ def test_a_trial_without_a_defined_metric_is_not_compared():
     search = Search({"a": [None] * 8, "b": CLEAR["b"]})
     search.run()
     assert search.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
+
+
+def test_when_the_one_that_won_is_asked_for_no_more_the_best_of_the_stopped_goes_on():
+    """No cell without a finished trial, whatever was taken out of the study file."""
+    first = Search(CLEAR)
+    first.run()
+    assert first.ends() == {"a": "PRUNED", "b": "COMPLETE", "c": "PRUNED"}
+    changed = Search({"a": CLEAR["a"], "c": CLEAR["c"]}, events=first.events)
+    changed.run()
+    assert changed.ends() == {"a": "PRUNED", "b": "COMPLETE", "c": "COMPLETE"}
+    number = len(changed.events)
+    again = Search({"a": CLEAR["a"], "c": CLEAR["c"]}, events=changed.events)
+    again.run()
+    assert len(again.events) == number

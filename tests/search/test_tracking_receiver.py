@@ -19,7 +19,8 @@ class Kept:
         self.opened.append(run.name)
 
     def reopen(self, identity):
-        pass
+        if identity != "s" and not self.opened[1:]:
+            raise KeyError(identity)
 
     def rename(self, identity, name, *, instead_of):
         self.renamed[identity] = (instead_of, name)
@@ -119,3 +120,16 @@ def test_of_the_trials_of_a_cell_that_were_ever_measured_one_is_its_winner(tmp_p
     receiver.receive([{"kind": "chosen", "trial": "a", "cell": trial["cell"], "time_ms": 5}])
     assert [tracker.tags[name]["radsweep.winner"] for name in "ab"] == ["true", "false"]
     assert tracker.measured == ["a", "b"]
+
+
+def test_a_trial_that_never_began_has_no_run_to_be_reopened(tmp_path):
+    """A budget dropped it before its start, and a larger one brings it back."""
+    study, data, trial, started = events({"dataset": ["phantom"]}, [1])
+    dropped = {"kind": "ended", "trial": "t", "state": "PRUNED", "reason": "budget: none left", "time_ms": 2}
+    tracker = Kept()
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive([study, data, trial, {**dropped, "result": None}])
+    receiver.receive([study, {"kind": "reopened", "trial": "t", "reason": "the budget was raised"}])
+    assert tracker.opened == ["s", "s"]
+    receiver.receive([started])
+    assert len(tracker.opened) == 3
