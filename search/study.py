@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import cleaning
+from datasets.dataset_config import DatasetConfig
 from search import (
     checks,
     data_roots,
@@ -18,11 +19,10 @@ from search import (
     ray_cluster,
     report,
     sampling,
-    selection,
     worker,
 )
 from search.data_roots import Root
-from search.desk import Desk, now_ms
+from search.desk import Desk
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
 from search.ledger import Ledger
@@ -36,6 +36,7 @@ from search.study_folder import StudyFolder, lock
 from search.study_sections import Budget
 from search.study_state import StudyState
 from search.teachers import teachers
+from search.winners import Winners
 from trainers import adaptations, checkpoint_files, quota
 from trainers.trial import Operation, TrialState
 
@@ -80,9 +81,10 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             run.reopen_what_failed()
             wanted, trials = run.search_rounds()
             run.keep_within_budget(trials)
-            while run.reopen_winners_without_weights(trials) and run.search(trials):
+            winners = run.winners(trials)
+            while winners.reopen_without_weights() and run.search(trials):
                 run.keep_within_budget(trials)
-            run.evaluate_winners(trials)
+            winners.measure()
             run.measure_baselines(wanted)
             if not report.is_current(study, desk.state, folder):
                 report.write(study, wanted, desk.state, folder)
@@ -143,14 +145,6 @@ class StudyRun:
             failed = [i for i in trials if i in self.desk.state.trials and self._failed(i)]
             self.desk.record(*({"kind": "reopened", "trial": i, "reason": "run --retry-failed"} for i in failed))
 
-    def reopen_winners_without_weights(self, trials: Mapping[str, Trial]) -> bool:
-        """Train winners again whose weights a budget of bytes had no room for while others stood for their cells."""
-        gone = [winner for winner in self._unmeasured(trials) if not self._has_weights(winner)]
-        if gone:
-            reason = "it is its cell's winner now, and its weights were removed for budget.checkpoint_gb"
-            self.desk.record(*({"kind": "reopened", "trial": winner.trial, "reason": reason} for winner in gone))
-        return bool(gone)
-
     def enter_trials(self, wanted: Grid) -> dict[str, Trial]:
         """Give every trial its identity, and enter those that are new.
 
@@ -200,38 +194,30 @@ class StudyRun:
             raise KeyboardInterrupt
         return schedule.finished
 
-    def evaluate_winners(self, trials: Mapping[str, Trial]) -> None:
-        """Measure each cell's winner on the test partition, and none a second time."""
-        state = self.desk.state
-        new = [w for w in self._winners(trials) if state.evaluated.get(w.cell, {}).get("trial") != w.trial]
-        again = [w for w in new if w.trial in state.evaluations]
-        if again:
-            self.desk.record(
-                *({"kind": "chosen", "trial": w.trial, "cell": w.cell, "time_ms": now_ms()} for w in again)
-            )
-        missing = [winner for winner in self._unmeasured(trials) if self._has_weights(winner)]
-        orders = [self._evaluation_order(trials[winner.trial], winner) for winner in missing]
-        if orders:
-            self.desk.progress.note(f"measuring {len(orders)} winners on the test partition")
-        slots = [self.slots.of(trials[winner.trial]) for winner in missing]
-        for index, found in ray_cluster.each(worker.evaluate, orders, slots):
-            winner = missing[index]
-            self.desk.record(
-                {"kind": "evaluated", "trial": winner.trial, "cell": winner.cell, "time_ms": now_ms(), **found}
-            )
+    def winners(self, trials: Mapping[str, Trial]) -> Winners:
+        """Return the winners among these trials."""
+        return Winners(
+            self.study,
+            self.folder,
+            self.desk,
+            trials,
+            self._place_of,
+            operation_of=self._operation,
+            slot_of=self.slots.of,
+        )
 
     def measure_baselines(self, wanted: Grid) -> None:
         """Measure what the metadata of each data set tell without an image, if the study asks for it."""
         datasets = {key_of(d): d for d in wanted.datasets} if self.study.evaluation.metadata_baseline else {}
         missing = {key: d for key, d in datasets.items() if key not in self.desk.state.baselines}
-        orders = [worker.DatasetPlace(dataset=d, data_root=self.roots[key]) for key, d in missing.items()]
+        orders = [self._place_of(d) for d in missing.values()]
         for index, found in ray_cluster.each(worker.measure_baseline, orders, [Slot(1)] * len(orders)):
             self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
 
     def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:
         """Remove the checkpoints of pruned trials, and more if the study's budget of bytes asks for it."""
         state = self.desk.state
-        chosen = {winner.trial for winner in self._winners(trials)}
+        chosen = {winner.trial for winner in self.winners(trials).all()}
         ended = [identity for identity in trials if state.trials[identity].done]
         for identity in ended:
             if state.trials[identity].outcome == TrialState.PRUNED.value:  # one that was dropped may come back
@@ -242,15 +228,6 @@ class StudyRun:
                 study_folder=self.folder.path,
                 limit=int(self.study.budget.checkpoint_gb * 1e9),
             )
-
-    def _winners(self, trials: Mapping[str, Trial]) -> list[selection.Winner]:
-        return selection.winners(self.desk.state, {identity: trial.cell.name for identity, trial in trials.items()})
-
-    def _unmeasured(self, trials: Mapping[str, Trial]) -> list[selection.Winner]:
-        return [winner for winner in self._winners(trials) if winner.trial not in self.desk.state.evaluations]
-
-    def _has_weights(self, winner: selection.Winner) -> bool:
-        return (self.folder.trial(winner.trial) / winner.checkpoint).is_dir()
 
     def _tidy(self, trial: str) -> None:
         """Drop what only served to go on training; a pruned trial keeps it for now, since it may come back."""
@@ -299,18 +276,5 @@ class StudyRun:
             told_epochs=assignment.told_epochs,
         )
 
-    def _evaluation_order(self, trial: Trial, winner: selection.Winner) -> worker.EvaluationOrder:
-        return worker.EvaluationOrder(
-            trial=winner.trial,
-            cell=winner.cell,
-            config=trial.config,
-            operation=self._operation(trial, winner.trial),
-            checkpoint=winner.checkpoint,
-            folder=self.folder.winner(winner.trial),
-            settings=self.study.evaluation,
-            external=[
-                worker.DatasetPlace(dataset=dataset, data_root=self.roots[key_of(dataset)])
-                for name, dataset in grid.external_datasets(self.study).items()
-                if name in self.study.evaluation.external.get(trial.config.dataset.name, [])
-            ],
-        )
+    def _place_of(self, dataset: DatasetConfig) -> worker.DatasetPlace:
+        return worker.DatasetPlace(dataset=dataset, data_root=self.roots[key_of(dataset)])

@@ -14,7 +14,7 @@ Kinds of event (key `kind`), in the order they come:
 | paused | trial, time_ms |
 | interrupted | trial, time_ms, class (see failures.py), reason |
 | reopened | trial, reason |
-| evaluated | trial, cell, time_ms, metrics, rows, external, subgroups, thresholds; once for each trial |
+| evaluated | trial, cell, time_ms, asked (see winners.py), metrics, rows, external, subgroups, thresholds |
 | chosen | trial, cell, time_ms; a trial that was evaluated before stands for its cell now |
 | baseline | key (of the data), rows |
 | closed | status, time_ms |

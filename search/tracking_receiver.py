@@ -34,6 +34,7 @@ class TrackingReceiver:
         self._state = StudyState.of(told)
         self._study = folder.study
         self._names = RunNames(self._state)
+        self._measured = {trial: event["metrics"] for trial, event in self._state.evaluations.items()}
         self._named = {trial: self._names.of(known) for trial, known in self._state.trials.items() if known.starts}
 
     def receive(self, events: list[Event]) -> None:
@@ -149,7 +150,11 @@ class TrackingReceiver:
         event = events[-1]
         progress: TrialProgress = self._state.trials[trial]
         epoch = progress.result.best_epoch if progress.result and progress.result.best_epoch else 0
-        self._tracker.log(trial, [Measurement(epoch, event["time_ms"], event["metrics"])])
+        # A winner that is measured again, with other redraws say, gets rows only for what came out otherwise.
+        before = self._measured.get(trial, {})
+        changed = {name: value for name, value in event["metrics"].items() if before.get(name) != value}
+        self._tracker.log(trial, [Measurement(epoch, event["time_ms"], changed)])
+        self._measured[trial] = event["metrics"]
         self._tag_winner(trial, events)
         self._tracker.log_artifacts(trial, self._folder.winner(trial), "evaluation")
 

@@ -72,6 +72,8 @@ class EvaluationOrder(BaseModel):
     folder: Path
     settings: Evaluation
     external: list[DatasetPlace] = []
+    stored: list[str] | None = None
+    """See `trainers.evaluation.winner.Asked`."""
 
 
 def carry_out(order: WorkOrder, tell: Callable[[dict[str, str]], None]) -> None:
@@ -166,7 +168,7 @@ def evaluate(order: EvaluationOrder) -> dict[str, Any]:
         operation=order.operation,
         checkpoint_folder=order.operation.trial_folder / order.checkpoint,
         folder=order.folder,
-        asked=Asked(redraws, settings.subgroups, external),
+        asked=Asked(redraws, settings.subgroups, external, order.stored),
     )
 
 

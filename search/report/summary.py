@@ -11,14 +11,24 @@ from search.live_regret import live_regret
 from search.report import differences
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
+from search.study_sections import EVALUATED_WITH, Evaluation
 from search.study_state import StudyState, TrialProgress
 
 
 def summarize(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFolder) -> dict[str, Any]:
     """Collect cells, winners, test metrics, differences, decisions and provenance of what is asked for now."""
-    found = _collected(study, wanted, state)
-    found["differences"] = differences.measure(found, folder, study.evaluation)
+    measured = _measured_with(study, state)
+    found = _collected(study.model_copy(update={"evaluation": measured}), wanted, state)
+    found["differences"] = differences.measure(found, folder, measured)
+    found["provenance"]["study"] = study.model_dump(mode="json")
     return found
+
+
+def _measured_with(study: StudyConfig, state: StudyState) -> Evaluation:
+    """Return the settings that the winners were last measured with: an edited study's hold from its next run on."""
+    last = max(state.evaluated.values(), key=lambda event: event["time_ms"], default={})
+    settings = {key: value for key, value in last.get("asked", {}).items() if key in EVALUATED_WITH}
+    return Evaluation(**{**study.evaluation.model_dump(), **settings})
 
 
 def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str, Any]:

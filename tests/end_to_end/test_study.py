@@ -96,7 +96,7 @@ def test_optuna_tells_the_truth(undisturbed):
     assert states == ends
 
 
-def test_winners_are_also_measured_on_other_data_sets(elsewhere):
+def test_winners_are_also_measured_on_other_data_sets_when_the_study_comes_to_ask(elsewhere):
     """Another phantom would be the same source; a CSV table over its films is another one."""
     from datasets import sources
     from datasets.dataset_config import DatasetConfig
@@ -111,10 +111,23 @@ def test_winners_are_also_measured_on_other_data_sets(elsewhere):
     table["nodule"] = [i % 2 for i in range(len(table))]
     table.to_csv(root / "labels.csv", index=False)
     study = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_convnext2")
-    study = study.replace("metadata_baseline: true", "external: {phantom: [other]}")
+    elsewhere.study.write_text(study)
+    elsewhere("run")
+    alone, trained = report(elsewhere)["cells"][0], sum(e["kind"] == "epoch" for e in elsewhere.events())
+    (scores,) = elsewhere.folder.glob("winners/*/scores.parquet")
+    written = scores.stat().st_mtime_ns
+    study = study.replace("redraws: 200, metadata_baseline: true", "redraws: 300, external: {phantom: [other]}")
     study = study.replace("data: {", "data: {other: {source: csv, findings: [nodule], partition: split}, ")
     elsewhere.study.write_text(study + "promotion: {external: {other: {margin: 0.1}}}\n")
     elsewhere("run", "--data-root", f"other={root}")
+    both = report(elsewhere)["cells"][0]
+    assert sum(e["kind"] == "epoch" for e in elsewhere.events()) == trained
+    assert scores.stat().st_mtime_ns == written  # the test images were looked at once
+    assert [row["value"] for row in both["test"]] == [row["value"] for row in alone["test"]]
+    assert [row["low"] for row in both["test"]] != [row["low"] for row in alone["test"]]
+    (winner,) = [run for run in runs(elsewhere) if run.data.tags.get("radsweep.winner") == "true"]
+    history = client(elsewhere).get_metric_history(winner.info.run_id, "test/auroc/macro")
+    assert len(history) == 1  # what came out the same has no second row
     external = report(elsewhere)["cells"][0]["external"]
     assert {(row["dataset"], row["target"]) for row in external} == {("other", "nodule"), ("other", "macro")}
     assert {row["cases"] for row in external} == {len(table) - 8}

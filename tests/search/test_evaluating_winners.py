@@ -3,21 +3,25 @@
 from types import SimpleNamespace
 
 from search import ray_cluster
-from search.study import StudyRun
+from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_sections import Pruning
 from search.study_state import StudyState
+from search.winners import Winners
 from tests.search.recorded import Search
 
+AXES = {"dataset": "phantom", "initialization": "random", "backbone": "test_vit3", "resolution": 32}
 
-def run_of(search, trials, asked, folder):
-    """A study that asks for some of the trials, and keeps which of them were measured."""
-    run = StudyRun.__new__(StudyRun)
+
+def winners_of(search, asked, folder, evaluation=None):
+    """The winners of a study that asks for some of the trials."""
     desk = SimpleNamespace(state=search.state, record=search.record, progress=SimpleNamespace(note=lambda _: None))
-    parts = {"desk": desk, "slots": SimpleNamespace(of=lambda _: None), "folder": StudyFolder(folder, "s")}
-    for name, value in parts.items():
-        object.__setattr__(run, name, value)
-    return run, {trial: SimpleNamespace(cell=SimpleNamespace(name="cell")) for trial in trials if trial in asked}
+    config = SimpleNamespace(dataset=SimpleNamespace(name="phantom"))
+    trial = SimpleNamespace(cell=SimpleNamespace(name="cell"), config=config)
+    study = StudyConfig.model_validate({"name": "s", "axes": AXES, "evaluation": evaluation or {}})
+    trials = dict.fromkeys(asked, trial)
+    nothing = {"place_of": None, "operation_of": None, "slot_of": lambda _: None}
+    return Winners(study, StudyFolder(folder, "s"), desk, trials, **nothing)
 
 
 def with_weights(folder, *trials):
@@ -36,10 +40,9 @@ def test_a_winner_is_measured_once_though_another_stood_for_its_cell_meanwhile(m
         return [(index, {"metrics": {}}) for index in range(len(orders))]
 
     monkeypatch.setattr(ray_cluster, "each", each)
-    monkeypatch.setattr(StudyRun, "_evaluation_order", lambda self, trial, winner: winner.trial)
+    monkeypatch.setattr(Winners, "_order", lambda self, winner: winner.trial)
     for asked, winner in (("ab", "b"), ("a", "a"), ("ab", "b"), ("ab", "b"), ("a", "a")):
-        run, trials = run_of(search, "ab", asked, tmp_path)
-        run.evaluate_winners(trials)
+        winners_of(search, asked, tmp_path).measure()
         assert search.state.evaluated["cell"]["trial"] == winner
         assert StudyState.of(search.events).evaluated == search.state.evaluated
     assert measured == ["b", "a"]
@@ -52,14 +55,36 @@ def test_a_winner_whose_weights_were_removed_is_trained_again(tmp_path):
     search = Search({"a": [0.7, 0.8], "b": [0.8, 0.9]}, pruning=Pruning(pruner="none"))
     search.run()
     with_weights(tmp_path, "b")
-    run, trials = run_of(search, "ab", "ab", tmp_path)
-    assert not run.reopen_winners_without_weights(trials)
-    run, trials = run_of(search, "ab", "a", tmp_path)
-    assert run.reopen_winners_without_weights(trials)
+    (StudyFolder(tmp_path, "s").trial("a") / "last-0002-000000").mkdir(parents=True)
+    assert not winners_of(search, "ab", tmp_path).reopen_without_weights()
+    assert winners_of(search, "a", tmp_path).reopen_without_weights()
+    assert not list(StudyFolder(tmp_path, "s").trial("a").glob("*"))  # what is left would go on where it ended
     again = Search({"a": [0.7, 0.8]}, events=search.events, pruning=Pruning(pruner="none"))
     assert not again.state.trials["a"].done
     again.run()
     with_weights(tmp_path, "a")
-    run, trials = run_of(again, "ab", "a", tmp_path)
-    assert not run.reopen_winners_without_weights(trials)
+    assert not winners_of(again, "a", tmp_path).reopen_without_weights()
     assert [event["kind"] for event in again.events].count("epoch") == 4  # none is told twice
+
+
+def test_what_the_study_asks_otherwise_is_reckoned_from_the_stored_scores(monkeypatch, tmp_path):
+    """Other intervals need no image; another data set is scored, and only that one."""
+    search = Search({"a": [0.7, 0.8]})
+    search.run()
+    with_weights(tmp_path, "a")
+    told = []
+
+    def each(_, orders, __):
+        told.extend(orders)
+        return [(index, {"metrics": {}}) for index in range(len(orders))]
+
+    monkeypatch.setattr(ray_cluster, "each", each)
+    monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
+    few, other = {"redraws": 200}, {"external": {"phantom": ["chexpert"]}}
+    for evaluation in ({}, few, few, other, {**other, "unit": "case"}, {"unit": "case"}):
+        winners_of(search, "a", tmp_path, evaluation).measure()
+    assert told == [None, [], [], ["chexpert"], []]  # by order: whose scores are there; None: nobody's
+    assert search.state.evaluated["cell"]["asked"]["unit"] == "case"
+    (StudyFolder(tmp_path, "s").trial("a") / "best").rmdir()
+    assert not winners_of(search, "a", tmp_path, {"redraws": 300}).reopen_without_weights()
+    assert winners_of(search, "a", tmp_path, {"external": {"phantom": ["padchest"]}}).reopen_without_weights()

@@ -1,8 +1,9 @@
 """The one look at the test partition that a cell's winner gets: scores to disk, figures to the driver."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from datasets.external import check_external
 from datasets.whole_file import replacing
-from trainers.evaluation import thresholds
+from trainers.evaluation import case_scores, thresholds
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.run import evaluate
@@ -31,11 +32,14 @@ class Asked:
         subgroups: columns of the case scores whose groups are also evaluated by themselves.
         external: by name, the trial with another data set and where that lies; its test partition is scored on the
             pathologies that both know.
+        stored: names of the data sets in `external` whose scores an earlier look has stored, beside those of its own;
+            None: there was no earlier look.
     """
 
     bootstrap: Bootstrap
     subgroups: Sequence[str] = COLUMNS
     external: Mapping[str, tuple[TrialConfig, Operation]] = field(default_factory=dict)
+    stored: Sequence[str] | None = None
 
 
 def evaluate_winner(
@@ -44,7 +48,8 @@ def evaluate_winner(
     """Score the test partition once, at thresholds chosen on validation.
 
     Writes `scores.parquet` (validation and test cases, identifiers hashed), `scores_NAME.parquet` for every external
-    data set, and `evaluation.json` into `folder`.
+    data set, and `evaluation.json` into `folder`. Scores that an earlier look stored there are summarized as asked for
+    now, and no image is looked at again.
 
     Args:
         config: of the winner.
@@ -60,8 +65,15 @@ def evaluate_winner(
         external: the same with `dataset` and `cases`.
         thresholds: by pathology, from validation.
     """
-    validation = evaluate(config, operation=operation, checkpoint_folder=checkpoint_folder, partition="val")
-    test = evaluate(config, operation=operation, checkpoint_folder=checkpoint_folder, partition="test")
+
+    def score(trial: TrialConfig, place: Operation, *partitions: str) -> CaseScores:
+        parts = [
+            evaluate(trial, operation=place, checkpoint_folder=checkpoint_folder, partition=name) for name in partitions
+        ]
+        return CaseScores(pd.concat([part.table for part in parts], ignore_index=True), parts[-1].pathologies)
+
+    both = _stored(folder / SCORES, asked.stored is not None, lambda: score(config, operation, "val", "test"))
+    validation, test = (both.where((both.table["partition"] == name).to_numpy(bool)) for name in ("val", "test"))
     chosen = thresholds.choose(validation)
     whole = summarize(test, bootstrap=asked.bootstrap, at=chosen)
     found: dict[str, Any] = {
@@ -78,15 +90,20 @@ def evaluate_winner(
     }
     for name, (other, place) in asked.external.items():
         check_external(other.dataset.source, trained_on=config.dataset.source)
-        scores = evaluate(other, operation=place, checkpoint_folder=checkpoint_folder, partition="test")
-        scores.save(folder / f"scores_{name}.parquet")
+        known = name in (asked.stored or ())
+        scores = _stored(folder / f"scores_{name}.parquet", known, partial(score, other, place, "test"))
         part = summarize(scores, bootstrap=asked.bootstrap)
         found["external"] += [{"dataset": name, "cases": part.cases, **row} for row in rows(part)]
         found["metrics"] |= part.scalars(f"external_{name}")
-    both = CaseScores(pd.concat([validation.table, test.table], ignore_index=True), test.pathologies)
-    both.save(folder / SCORES)
     _write(folder / SUMMARY, found)
     return found
+
+
+def _stored(path: Path, known: bool, score: Callable[[], CaseScores]) -> CaseScores:
+    """Read scores, or score and store them, so that both give the same figures."""
+    if not (known and path.is_file()):
+        score().save(path)
+    return case_scores.load(path)
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
