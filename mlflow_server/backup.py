@@ -1,4 +1,4 @@
-"""A server's database, users, secrets and artifacts in one folder, and back; both ends are counted and hashed.
+"""A server's database, users, secrets, artifacts and promotions in one folder, and back, counted and hashed each time.
 
 The database is copied first: every artifact it names was written before its row, so it is among the files copied
 afterwards. A server may go on meanwhile.
@@ -10,7 +10,6 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from mlflow_server import backup_database, object_store
 from mlflow_server.credentials import SECRETS
@@ -19,7 +18,7 @@ from mlflow_server.server_config import ServerConfig
 
 MANIFEST = "manifest.json"
 """Written last: a backup without it is not whole."""
-DATABASE, ARTIFACTS, CREDENTIALS = "database", "artifacts", "credentials"
+DATABASE, ARTIFACTS, CREDENTIALS, PROMOTIONS = "database", "artifacts", "credentials", "mlpromotions"
 USERS = "users.db"
 
 
@@ -38,7 +37,7 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
     """
     if target.exists():
         raise TrackingError(f"{target} exists; give a new folder")
-    folder = _folder(config)
+    folder = config.artifact_folder
     if folder and target.resolve().is_relative_to(folder):
         raise TrackingError(f"{target} lies in {folder}, which is to be copied; give a folder elsewhere")
     aside = target.with_name(f".{target.name}.writing")
@@ -48,6 +47,8 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
         counts = backup_database.copy(config, aside / DATABASE)
         _copy_credentials(config.folder / CREDENTIALS, aside / CREDENTIALS)
         _copy_artifacts(config, aside / ARTIFACTS)
+        if (config.folder / PROMOTIONS).is_dir():
+            _copy_tree(config.folder / PROMOTIONS, aside / PROMOTIONS)
         manifest = {
             "rows": counts,
             "kind": _kind(config),
@@ -84,8 +85,10 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
     if before != config.destination:
         backup_database.move_artifacts(config, before, config.destination)
     _copy_credentials(source / CREDENTIALS, config.folder / CREDENTIALS)
+    if (source / PROMOTIONS).is_dir():
+        _copy_tree(source / PROMOTIONS, config.folder / PROMOTIONS)
     if (source / ARTIFACTS).is_dir():
-        if folder := _folder(config):
+        if folder := config.artifact_folder:
             _copy_tree(source / ARTIFACTS, folder)
         else:
             object_store.upload(source / ARTIFACTS, config.destination)
@@ -93,11 +96,11 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
 
 
 def _refuse_if_used(config: ServerConfig) -> None:
-    for name in (USERS, *SECRETS):
-        path = config.folder / CREDENTIALS / name
+    own = (config.folder / CREDENTIALS / name for name in (USERS, *SECRETS))
+    for path in (*own, config.folder / PROMOTIONS):
         if path.exists():
             raise TrackingError(f"{path} exists; a backup is restored into an empty place")
-    folder = _folder(config)
+    folder = config.artifact_folder
     if folder.exists() if folder else object_store.names(config.destination):
         raise TrackingError(f"{folder or config.destination} exists; a backup is restored into an empty place")
     backup_database.refuse_if_used(config)
@@ -117,7 +120,7 @@ def _copy_credentials(source: Path, target: Path) -> None:
 
 
 def _copy_artifacts(config: ServerConfig, target: Path) -> None:
-    folder = _folder(config)
+    folder = config.artifact_folder
     if folder is None:
         object_store.download(config.destination, target)
     elif folder.is_dir():
@@ -141,7 +144,7 @@ def _verified(config: ServerConfig, manifest: dict[str, Any]) -> dict[str, int]:
         for name, value in manifest["sha256"].items()
         if name.startswith(f"{ARTIFACTS}/")
     }
-    folder = _folder(config)
+    folder = config.artifact_folder
     if (_hashes(folder) if folder else object_store.hashes(config.destination)) != wanted:
         raise TrackingError(f"restored, but {folder or config.destination} is not what was backed up")
     return counts
@@ -172,12 +175,6 @@ def _hashes(folder: Path) -> dict[str, str]:
             with path.open("rb") as stream:
                 found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
-
-
-def _folder(config: ServerConfig) -> Path | None:
-    """Return where artifacts lie; None: in a bucket."""
-    parts = urlsplit(config.destination)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def _kind(config: ServerConfig) -> str:

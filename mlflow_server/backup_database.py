@@ -22,6 +22,20 @@ ARTIFACT_COLUMNS = (
     ("model_versions", "storage_location"),
 )
 """Where MLflow's schema names places of artifacts."""
+SECONDS = 10
+"""MLflow itself tries to connect for minutes, without a word."""
+
+
+def refuse_if_away(config: ServerConfig) -> None:
+    """Refuse a database that is not there: of SQLite, MLflow would make an empty one.
+
+    Raises:
+        TrackingError: the file is missing, or the database does not answer.
+    """
+    if config.sqlite and not config.sqlite.is_file():
+        raise TrackingError(f"{config.sqlite} does not exist; the server makes it when it is started first")
+    with _connected(config.backend):
+        pass
 
 
 def copy(config: ServerConfig, target: Path) -> dict[str, int]:
@@ -37,8 +51,8 @@ def copy(config: ServerConfig, target: Path) -> dict[str, int]:
     Raises:
         TrackingError: the database cannot be reached or copied.
     """
-    if config.backend.startswith("sqlite"):
-        copy_sqlite(sqlite_path(config), target)
+    if config.sqlite:
+        copy_sqlite(config.sqlite, target)
         return _rows(f"sqlite:///{target}")
     with _connected(config.backend) as connection:
         # What pg_dump writes and what is counted here are the same snapshot.
@@ -55,9 +69,9 @@ def refuse_if_used(config: ServerConfig) -> None:
     Raises:
         TrackingError: it does.
     """
-    if config.backend.startswith("sqlite"):
-        if sqlite_path(config).exists():
-            raise TrackingError(f"{sqlite_path(config)} exists; a backup is restored into an empty place")
+    if config.sqlite:
+        if config.sqlite.exists():
+            raise TrackingError(f"{config.sqlite} exists; a backup is restored into an empty place")
     elif rows_by_table(config):
         raise TrackingError("the database has tables; a backup is restored into an empty place")
 
@@ -68,10 +82,9 @@ def bring_back(config: ServerConfig, source: Path) -> None:
     Raises:
         TrackingError: PostgreSQL refuses.
     """
-    if config.backend.startswith("sqlite"):
-        path = sqlite_path(config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
+    if config.sqlite:
+        config.sqlite.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, config.sqlite)
     else:
         _postgresql("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={_plain_uri(config)}", str(source))
 
@@ -130,11 +143,6 @@ def copy_sqlite(source: Path, target: Path) -> None:
         read.backup(written)
 
 
-def sqlite_path(config: ServerConfig) -> Path:
-    """Return the file of an SQLite backend."""
-    return Path(config.backend.removeprefix("sqlite:///"))
-
-
 def _rows(uri: str) -> dict[str, int]:
     with _connected(uri) as connection:
         return _counted(connection)
@@ -142,7 +150,8 @@ def _rows(uri: str) -> dict[str, int]:
 
 @contextmanager
 def _connected(uri: str) -> Iterator[sqlalchemy.Connection]:
-    engine = sqlalchemy.create_engine(uri)
+    seconds = {} if uri.startswith("sqlite:") else {"connect_timeout": SECONDS}
+    engine = sqlalchemy.create_engine(uri, connect_args=seconds)
     try:
         with engine.connect() as connection:
             yield connection

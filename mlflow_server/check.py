@@ -8,18 +8,26 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow_server import credentials
 from mlflow_server.errors import TrackingError
-from mlflow_server.server_config import ServerConfig
+from mlflow_server.server_config import LOOPBACK, ServerConfig
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 SECONDS = 20
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
+SEARCH = "/api/2.0/mlflow/experiments/search"
+EXPERIMENTS = f"{SEARCH}?max_results=1"
+OWN_EXPERIMENT = "radsweep-check"
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The server is on this machine: a proxy of the environment would be told the password and could not reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +68,11 @@ def login(config: ServerConfig) -> tuple[str, str] | None:
 
 @contextmanager
 def logged_in(config: ServerConfig) -> Iterator[None]:
-    """Let MLflow's own client know who asks: it reads the environment alone."""
+    """Let MLflow's own client know who asks, and that no proxy lies between: it reads the environment alone."""
     pair = login(config)
-    before = {name: os.environ.get(name) for name in LOGIN}
-    os.environ.update(dict(zip(LOGIN, pair, strict=True)) if pair else {})
+    told = {"no_proxy": ",".join(LOOPBACK), **(dict(zip(LOGIN, pair, strict=True)) if pair else {})}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield
     finally:
@@ -74,7 +83,9 @@ def logged_in(config: ServerConfig) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def request(config: ServerConfig, path: str, *, known: bool, host: str | None = None) -> tuple[int, bytes]:
+def request(
+    config: ServerConfig, path: str, *, known: bool, host: str | None = None, origin: str | None = None
+) -> tuple[int, bytes]:
     """Ask a server for a path; returns status and body, whatever the status.
 
     Args:
@@ -82,15 +93,20 @@ def request(config: ServerConfig, path: str, *, known: bool, host: str | None = 
         path: with its query.
         known: whether to say who asks.
         host: value of the Host header; None: the true one.
+        origin: of a page that posts, as a browser would say; None: it is asked without any.
     """
     asked = urllib.request.Request(f"{config.uri}{path}")  # noqa: S310 - the configuration says http
+    if origin is not None:
+        asked.add_header("Origin", origin)
+        asked.add_header("Content-Type", "application/json")
+        asked.data = b'{"max_results": 1}'
     if host is not None:
         asked.add_header("Host", host)
     pair = login(config) if known else None
     if pair is not None:
         asked.add_header("Authorization", "Basic " + b64encode(":".join(pair).encode()).decode())
     try:
-        with urllib.request.urlopen(asked, timeout=SECONDS) as answer:  # noqa: S310
+        with DIRECTLY.open(asked, timeout=SECONDS) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read()
@@ -125,7 +141,14 @@ def _closed_to_other_hosts(config: ServerConfig) -> str:
     status, _ = request(config, EXPERIMENTS, known=True, host="attacker.example")
     if status != 403:
         raise TrackingError(f"a request for another host is answered {status} instead of 403")
-    return "a request for another host is answered 403"
+    stranger, _ = request(config, SEARCH, known=True, origin="https://attacker.example")
+    if stranger != 403:
+        raise TrackingError(f"a page of another origin may post: it is answered {stranger} instead of 403")
+    for origin in filter(None, config.origins.split(",")):
+        own, _ = request(config, SEARCH, known=True, host=origin.partition("://")[2], origin=origin)
+        if own != 200:
+            raise TrackingError(f"the UI at {origin} cannot search: it is answered {own} instead of 200")
+    return "a request for another host is answered 403, and so is a page of another origin"
 
 
 def _round_trip(config: ServerConfig) -> str:
@@ -137,15 +160,39 @@ def _round_trip(config: ServerConfig) -> str:
     with logged_in(config), tempfile.TemporaryDirectory(prefix="radsweep-") as folder:
         client = MlflowClient(config.uri)
         try:
-            experiment = client.create_experiment(f"check-{secrets.token_hex(8)}")
-            run = client.create_run(experiment).info.run_id
-            client.log_metric(run, "check", 1.0)
-            client.log_dict(run, content, "check.json")
-            read = json.loads(Path(client.download_artifacts(run, "check.json", folder)).read_text())
-            whole = read == content and client.get_run(run).data.metrics == {"check": 1.0}
-            client.delete_experiment(experiment)
+            with _own_run(client) as run:
+                client.log_metric(run, "check", 1.0)
+                client.log_dict(run, content, "check.json")
+                read = json.loads(Path(client.download_artifacts(run, "check.json", folder)).read_text())
+                whole = read == content and client.get_run(run).data.metrics == {"check": 1.0}
         except MlflowException as problem:
             raise TrackingError(str(problem).splitlines()[0]) from problem
     if not whole:
         raise TrackingError("what was written is not what was read")
     return "a run and a file were written and read back"
+
+
+@contextmanager
+def _own_run(client: "MlflowClient") -> Iterator[str]:
+    """Make a run, and take it away with its files; the experiment stays, one for all checks, marked as deleted."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    experiment = client.get_experiment_by_name(OWN_EXPERIMENT)
+    if experiment is None:
+        place = client.create_experiment(OWN_EXPERIMENT)
+    else:
+        place = experiment.experiment_id
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(place)
+    try:
+        run = client.create_run(place).info
+        try:
+            yield run.run_id
+        finally:
+            files = get_artifact_repository(run.artifact_uri, tracking_uri=client.tracking_uri)
+            with suppress(MlflowException):  # a server may keep its users from deleting
+                files.delete_artifacts("check.json")
+            client.delete_run(run.run_id)
+    finally:
+        client.delete_experiment(place)

@@ -35,9 +35,11 @@ def obtain(folder: Path) -> Credentials:
     """Read the secrets of a server, or make them where there are none.
 
     Raises:
-        TrackingError: others may read a file.
+        TrackingError: others may read a file, or look into the folder, where the users are as well.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (mode := folder.stat().st_mode) & OTHERS:
+        raise TrackingError(f"{folder} is open to others (mode {mode & 0o777:o}); `chmod 700 {folder}`")
     return Credentials(*(_secret(folder / name) for name in SECRETS))
 
 

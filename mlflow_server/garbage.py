@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
+from mlflow.entities import LifecycleStage, LoggedModel, Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
-from mlflow_server import retention
+from mlflow_server import backup_database, retention
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import ServerConfig
 
@@ -49,6 +49,7 @@ def collect(
     Raises:
         TrackingError: the database or the artifacts cannot be reached.
     """
+    backup_database.refuse_if_away(config)
     found = retention.judge(config.backend, days=days)
     client, kept, collected = MlflowClient(config.backend), dict(found.kept), []
     store = SqlAlchemyStore(config.backend, config.destination)
@@ -99,8 +100,7 @@ def place_of(uri: str, destination: str) -> str:
 def _models(client: MlflowClient, run: Run) -> list[LoggedModel]:
     """Return the models that were logged to a run, to whichever experiment; none is registered, or it would be kept."""
     wanted = f"source_run_id = '{run.info.run_id}'"
-    everywhere = [experiment.experiment_id for experiment in client.search_experiments(view_type=ViewType.ALL)]
-    return list(client.search_logged_models(everywhere, filter_string=wanted))
+    return list(client.search_logged_models(retention.every_experiment(client), filter_string=wanted))
 
 
 def _delete(target: str) -> None:

@@ -187,7 +187,9 @@ def _check_hash(path: Path, sha256: str) -> None:
 def _listed(given: Any, side: int) -> tuple[Any, Sequence[Any] | np.ndarray]:
     """Return the index of the answer and the images, however they were given."""
     if isinstance(given, dict):
-        columns = {name: [c] if isinstance(c, (bytes, str, Path)) else list(c) for name, c in given.items()}
+        columns = {
+            name: list(c) if isinstance(c, (list, tuple, np.ndarray, pd.Series)) else [c] for name, c in given.items()
+        }
         given = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
     if isinstance(given, pd.DataFrame):
         if "image" not in given and given.shape[1] != 1:

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlflow_server.errors import TrackingError
 
@@ -28,6 +28,12 @@ def reach(uri: str) -> None:
             raise TrackingError(f"MLflow at {without_password(uri)} cannot be reached: {problem}") from None
 
 
+def has_password(uri: str) -> bool:
+    """Say whether an address holds a password, before its host or as a parameter."""
+    return bool(re.search(r"//[^@]*:[^@]*@", uri)) or "password=" in unquote(uri).lower()
+
+
 def without_password(text: str) -> str:
     """Return a text whose addresses have lost their users and passwords, with whatever letters they were written."""
-    return re.sub(r"(://)(?:[^/@\s'\"]*|[^/:@\s'\"]*:[^\s'\"]*)@", r"\1", text)
+    text = re.sub(r"(://)(?:[^/@\s'\"]*|[^/:@\s'\"]*:[^\s'\"]*)@", r"\1", text)
+    return re.sub(r"(?i)([?&][\w%]*(?:password|%70assword)=)[^&\s'\"]*", r"\1…", text)

@@ -23,7 +23,7 @@ CHALLENGER = "challenger"
 CLAIMED = "promotion by"
 SCORES = "evaluation/scores.parquet"
 SCORES_HASH = "radsweep.scores_sha256"
-"""Tag of a version: what its scores were when it was registered."""
+"""Tag of a version: what its scores were when it was registered; with a dot and a name, those on another data set."""
 EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 """Artifacts of a winner's run."""
 ENTRY = "radsweep.promotion."
@@ -93,20 +93,32 @@ class Registry:
         """
         if version.run_id in {"", "None"}:
             raise PromotionError(f"{version.name} version {version.version} was made from no run: it has no scores")
-        content, wanted = self.artifact(version.run_id, SCORES), sha256 or version.tags.get(SCORES_HASH)
-        if wanted and hashlib.sha256(content).hexdigest() != wanted:
+        return self._unchanged(version, SCORES, sha256 or version.tags.get(SCORES_HASH))
+
+    def external_scores(self, version: Version, dataset: str, *, sha256: str | None = None) -> bytes | None:
+        """Return the stored case scores of a version's run on another data set; None: it was not measured there.
+
+        Args:
+            version: whose.
+            dataset: name of the data set.
+            sha256: see `scores`.
+
+        Raises:
+            PromotionError: they are not those it was registered with, or cannot be read.
+        """
+        path = EXTERNAL_SCORES.format(dataset)
+        if all(found.path != path for found in self._client.list_artifacts(version.run_id, str(Path(path).parent))):
+            return None
+        return self._unchanged(version, path, sha256 or version.tags.get(f"{SCORES_HASH}.{dataset}"))
+
+    def _unchanged(self, version: Version, path: str, sha256: str | None) -> bytes:
+        content = self.artifact(version.run_id, path)
+        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
             raise PromotionError(
-                f"{version.name} version {version.version}: {SCORES} of run {version.run_id} was changed since the "
+                f"{version.name} version {version.version}: {path} of run {version.run_id} was changed since the "
                 "version was registered, nothing can be judged by it; bring it back, or roll back"
             )
         return content
-
-    def external_scores(self, version: Version, dataset: str) -> bytes | None:
-        """Return the stored case scores of a version's run on another data set, or None."""
-        try:
-            return self.artifact(version.run_id, EXTERNAL_SCORES.format(dataset))
-        except PromotionError:
-            return None
 
     def register(
         self, name: str, *, source: str, run_id: str, tags: Mapping[str, Any], description: str | None = None
@@ -229,8 +241,13 @@ class Registry:
             self._client.set_model_version_tag(version.name, version.version, key, str(value)[:TAG_CHARACTERS])
 
     def remember(self, version: Version, entry: Mapping[str, Any]) -> None:
-        """Mirror an entry of the history in a tag of its own; the differences stay in the history's file."""
+        """Mirror an entry of the history in a tag of its own; the differences stay in the history's file.
+
+        So do the reasons, if a tag has no room for them.
+        """
         kept = {key: value for key, value in entry.items() if key != "differences"}
+        if len(json.dumps(kept)) > TAG_CHARACTERS:
+            kept["reasons"] = []
         self.tag(version, {f"{ENTRY}{entry['time_ms']}": json.dumps(kept)})
 
     def remembered(self, name: str) -> list[dict[str, Any]]:
@@ -240,7 +257,7 @@ class Registry:
         """
         found = self._client.search_model_versions(f"name='{name}'")
         tags = [(v.version, value) for v in found for key, value in v.tags.items() if key.startswith(ENTRY)]
-        mirrored = [entry for version, value in tags if (entry := _entry(value, str(version)))]
+        mirrored = [entry for version, value in tags if (entry := entry_of(value, str(version)))]
         return sorted(mirrored, key=lambda entry: entry["time_ms"])
 
     def has(self, version: str, name: str) -> bool:
@@ -291,7 +308,7 @@ class Registry:
                 raise
 
 
-def _entry(value: str, version: str) -> dict[str, Any] | None:
+def entry_of(value: str, version: str) -> dict[str, Any] | None:
     """Read a mirrored entry of the history; None: it is none of this version."""
     try:
         entry: dict[str, Any] = json.loads(value)

@@ -1,6 +1,5 @@
 """Which runs may go: deleted ones past their time, unless a champion, a winner or a promotion rests on them."""
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_server.registry import ENTRY
+from mlflow_server.registry import ENTRY, entry_of
 
 DAY_MS = 86_400_000
 PAGE = 1000
@@ -60,7 +59,9 @@ def _cited(client: MlflowClient) -> dict[str, str]:
         for version in page:
             cited[version.run_id] = f"version {version.version} of {version.name}"
             for key, value in version.tags.items():
-                if key.startswith(ENTRY) and (run := json.loads(value).get("run_id")):
+                # Whoever may write to the registry may set such a tag; what is no entry of its version cites nothing.
+                entry = entry_of(value, str(version.version)) if key.startswith(ENTRY) else None
+                if entry is not None and isinstance(run := entry.get("run_id"), str):
                     cited.setdefault(run, f"cited by a promotion of {version.name}")
         token = page.token or None
     return {**_studies_of(client, cited), **cited}
@@ -76,8 +77,19 @@ def _studies_of(client: MlflowClient, cited: Mapping[str, str]) -> dict[str, str
     return studies
 
 
+def every_experiment(client: MlflowClient) -> list[str]:
+    """Return the experiments of a server, deleted ones included."""
+    found: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_experiments(view_type=ViewType.ALL, max_results=PAGE, page_token=token or None)
+        found += [experiment.experiment_id for experiment in page]
+        token = page.token or None
+    return found
+
+
 def _deleted(client: MlflowClient) -> list[Run]:
-    experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
+    experiments = every_experiment(client)
     found: list[Run] = []
     token = None
     while True:

@@ -26,17 +26,16 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     champion = registry.champion(name)
     if champion is None:
         raise PromotionError(f"{name}: there is no champion to roll back")
-    entries = succession.told(name, registry=registry, history=history)
-    before, seen = _before(entries, champion.version), {champion.version}
-    while before is not None and before not in seen and not registry.has(before, name):
-        seen.add(before)  # somebody deleted that version: the one before it
-        before = _before(entries, before)
-    if before is None or before in seen:
-        gone = f" (deleted since: {', '.join(sorted(seen - {champion.version}))})" if len(seen) > 1 else ""
+    before = _line(succession.told(name, registry=registry, history=history), champion.version)[:-1]
+    gone = [version for version in before if not registry.has(version, name)]
+    there = [version for version in before if version not in {*gone, champion.version}]
+    if not there:
+        deleted = f" (deleted since: {', '.join(sorted(set(gone)))})" if gone else ""
         raise PromotionError(
-            f"{name}: no champion before version {champion.version} is on record and still there{gone}; promote another"
+            f"{name}: no champion before version {champion.version} is on record and still there{deleted}; promote "
+            "another"
         )
-    version = registry.find(f"models:/{name}/{before}")
+    version = registry.find(f"models:/{name}/{there[-1]}")
     told = {"registered_model": name, "champion_before": champion.version}
     return succession.crown(
         version,
@@ -48,6 +47,22 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     )
 
 
-def _before(entries: list[dict[str, Any]], version: str) -> str | None:
-    promotions = [e for e in entries if e["action"] == succession.PROMOTED and e["version"] == version]
-    return promotions[-1]["champion_before"] if promotions else None
+def _line(entries: list[dict[str, Any]], champion: str) -> list[str]:
+    """Return the champions that lead to the present one, eldest first: a promotion adds one, a roll-back takes away."""
+    line: list[str] = []
+
+    def back_to(version: str) -> None:
+        while line and line[-1] != version:
+            line.pop()
+        if not line:
+            line.append(version)
+
+    for entry in entries:
+        if entry["action"] == succession.PROMOTED:
+            if (before := entry.get("champion_before")) and line[-1:] != [before]:
+                line.append(before)  # it was made champion by hand, or by what is no more on record
+            line.append(entry["version"])
+        elif entry["action"] == succession.ROLLED_BACK:
+            back_to(entry["version"])
+    back_to(champion)
+    return line

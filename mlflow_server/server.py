@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from mlflow_server import credentials
+from mlflow_server import backup_database, credentials
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import LOOPBACK, ServerConfig
 
@@ -102,6 +102,9 @@ def configured_command(config: ServerConfig) -> list[str]:
         *("--artifacts-destination", config.destination, "--serve-artifacts"),
         *("--host", config.host, "--port", str(config.port), "--workers", str(config.workers)),
         *("--allowed-hosts", config.hosts),
+        # A browser names the page's origin with everything that changes something, and MLflow refuses all it does not
+        # know, those of its own pages behind a proxy included.
+        *(("--cors-allowed-origins", config.origins) if config.origins else ()),
     ]
 
 
@@ -146,21 +149,28 @@ def start_configured(config: ServerConfig, announce: Callable[[], None] = lambda
         announce: called when nothing speaks against starting it.
 
     Raises:
-        TrackingError: it would be unsafe, its port is taken, or its bucket cannot be used.
+        TrackingError: it would be unsafe, its port is taken, or its database or bucket cannot be used.
     """
     refuse_taken(config.host, config.port)
+    if not config.sqlite:
+        backup_database.refuse_if_away(config)
     if config.destination.startswith("s3://"):
         from mlflow_server.object_store import ensure_bucket
 
         ensure_bucket(config.destination)
     words, surroundings = configured_command(config), configured_environment(config)
     announce()
-    return _run(words, surroundings)
+    return _run(words, surroundings, umask=credentials.OTHERS)
 
 
 def upgrade(config: ServerConfig) -> int:
-    """Bring a server's database to the schema of the installed MLflow; returns the exit code."""
+    """Bring a server's database to the schema of the installed MLflow; returns the exit code.
+
+    Raises:
+        TrackingError: MLflow has known holes, or the database is not there.
+    """
     refuse_old_versions()
+    backup_database.refuse_if_away(config)
     words = [sys.executable, "-m", "mlflow", "db", "upgrade", config.backend]
     return subprocess.run(words, env=environment(), check=False).returncode
 
@@ -197,9 +207,15 @@ def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None)
     return _run(words, environment())
 
 
-def _run(words: Sequence[str], surroundings: Mapping[str, str]) -> int:
-    """Run a server until it ends, or until Ctrl-C or SIGTERM ends all of its processes; returns its exit code."""
-    server = subprocess.Popen(words, env=surroundings, start_new_session=True)
+def _run(words: Sequence[str], surroundings: Mapping[str, str], *, umask: int = -1) -> int:
+    """Run a server until it ends, or until Ctrl-C or SIGTERM ends all of its processes; returns its exit code.
+
+    Args:
+        words: the command.
+        surroundings: its environment.
+        umask: rights that its files do not give, so that nobody gets past its users by way of them; -1: as usual.
+    """
+    server = subprocess.Popen(words, env=surroundings, start_new_session=True, umask=umask)
 
     def stop(*_: object) -> None:
         with suppress(ProcessLookupError):

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlflow_server.errors import TrackingError
+from mlflow_server.reach import has_password
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 HOST = re.compile(r"[\w.-]+(:[0-9]+)?")
@@ -50,7 +51,7 @@ class ServerConfig(BaseModel):
     def _known_and_without_password(cls, uri: str | None) -> str | None:
         if uri is None:
             return None
-        if re.search(r"//[^@]*:[^@]*@", uri) or "password=" in unquote(uri).lower():
+        if has_password(uri):
             raise ValueError("a password does not belong in this file; set PGPASSWORD or PGPASSFILE (mode 0600)")
         if not uri.startswith(DATABASES):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
@@ -94,6 +95,21 @@ class ServerConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _nothing_of_its_own_among_the_artifacts(self) -> "ServerConfig":
+        """Every user may read every artifact."""
+        place = self.artifact_folder
+        if place is None:
+            return self
+        credentials = self.folder.resolve() / "credentials"
+        own = [credentials, *filter(None, [self.sqlite])]
+        if place.is_relative_to(credentials) or any(path.resolve().is_relative_to(place) for path in own):
+            raise ValueError(
+                f"artifacts: {place} holds the server's own database or credentials, which every user could download; "
+                "give artifacts a folder of their own"
+            )
+        return self
+
     @property
     def uri(self) -> str:
         """Where a client on this machine reaches it."""
@@ -111,6 +127,22 @@ class ServerConfig(BaseModel):
         return place if "://" in place else Path(place).resolve().as_uri()
 
     @property
+    def artifact_folder(self) -> Path | None:
+        """The folder where artifacts lie; None: in a bucket."""
+        parts = urlsplit(self.destination)
+        return Path(unquote(parts.path)).resolve() if parts.scheme == "file" else None
+
+    @property
+    def sqlite(self) -> Path | None:
+        """The database's file; None: it has none."""
+        return Path(self.backend.removeprefix("sqlite:///")) if self.backend.startswith("sqlite:") else None
+
+    @property
+    def origins(self) -> str:
+        """The origins of the pages that may change something: the UI as it is seen at `allowed_hosts`."""
+        return ",".join(f"{scheme}://{host}" for host in self.allowed_hosts for scheme in ("https", "http"))
+
+    @property
     def hosts(self) -> str:
         """The values of the Host header that are answered."""
         return ",".join([f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")] + list(self.allowed_hosts))
@@ -126,7 +158,7 @@ def load(path: Path) -> ServerConfig:
         text = path.read_text()
         content: Any = yaml.safe_load(text)
         _refuse_doubles(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        return ServerConfig.model_validate(content or {})
+        return ServerConfig.model_validate(_beside(path, content) if isinstance(content, dict) else content or {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
     except ValidationError as found:
@@ -135,6 +167,16 @@ def load(path: Path) -> ServerConfig:
             for e in found.errors(include_input=False)
         ]
         raise TrackingError(f"{path}: " + "; ".join(problems)) from None
+
+
+def _beside(path: Path, content: dict[Any, Any]) -> dict[Any, Any]:
+    """Read folders that are not absolute as lying beside the file, wherever a command is run."""
+    folders = {
+        key: str(path.resolve().parent / Path(place).expanduser())
+        for key in ("folder", "artifacts")
+        if isinstance(place := content.get(key), str) and place.strip() and ":/" not in place
+    }
+    return content | folders
 
 
 def _refuse_doubles(root: yaml.Node | None, path: Path) -> None:

@@ -74,16 +74,17 @@ class Candidate:
         """
         from mlflow_server.packaging import Package
 
-        settings = self.study.evaluation
+        evaluation = self.state.evaluated[self.winner.cell]
+        asked = {**self.study.evaluation.model_dump(), **evaluation.get("asked", {})}
         return Package(
             checkpoint=self.checkpoint,
             weights=weights,
             name=self.name,
             facts=self.facts,
             data=self.state.datasets[self.progress.dataset_key],
-            evaluation=self.state.evaluated[self.winner.cell],
+            evaluation=evaluation,
             procedure=f"The test partition was read once, after the choice on validation. In brackets "
-            f"{settings.confidence:.0%} intervals, {settings.redraws} bootstrap redraws of {settings.unit}s.",
+            f"{asked['confidence']:.0%} intervals, {asked['redraws']} bootstrap redraws of {asked['unit']}s.",
         )
 
     def measured(self) -> "Measured":
@@ -91,17 +92,29 @@ class Candidate:
         from mlflow_server.promotion import Measured
         from trainers.evaluation import case_scores
 
-        place = self.folder.winner(self.winner.trial)
-        external = {name: place / f"scores_{name}.parquet" for name in self.study.promotion.external}
         return Measured(
-            _test_scores((place / "scores.parquet").read_bytes()),
-            {name: case_scores.load(path) for name, path in external.items() if path.is_file()},
+            _test_scores((self._place / "scores.parquet").read_bytes()),
+            {name: case_scores.load(path) for name, path in self._external.items()},
         )
 
     @property
     def scores_sha256(self) -> str:
         """Of the scores that its evaluation stored."""
-        return hashlib.sha256((self.folder.winner(self.winner.trial) / "scores.parquet").read_bytes()).hexdigest()
+        return hashlib.sha256((self._place / "scores.parquet").read_bytes()).hexdigest()
+
+    @property
+    def external_sha256(self) -> dict[str, str]:
+        """Of the scores on the other data sets that the promotion asks for, as far as there are any."""
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in self._external.items()}
+
+    @property
+    def _place(self) -> Path:
+        return self.folder.winner(self.winner.trial)
+
+    @property
+    def _external(self) -> dict[str, Path]:
+        paths = {name: self._place / f"scores_{name}.parquet" for name in self.study.promotion.external}
+        return {name: path for name, path in paths.items() if path.is_file()}
 
     def rival(self, registry: "Registry", champion: "Version", history: "History") -> "Measured":
         """Return the scores of the champion, as far as its run has them.
@@ -113,10 +126,15 @@ class Candidate:
         from trainers.evaluation import case_scores
 
         told = [entry for entry in history.read() if entry.get("version") == champion.version]
-        sha256 = next((entry["scores_sha256"] for entry in reversed(told) if "scores_sha256" in entry), None)
-        stored = {name: registry.external_scores(champion, name) for name in self.study.promotion.external}
+        last = next((entry for entry in reversed(told) if "scores_sha256" in entry), {})
+        own = _test_scores(registry.scores(champion, sha256=last.get("scores_sha256")))
+        hashes = last.get("external_sha256", {})
+        stored = {
+            name: registry.external_scores(champion, name, sha256=hashes.get(name))
+            for name in self.study.promotion.external
+        }
         return Measured(
-            _test_scores(registry.scores(champion, sha256=sha256)),
+            own,
             {name: case_scores.load(io.BytesIO(content)) for name, content in stored.items() if content is not None},
         )
 

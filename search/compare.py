@@ -163,7 +163,7 @@ def _test_scores(side: Measured, pathologies: Sequence[str]) -> Any:
     if unknown := [name for name in pathologies if name not in scores.pathologies]:
         known = ", ".join(scores.pathologies)
         raise StudyError(f"--pathology {', '.join(unknown)}: {side.name} has none of that name; it has {known}")
-    chosen = case_scores.CaseScores(scores.table, tuple(pathologies) or scores.pathologies)
+    chosen = case_scores.CaseScores(scores.table, tuple(dict.fromkeys(pathologies)) or scores.pathologies)
     return chosen.where((scores.table["partition"] == "test").to_numpy(bool))
 
 
@@ -176,9 +176,9 @@ def _values(scores: Any, metric: str, measure: Any) -> list[float | None]:
 
 def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     if reference.startswith(MODEL):
-        return _version(reference, storage, uri or StudyFolder(storage, "").tracking_uri)
+        return _version(reference, storage, uri or _embedded(storage))
     if reference.startswith(RUN):
-        return _run(reference, storage, uri or StudyFolder(storage, "").tracking_uri)
+        return _run(reference, storage, uri or _embedded(storage))
     known = list(_measured(storage))
     found = [entry for entry in known if reference in (*entry[:3], f"{entry[3].study}/{entry[0]}")]
     if not found and len(reference) >= SHORTEST_PREFIX:
@@ -198,6 +198,14 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
         f"trials are not), nor runs:/ID nor models:/NAME@ALIAS; of a trial at least {SHORTEST_PREFIX} letters "
         f"are needed. Measured: {listed or 'nothing yet'}"
     )
+
+
+def _embedded(storage: Path) -> str:
+    """Return the storage's own MLflow store; asking for one that is not there would make it."""
+    folder = StudyFolder(storage, "")
+    if not (storage / "mlflow.db").is_file():
+        raise StudyError(f"{storage / 'mlflow.db'} is missing: no study ran there; give its --storage, or --tracking")
+    return folder.tracking_uri
 
 
 def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, StudyState]]:

@@ -96,6 +96,7 @@ def _packaged(
 ) -> "Iterator[tuple[str, Version | None]]":
     """Package the network: as a registered version with the alias `challenger`, or, dry, in a passing folder."""
     from mlflow_server import packaging
+    from mlflow_server.registry import SCORES_HASH
 
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
@@ -106,7 +107,8 @@ def _packaged(
     if version is None:
         source = packaging.log_model(package, run_id=chosen.run_id, uri=uri)
         tags = {f"radsweep.{key}": value for key, value in chosen.facts.items() if key != "run_id"}
-        tags["radsweep.scores_sha256"] = chosen.scores_sha256
+        tags[SCORES_HASH] = chosen.scores_sha256
+        tags |= {f"{SCORES_HASH}.{name}": sha256 for name, sha256 in chosen.external_sha256.items()}
         card = package.card().description()
         version = registry.register(chosen.name, source=source, run_id=chosen.run_id, tags=tags, description=card)
     registry.challenge(version)
@@ -188,5 +190,6 @@ def _outcome(chosen: Candidate, version: str | None, before: str | None) -> dict
         "trial": chosen.winner.trial,
         "validation": chosen.winner.value,
         "scores_sha256": chosen.scores_sha256,
+        "external_sha256": chosen.external_sha256,
         "time_ms": now_ms(),
     }

@@ -1,7 +1,6 @@
 """The sections of a study file as frozen pydantic models; the file as a whole is in study_config.py."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from datasets.dataset_config import DatasetConfig
+from mlflow_server.reach import has_password
 from trainers.recipes import Recipe
 from trainers.trial import TrialConfig
 
@@ -152,8 +152,11 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _no_credentials(cls, uri: str | None) -> str | None:
-        if uri and re.search(r"//[^@]*:[^@]*@", uri):
-            raise ValueError("a password does not belong in a study file; set MLFLOW_TRACKING_USERNAME and _PASSWORD")
+        if uri and has_password(uri):
+            raise ValueError(
+                "a password does not belong in a study file; set MLFLOW_TRACKING_USERNAME and _PASSWORD, of a database "
+                "PGPASSWORD or PGPASSFILE"
+            )
         return uri
 
 
@@ -173,6 +176,9 @@ class Evaluation(Section):
         description="data sets on whose test partitions the winners of a data set are also measured",
     )
 
+
+EVALUATED_WITH = frozenset({"redraws", "unit", "confidence", "seed", "subgroups"})
+"""Settings of `Evaluation` that figures depend on; scores depend on none of them."""
 
 Rule = Literal["superiority", "non_inferiority"]
 

@@ -35,7 +35,8 @@ def stored(tmp_path):
         (folder / runs[name] / "artifacts" / "a.txt").write_text(name)
     version = registry.register("m", source=str(tmp_path), run_id=runs["champion"], tags={})
     registry.crown(version, instead_of=None)
-    registry.remember(version, {"time_ms": 1, "run_id": runs["cited"]})
+    told = {"action": "promoted", "who": "x", "version": version.version}
+    registry.remember(version, {"time_ms": 1, "run_id": runs["cited"], **told})
     for name in runs.keys() - {"alive"}:
         client.delete_run(runs[name])
     forgotten = client.create_experiment("forgotten")

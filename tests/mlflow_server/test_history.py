@@ -42,6 +42,17 @@ def test_rolling_back_goes_from_champion_to_champion_and_is_recorded(promoted):
     assert actions[3:] == [("rolled_back", "2"), ("rolled_back", "1")]
 
 
+def test_rolling_back_ends_though_a_version_was_champion_twice(promoted):
+    """A promotion adds a champion, a roll-back takes one away: 1, 2, 3, 1 again."""
+    _, registry, history = promoted
+    registry.crown(registry.find("models:/m/1"), instead_of=registry.champion("m"))
+    history.append("promoted", {"version": "1", "champion_before": "3", "study": "s", "reasons": []})
+    for expected in ("3", "2", "1"):
+        assert roll_back("m", registry=registry, history=history)["version"] == expected
+    with pytest.raises(PromotionError, match="no champion before version 1 is on record"):
+        roll_back("m", registry=registry, history=history)
+
+
 def test_what_another_storage_folder_promoted_is_rolled_back_and_told_too(promoted, tmp_path):
     _, registry, history = promoted
     elsewhere = History(tmp_path / "elsewhere", "m")
@@ -114,6 +125,19 @@ def test_scores_that_were_changed_since_are_no_evidence(promoted, monkeypatch):
     for known in (None, sha256):
         with pytest.raises(PromotionError, match=r"m version 3: evaluation/scores.parquet of run .* was changed since"):
             registry.scores(champion, sha256=known)
+
+
+def test_scores_on_another_data_set_that_were_changed_since_are_no_evidence(promoted, tmp_path):
+    _, registry, _ = promoted
+    champion, client = registry.champion("m"), MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert registry.external_scores(champion, "other") is None
+    for content in (b"as measured", b"better"):
+        (tmp_path / "scores_other.parquet").write_bytes(content)
+        client.log_artifact(champion.run_id, str(tmp_path / "scores_other.parquet"), "evaluation")
+        assert registry.external_scores(registry.champion("m"), "other") == content
+    registry.tag(champion, {f"{SCORES_HASH}.other": hashlib.sha256(b"as measured").hexdigest()})
+    with pytest.raises(PromotionError, match=r"evaluation/scores_other.parquet of run .* was changed since"):
+        registry.external_scores(registry.champion("m"), "other")
 
 
 def test_the_history_is_mirrored_in_the_versions_tags(promoted):

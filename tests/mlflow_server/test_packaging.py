@@ -239,6 +239,7 @@ def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path)
             np.zeros((1, SIDE, SIDE), np.uint8),
             r"\(1, 32, 32\) may be one image of grey values or one prepared square; give the former as \(32, 32\)",
         ),
+        *(({"image": odd}, "image 0: an image is bytes, base64 text, .* not (int|NoneType)") for odd in (5, None)),
         ({"image": "/etc/hostname"}, "image 0: text is read as base64, and this is none"),
         (np.uint8(3) + np.zeros((), np.uint8), "an array of images has 1 to 4 dimensions|not as uint8"),
         ([3], "image 0: an image is bytes, base64 text, a pathlib.Path or an array, not int"),

@@ -2,6 +2,7 @@ import time
 
 from mlflow.tracking import MlflowClient
 
+from mlflow_server import retention
 from mlflow_server.registry import Registry
 from mlflow_server.retention import DAY_MS, judge
 
@@ -20,7 +21,10 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         client.set_terminated(runs[name], end_time=now - days * DAY_MS)
     version = registry.register("m", source=str(tmp_path), run_id=runs["champion"], tags={})
     registry.crown(version, instead_of=None)
-    registry.remember(version, {"time_ms": 1, "run_id": runs["cited"]})
+    told = {"action": "promoted", "who": "x", "version": version.version}
+    registry.remember(version, {"time_ms": 1, "run_id": runs["cited"], **told, "reasons": ["long"] * 20_000})
+    for number, odd in enumerate(("not json", "5", "[]", '{"run_id": 3}')):  # whoever may write a tag may write these
+        registry.tag(version, {f"radsweep.promotion.{number + 2}": odd})
     for name in ends.keys() - {"alive"}:
         client.delete_run(runs[name])
     found = judge(uri, days=30)
@@ -32,3 +36,15 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         runs["study"]: "study of version 1 of m",
     }
     assert set(judge(uri, days=1).removable) == {runs["old"], runs["young"]}
+
+
+def test_no_number_of_experiments_hides_a_deleted_run(tmp_path, monkeypatch):
+    """MLflow lists experiments by the page."""
+    monkeypatch.setattr(retention, "PAGE", 2)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.create_run(client.create_experiment("study")).info.run_id
+    client.set_terminated(run, end_time=1)
+    client.delete_run(run)
+    for number in range(5):
+        client.delete_experiment(client.create_experiment(f"other-{number}"))
+    assert judge(f"sqlite:///{tmp_path}/mlflow.db", days=0).removable == (run,)

@@ -10,8 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
 from mlflow_server import credentials, server, server_config
-from mlflow_server.check import check, logged_in
+from mlflow_server.check import check, logged_in, request
 from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.reach import without_password
 from mlflow_server.registry import Registry
 from mlflow_server.server_config import ServerConfig
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
@@ -227,3 +228,97 @@ def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path):
     started.wait(timeout=30)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("artifacts: .", "its folder"),
+        ("artifacts: credentials/x", "below its credentials"),
+        ("artifacts: ..", "above its folder"),
+        ("artifacts: link", "a link to its folder"),
+        ("artifacts: data\ndatabase: sqlite:///{folder}/data/mlflow.db", "where its database is"),
+    ],
+)
+def test_artifacts_that_would_give_the_servers_own_files_to_every_user_are_refused(tmp_path, lines, names):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "link").symlink_to(folder)
+    (folder / "server.yaml").write_text(f"folder: .\n{lines.format(folder=folder)}\n")
+    with pytest.raises(TrackingError, match="holds the server's own database or credentials"):
+        server_config.load(folder / "server.yaml")
+
+
+def test_folders_lie_beside_the_file_wherever_a_command_is_run(tmp_path, monkeypatch):
+    (tmp_path / "server.yaml").write_text("folder: server\nartifacts: files\n")
+    monkeypatch.chdir("/")
+    config = server_config.load(tmp_path / "server.yaml")
+    assert (config.folder, config.destination) == (tmp_path / "server", (tmp_path / "files").as_uri())
+
+
+@pytest.mark.parametrize(
+    ("words", "database"),
+    [
+        *(([command], None) for command in ("migrate", "gc", "backup")),  # a first start makes it
+        *((words, "postgresql://nobody@127.0.0.1:9/mlflow") for words in (["migrate"], ["gc"], ["start", "--config"])),
+    ],
+)
+def test_a_database_that_is_not_there_is_told_at_once_and_not_made(tmp_path, capsys, monkeypatch, database, words):
+    config = ServerConfig(folder=tmp_path / "typo", database=database, port=free_port())
+    (tmp_path / "server.yaml").write_text(config.model_dump_json())
+    more = [str(tmp_path / "copy")] if words[0] == "backup" else []
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", *words, str(tmp_path / "server.yaml"), *more])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert "MLflow UI" not in told.out
+    assert ("does not exist" if database is None else "the database does not answer") in told.err
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["postgresql://me:s3cret@db/x", "postgresql://me@db/x?password=s3cret&a=b", "https://h/x?a=b&%70assword=s3cret"],
+)
+def test_an_address_is_told_without_its_password(secret):
+    assert "s3cret" not in without_password(f"MLflow at {secret} is away")
+    assert without_password(f"MLflow at {secret} is away").endswith(" is away")
+
+
+def test_a_credentials_folder_that_others_may_open_is_refused(tmp_path):
+    (tmp_path / "credentials").mkdir(mode=0o755)
+    with pytest.raises(TrackingError, match=r"is open to others \(mode 755\); `chmod 700"):
+        credentials.obtain(tmp_path / "credentials")
+    assert not list((tmp_path / "credentials").iterdir())
+
+
+@pytest.mark.slow
+def test_nobody_gets_past_the_users_of_a_server_by_way_of_its_files(served):
+    """What the server itself wrote; the test wrote the log and the server's file."""
+    files = [path for path in served.folder.rglob("*") if path.is_file() and path.name not in {"log", "server.yaml"}]
+    assert {"admin-password", "users.db"} <= {path.name for path in files}
+    assert [path for path in files if path.stat().st_mode & 0o077] == []
+
+
+@pytest.mark.slow
+def test_a_check_leaves_nothing_behind_and_asks_no_proxy(served, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    before = {path for path in served.folder.rglob("*") if path.is_file()}
+    for _ in range(2):
+        assert all(finding.holds for finding in check(served))
+    with logged_in(served):
+        monkeypatch.delenv("http_proxy")
+        named = [e for e in MlflowClient(served.uri).search_experiments(view_type=3) if "check" in e.name]
+        assert [e.lifecycle_stage for e in named] == ["deleted"]
+    assert [p for p in set(served.folder.rglob("*")) - before if p.is_file() and p.name == "check.json"] == []
+
+
+@pytest.mark.slow
+def test_the_ui_behind_a_proxy_may_post_and_a_page_from_elsewhere_may_not(served):
+    """A browser names the origin of the page with every POST; the UI's own searches are POSTs."""
+    for scheme in ("https", "http"):
+        own = {"host": "mlflow.example.org", "origin": f"{scheme}://mlflow.example.org"}
+        assert request(served, "/ajax-api/2.0/mlflow/experiments/search", known=True, **own)[0] == 200
+    foreign = {"host": "mlflow.example.org", "origin": "https://attacker.example"}
+    assert request(served, "/ajax-api/2.0/mlflow/experiments/search", known=True, **foreign)[0] == 403

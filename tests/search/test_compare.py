@@ -85,6 +85,18 @@ def test_a_trial_that_two_studies_share_is_named_with_its_study(storage):
     assert ask(storage, "three/aaaaaa0001", "bbbbbb")["first"]["name"] == "three/d/vit/224"
 
 
+def test_a_pathology_that_is_named_twice_counts_once(storage):
+    once, twice = (ask(storage, "aaaaaa", "cccccc", pathologies=named) for named in (["nodule"], ["nodule", "nodule"]))
+    assert twice == once
+
+
+@pytest.mark.parametrize("reference", ["runs:/abc", "models:/m@champion"])
+def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path, reference):
+    with pytest.raises(StudyError, match=r"mlflow\.db is missing: no study ran there"):
+        ask(tmp_path, reference, reference)
+    assert not list(tmp_path.iterdir())
+
+
 def test_redraws_and_metric_may_be_given(storage):
     found = ask(storage, "aaaaaa", "cccccc", redraws=100, metric="average_precision")
     assert (found["redraws"], found["metric"]) == (100, "average_precision")

@@ -81,6 +81,10 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
             ("recipe: {epochs: 2}", "tracking: {uri: 'https://:token@host'}"),
             "tracking.uri: a password does not belong in a study file",
         ),
+        (
+            ("recipe: {epochs: 2}", "tracking: {uri: 'postgresql://me@host/x?p%61ssword=secret'}"),
+            "tracking.uri: a password does not belong in a study file",
+        ),
     ],
 )
 def test_a_problem_is_told_with_its_place(tmp_path, change, message):
