@@ -49,7 +49,7 @@ class Snapshot:
     seconds: float
     seconds_left: float | None
     best: dict[str, float]
-    """Best primary metric so far, by cell."""
+    """Best primary metric so far, by cell, the best cell first."""
 
 
 class Progress(Protocol):
@@ -128,15 +128,16 @@ class _Counting(ABC):
 
 
 def best_by_cell(entries: Sequence[Entry], state: StudyState) -> dict[str, float]:
-    """Return the best primary metric that any trial of each cell has shown."""
+    """Return the best primary metric that any trial of each cell has shown, the best cell first."""
     if not state.datasets:
         return {}
-    declaration = state.declaration
-    choose = max if declaration.direction == "maximize" else min
+    smaller = state.declaration.direction == "minimize"
+    choose = min if smaller else max
     values: dict[str, list[float]] = defaultdict(list)
     for entry in entries:
         values[entry.cell] += state.trials[entry.trial].curve.values()
-    return {cell: choose(found) for cell, found in values.items() if found}
+    best = [(cell, choose(found)) for cell, found in values.items() if found]
+    return dict(sorted(best, key=lambda item: item[1], reverse=not smaller))
 
 
 class LiveProgress(_Counting):
@@ -236,7 +237,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _line(now: Snapshot) -> str:
-    best = max(now.best.items(), key=lambda item: item[1], default=None)
+    best = next(iter(now.best.items()), None)
     so_far = f", best {best[1]:.4f} ({best[0]})" if best else ""
     left = "time left unknown" if now.seconds_left is None else f"at most {duration(now.seconds_left)} left"
     on_gpus = f" on {now.gpus:g} GPUs" if now.gpus else ""
@@ -253,7 +254,7 @@ def _picture(now: Snapshot) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("cell", overflow="fold")
     table.add_column("best on validation so far", justify="right")
-    for cell, value in sorted(now.best.items(), key=lambda item: -item[1])[:CELLS_SHOWN]:
+    for cell, value in list(now.best.items())[:CELLS_SHOWN]:
         table.add_row(cell, f"{value:.4f}")
     total = max(1, now.epochs + now.epochs_left)
     return Group(Text(_line(now)), ProgressBar(total=total, completed=now.epochs, width=60), table)

@@ -51,18 +51,25 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "gpu_seconds": round(progress.use.gpu_seconds, 1) if progress else 0.0,
             }
         )
-    return {"study": study.name, "cells": len(wanted.cells), "trials": rows, "counts": _counts(rows, wanted)}
+    return {
+        "study": study.name,
+        "direction": state.declaration.direction if state.datasets else None,
+        "cells": len(wanted.cells),
+        "trials": rows,
+        "counts": _counts(rows, wanted),
+    }
 
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print a line of counts, a line per cell, and every failure with its reason."""
     counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
     console.print(f"[bold]{found['study']}[/bold]: {counted(found['cells'], 'cell')}, {counts}")
+    choose = min if found["direction"] == "minimize" else max
     table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
         done = sum(row["state"] in {"COMPLETE", "PRUNED", "DROPPED", "FAILED"} for row in rows)
-        best = max((row["best"] for row in rows if row["best"] is not None), default=None)
+        best = choose((row["best"] for row in rows if row["best"] is not None), default=None)
         table.add_row(
             cell,
             f"{done}/{len(rows)}",

@@ -47,3 +47,14 @@ def test_a_log_says_in_words_where_it_stands():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(StudyError, match="--progress loud: expected auto, live, lines, json"):
         progress.create("loud", Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", ("two", 0.9)), ("minimize", ("one", 0.6))])
+def test_the_best_cell_is_the_one_that_the_task_calls_so(direction, best):
+    search = Search({"t1": [0.7, 0.6], "t2": [0.8, 0.9]}, cells={"t1": "one", "t2": "two"})
+    search.run()
+    data = next(event for event in search.events if event["kind"] == "data")
+    search.state.apply({**data, "declaration": {**data["declaration"], "direction": direction}})
+    found = progress.best_by_cell(search.entries, search.state)
+    assert next(iter(found.items())) == best
+    assert f"best {best[1]:.4f} ({best[0]})" in shown("lines", search)
