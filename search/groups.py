@@ -118,9 +118,11 @@ class Groups:
         self.of(trial).race.leave(trial)
 
     def rejoin(self, trial: str) -> None:
-        """Take a trial back into its race."""
-        if self._progress(trial).spared_at is None:
-            self._replay(self.of(trial).race, self._entries[trial])
+        """Take a trial back into its race, which is built again: there it never stopped."""
+        before, name = self.of(trial), self._entries[trial].group
+        self._groups[name] = self._build(before.entries)
+        if before.taught:
+            self._learned(self._groups[name])
 
     def tell(self, trial: str, state: TrialState, best: float | None) -> None:
         """Close a trial in its race."""
@@ -171,6 +173,8 @@ class Groups:
     def _replay(self, race: ComparisonGroup, entry: Entry) -> None:
         progress = self._progress(entry.trial)
         race.add(entry.trial, entry.searched)
+        for decision in progress.decisions:
+            race.remember(entry.trial, decision.get("memory", {}))
         for epoch, value in progress.curve.items():
             if progress.spared_at is None or epoch <= progress.spared_at:
                 race.report(entry.trial, epoch, value)

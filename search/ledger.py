@@ -1,7 +1,8 @@
 """The study's durable truth: an append-only file of events, one JSON object a line, each with its checksum.
 
-An event is acknowledged once it is on disk; only then do Optuna, MLflow and the terminal hear of it. A crash
-leaves at most a torn last record, which the next open cuts off; whatever was acknowledged stays.
+An event is acknowledged once it is on disk; only then do Optuna, MLflow and the terminal hear of it. Events that are
+appended together are there together or not at all: each says how many follow it. A crash leaves at most a torn last
+record or a part of such a batch, which the next open cuts off; whatever was acknowledged stays.
 """
 
 import json
@@ -21,6 +22,9 @@ ROOM = 256 * 1024
 
 _sync = getattr(os, "fdatasync", os.fsync)
 
+MORE = "more"
+"""Key under which a record says how many of its batch follow; no event has a key of this name."""
+
 Event = dict[str, Any]
 """A JSON object with a key `kind`; see study_state.py for the kinds."""
 
@@ -31,7 +35,7 @@ class Contents:
 
     events: tuple[Event, ...]
     end: int
-    """Bytes up to the end of the last whole record; anything beyond was never acknowledged."""
+    """Bytes up to the end of the last whole batch; anything beyond was never acknowledged."""
 
 
 class Ledger:
@@ -56,7 +60,7 @@ class Ledger:
         Raises:
             StudyError: the disk refused; the file is as it was before.
         """
-        record = b"".join(_encode(event) for event in events)
+        record = b"".join(_encode(event, more) for more, event in zip(range(len(events))[::-1], events, strict=True))
         try:
             self._reserve(len(record))
             _write_all(self._file, record)
@@ -99,7 +103,7 @@ class Ledger:
 
 
 def read(path: Path, *, start: int = 0, stop: int | None = None) -> Contents:
-    """Read the whole records of a ledger between two bytes, by default all; an absent file holds none.
+    """Read the whole batches of a ledger between two bytes, by default all; an absent file holds none.
 
     Raises:
         StudyError: a broken record stands before a whole one, which no crash leaves behind.
@@ -110,14 +114,18 @@ def read(path: Path, *, start: int = 0, stop: int | None = None) -> Contents:
         file.seek(start)
         content = file.read(-1 if stop is None else stop - start)
     events: list[Event] = []
-    end = 0
+    batch: list[Event] = []
+    end = at = 0
     for record in _records(content):
         event = _decode(record)
+        at += len(record)
         if event is None:
-            _refuse_if_broken_inside(path, content, start, end + len(record))
+            _refuse_if_broken_inside(path, content, start, at)
             break
-        events.append(event)
-        end += len(record)
+        batch.append(event)
+        if not event.pop(MORE, 0):
+            events += batch
+            batch, end = [], at
     return Contents(tuple(events), start + end)
 
 
@@ -133,8 +141,8 @@ def _refuse_if_broken_inside(path: Path, content: bytes, start: int, after: int)
         )
 
 
-def _encode(event: Event) -> bytes:
-    text = json.dumps(event, separators=(",", ":"), allow_nan=False)
+def _encode(event: Event, more: int) -> bytes:
+    text = json.dumps({**event, MORE: more} if more else event, separators=(",", ":"), allow_nan=False)
     return f'{text[:-1]},"crc":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 

@@ -118,7 +118,7 @@ class _Counting(ABC):
             failed=states["FAILED"],
             running=sum(trial.use.since_ms is not None for trial in progress),
             gpus=sum(trial.use.gpus for trial in progress if trial.use.since_ms is not None),
-            gpu_hours=round(sum(trial.use.gpu_seconds for trial in progress) / 3600, 3),
+            gpu_hours=round(sum(trial.use.so_far[1] for trial in progress) / 3600, 3),
             epochs=epochs,
             epochs_left=left,
             seconds=round(seconds, 1),

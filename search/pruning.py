@@ -6,7 +6,7 @@ folder's SQLite file for optuna-dashboard (`optuna_mirror.py`).
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
@@ -34,10 +34,18 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a trial at an epoch, and why; the schedule acts on it."""
+    """What the pruner says of a trial at an epoch.
 
-    action: Literal["keep", "prune", "spare"]
+    Attributes:
+        stops: whether it would stop the trial.
+        reason: in one line.
+        memory: what it wrote down about the trial and will look up when others come as far; a race that is built again
+            must be told it.
+    """
+
+    stops: bool
     reason: str
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ComparisonGroup:
@@ -46,7 +54,8 @@ class ComparisonGroup:
     def __init__(self, pruner: optuna.pruners.BasePruner, direction: Direction, space: Mapping[str, Sequence[Any]]):
         self._pruner = pruner
         # Optuna's Hyperband draws a trial's bracket from the study's name, and without one makes up another each time.
-        self._study = optuna.create_study(study_name="group", direction=direction, pruner=pruner)
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(study_name="group", direction=direction, pruner=pruner, storage=self._storage)
         self._space = {name: distribution(values) for name, values in space.items()}
         self._trials: dict[str, optuna.trial.Trial] = {}
         self.rungs = pruners.rungs(pruner)
@@ -55,6 +64,11 @@ class ComparisonGroup:
         """Enter a trial with its hyperparameters."""
         self._study.enqueue_trial({name: parameter(value) for name, value in searched.items()})
         self._trials[trial] = self._study.ask(self._space)
+
+    def remember(self, trial: str, memory: Mapping[str, Any]) -> None:
+        """Tell the pruner what it wrote down about a trial before the race was built again (`Decision.memory`)."""
+        for key, value in memory.items():
+            self._storage.set_trial_system_attr(self._trials[trial]._trial_id, key, value)
 
     def learn_from(self, past: Sequence[Past]) -> None:
         """Give the pruner what other groups teach, if it can learn."""
@@ -74,21 +88,20 @@ class ComparisonGroup:
         """Tell the primary metric after an epoch."""
         self._trials[trial].report(value, epoch)
 
-    def decide(self, trial: str) -> tuple[bool, str]:
-        """Ask the pruner about a trial at its last reported epoch.
-
-        Returns:
-            Whether it would stop, and the reason in one line.
-        """
+    def decide(self, trial: str) -> Decision:
+        """Ask the pruner about a trial at its last reported epoch."""
         frozen = self._study.get_trials(deepcopy=False)[self._trials[trial].number]
         if frozen.last_step is None:
-            return False, "nothing reported yet"
+            return Decision(False, "nothing reported yet")
         explain = getattr(self._pruner, "explain", None)
         if explain is not None:
             stops, reason = explain(self._study, frozen)
-            return bool(stops), str(reason)
+            return Decision(bool(stops), str(reason))
+        before = dict(frozen.system_attrs)
         stops = self._pruner.prune(self._study, frozen)
-        return stops, self._reason(frozen, frozen.last_step, stops=stops)
+        after = self._storage.get_trial(self._trials[trial]._trial_id).system_attrs
+        memory = {key: value for key, value in after.items() if before.get(key) != value}
+        return Decision(stops, self._reason(frozen, frozen.last_step, stops=stops), memory)
 
     def _reason(self, trial: FrozenTrial, epoch: int, *, stops: bool) -> str:
         """Say what one of Optuna's pruners had before it; none of them says why."""

@@ -16,7 +16,7 @@ from search.budget import Spending
 from search.errors import StudyError
 from search.groups import Entry, Groups, in_order
 from search.ledger import Event
-from search.pruning import spared
+from search.pruning import Decision, spared
 from search.study_sections import Budget, Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import EpochMetrics, TrialResult, TrialState
@@ -113,17 +113,18 @@ class Schedule:
             return False
         if told.epoch in progress.epochs:
             return True
-        self._record({"kind": "epoch", "trial": trial, **told.model_dump(mode="json")})
         race = self._groups.of(trial).race
         value = told.metrics.get(self._state.declaration.primary_metric)
         if value is not None:
             self._groups.report(trial, told.epoch, value)
         last = told.epoch >= self._entries[trial].epochs
+        # Epoch and decision are one record: after a crash nobody would ask again what becomes of the trial here.
+        events: list[Event] = [{"kind": "epoch", "trial": trial, **told.model_dump(mode="json")}]
         if not race.rungs and value is not None and not last and progress.spared_at is None:
-            stops, reason = race.decide(trial)
-            events = self._verdict(trial, told.epoch, stops, reason, set())
-            if events[0]["action"] != "keep":
-                self._record(*events)
+            decision = race.decide(trial)
+            verdict = self._verdict(trial, told.epoch, decision, set())
+            events += verdict if decision.memory or verdict[0]["action"] != "keep" else []
+        self._record(*events)
         return not progress.done and (last or not self._spending.exhausted())
 
     def ended(self, trial: str, result: TrialResult) -> None:
@@ -157,10 +158,9 @@ class Schedule:
             event = {"kind": "interrupted", "trial": trial, "time_ms": self._now(), "class": kind, "reason": reason}
             self._record(event)
             raise StudyError(f"trial {trial}: {failures.POLICIES[kind].meaning} ({reason})")
-        self._record({**self._end(trial, TrialState.FAILED, f"{kind}: {reason}", None), "log": list(log)})
         cell = self._entries[trial].cell
-        if failures.POLICIES[kind].stops_cell:
-            self._stop_cell(cell, kind)
+        others = self._not_begun(cell, kind, trial) if failures.POLICIES[kind].stops_cell else []
+        self._record({**self._end(trial, TrialState.FAILED, f"{kind}: {reason}", None), "log": list(log)}, *others)
         self._keep_the_cell_alive(cell, "every other trial of its cell failed")
         self._settle(self._entries[trial].group)
 
@@ -231,8 +231,8 @@ class Schedule:
             verdicts = {entry.trial: race.decide(entry.trial) for entry in due.waiting}
             events: list[Event] = []
             leaving: set[str] = set()
-            for trial, (stops, reason) in verdicts.items():
-                new = self._verdict(trial, due.rung, stops, reason, leaving)
+            for trial, verdict in verdicts.items():
+                new = self._verdict(trial, due.rung, verdict, leaving)
                 leaving |= {trial} if new[0]["action"] != "keep" else set()
                 events += new
             self._record(*events)
@@ -240,14 +240,15 @@ class Schedule:
         for pupil in self._groups.pupils_of(group):
             self._settle(pupil)
 
-    def _verdict(self, trial: str, epoch: int, stops: bool, reason: str, leaving: set[str]) -> list[Event]:
-        action = "keep"
+    def _verdict(self, trial: str, epoch: int, decision: Decision, leaving: set[str]) -> list[Event]:
+        action, stops, reason = "keep", decision.stops, decision.reason
         if stops and not self._others_live(trial, leaving):
             reason = f"last live trial of its cell, goes on; {reason}"
         elif stops:
             action = "spare" if spared(self._pruning, trial) else "prune"
-        decision = {"kind": "decision", "trial": trial, "epoch": epoch, "action": action, "reason": reason}
-        return [decision, self._end(trial, TrialState.PRUNED, reason, None)] if action == "prune" else [decision]
+        event = {"kind": "decision", "trial": trial, "epoch": epoch, "action": action, "reason": reason}
+        event |= {"memory": dict(decision.memory)} if decision.memory else {}
+        return [event, self._end(trial, TrialState.PRUNED, reason, None)] if action == "prune" else [event]
 
     def _others_live(self, trial: str, leaving: set[str]) -> bool:
         """Whether others of the cell are in the race or have finished it; spared ones only show what it costs."""
@@ -271,11 +272,11 @@ class Schedule:
             for group in {self._entries[trial].group for trial in reasons}:
                 self._settle(group)
 
-    def _stop_cell(self, cell: str, kind: str) -> None:
-        waiting = [t for t in self._cells[cell] if t in self._undone and not self._progress(t).starts]
+    def _not_begun(self, cell: str, kind: str, failed: str) -> list[Event]:
+        """End the trials of a cell that have not begun, since another one of it failed."""
+        waiting = [t for t in self._cells[cell] if t in self._undone and t != failed and not self._progress(t).starts]
         reason = f"{kind}: not begun, since another trial of its cell failed by it"
-        if waiting:
-            self._record(*(self._end(trial, TrialState.FAILED, reason, None) for trial in waiting))
+        return [self._end(trial, TrialState.FAILED, reason, None) for trial in waiting]
 
     def _keep_the_cell_alive(self, cell: str, reason: str) -> None:
         """Bring the best pruned trial of a cell back when none is left that finished or will."""

@@ -34,6 +34,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     rows, driven = [], is_driven(folder)
     for identity, trial in trials.items():
         progress = state.trials.get(identity)
+        seconds, gpu_seconds = progress.use.so_far if progress else (0.0, 0.0)
         rows.append(
             {
                 "trial": identity,
@@ -47,8 +48,8 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "reason": progress.reason if progress else "",
                 "log": progress.log if progress else [],
                 "interrupted": [event["class"] for event in progress.interruptions] if progress else [],
-                "seconds": round(progress.use.seconds, 1) if progress else 0.0,
-                "gpu_seconds": round(progress.use.gpu_seconds, 1) if progress else 0.0,
+                "seconds": round(seconds, 1),
+                "gpu_seconds": round(gpu_seconds, 1),
             }
         )
     return {

@@ -76,8 +76,8 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             slots = Slots(study.resources, has_gpus=has_gpus)
             slots.choose(wanted.examples)  # what can never fit is told before anything starts
             run = StudyRun(study, machine, folder, roots, slots, desk)
+            run.reopen_what_has_room_again()  # with the opening that says so, or a crash would forget it
             run.prepare_data(wanted)
-            run.reopen_what_has_room_again()
             run.reopen_what_failed()
             wanted, trials = run.search_rounds()
             run.keep_within_budget(trials)

@@ -9,7 +9,7 @@ Kinds of event (key `kind`), in the order they come:
 | trial | trial, cell, axes, searched, seed, config, dataset_key; again where a changed study sorts it elsewhere |
 | started | trial, time_ms, gpus, cpus |
 | epoch | trial, epoch, timestamp_ms, metrics, undefined |
-| decision | trial, epoch, action (prune, keep, spare), reason |
+| decision | trial, epoch, action (prune, keep, spare), reason, memory (what the pruner wrote down of the trial) |
 | ended | trial, state, reason, time_ms, result, log (last lines, of a failure) |
 | paused | trial, time_ms |
 | interrupted | trial, time_ms, class (see failures.py), reason |
@@ -43,6 +43,12 @@ class Use:
     """When the present attempt began; None while it occupies nothing."""
     seen_ms: int = 0
     """When the present attempt was last heard of."""
+
+    @property
+    def so_far(self) -> tuple[float, float]:
+        """Seconds and GPU-seconds, those of an attempt that is not over as far as it was heard of."""
+        open_seconds = max(0, self.seen_ms - self.since_ms) / 1000 if self.since_ms is not None else 0.0
+        return self.seconds + open_seconds, self.gpu_seconds + open_seconds * self.gpus
 
     def begin(self, event: Event) -> None:
         """Take in that a slot was given to the trial."""
@@ -192,8 +198,8 @@ class StudyState:
                 progress.use.stop(progress.use.seen_ms)  # an attempt that is still open died with its driver
         elif event["kind"] == "closed":
             self.wall.stop(event["time_ms"])
-        elif "time_ms" in event:
-            self.wall.hear(event["time_ms"])
+        elif (at := event.get("time_ms", event.get("timestamp_ms"))) is not None:
+            self.wall.hear(at)
 
     def _apply_to_trial(self, progress: TrialProgress, event: Event) -> None:
         kind = event["kind"]

@@ -144,7 +144,7 @@ def _one_by_one(group: Group, compared: ComparisonGroup, rng: np.random.Generato
         for row, (epoch, value) in enumerate(zip(curve.epochs.tolist(), curve.values.tolist(), strict=True), 1):
             compared.report(trial, epoch, value)
             rows[trial] = row
-            if row < len(curve.values) and compared.decide(trial)[0]:
+            if row < len(curve.values) and compared.decide(trial).stops:
                 break
         _tell(compared, trial, curve, rows[trial])
     return _paid(group, rows, {trial: range(1, seen + 1) for trial, seen in rows.items()})
@@ -164,7 +164,7 @@ def _synchronous(group: Group, compared: ComparisonGroup) -> Replayed:
         running = [trial for trial in live if rows[trial] < len(group[trial].values)]
         ended = [trial for trial in live if trial not in running]
         if rung in compared.rungs:
-            stops = {trial: compared.decide(trial)[0] for trial in running}
+            stops = {trial: compared.decide(trial).stops for trial in running}
             if not ended and all(stops.values()):
                 stops[running[0]] = False  # the last live trial of a cell is never stopped
             live = ended + [trial for trial in running if not stops[trial]]

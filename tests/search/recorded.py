@@ -56,6 +56,7 @@ class Search:
         teachers: by cell, the cells it learns from.
         budget: of the study.
         gpus: that each trial occupies.
+        within: what is compared: a cell, or the whole study.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Search:
         budget: Budget | None = None,
         gpus: float = 0.0,
         searched: Mapping[str, float] | None = None,
+        within: str = "cell",
     ):
         self.curves = curves
         self.kind = kind
@@ -79,7 +81,7 @@ class Search:
             Entry(
                 trial,
                 cell := (cells or {}).get(trial, "cell"),
-                cell,
+                cell if within == "cell" else within,
                 {"x": (searched or {}).get(trial, float(i + 1))},
                 len(c),
                 gpus=gpus,
@@ -88,6 +90,8 @@ class Search:
             for i, (trial, c) in enumerate(curves.items())
         ]
         self.events: list[Event] = list(events if events is not None else opening(self.entries))
+        self.ends_of_records = [len(self.events)]
+        """Numbers of events after each record: a ledger holds a record whole or not at all."""
         self.state = StudyState.of(self.events)
         self.clock = Clock()
         self.schedule = Schedule(
@@ -103,6 +107,7 @@ class Search:
         for event in events:
             self.events.append(event)
             self.state.apply(event)
+        self.ends_of_records.append(len(self.events))
 
     def run(
         self, *, slots: int = 1, order: Callable[[list[Any]], Any] | None = None, stop_after: int | None = None

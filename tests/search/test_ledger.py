@@ -16,7 +16,8 @@ EVENTS = [{"kind": "epoch", "trial": f"t{i}", "epoch": i, "metrics": {"val/auroc
 @pytest.fixture
 def path(tmp_path):
     with Ledger(tmp_path / "study" / "ledger.jsonl") as opened:
-        opened.append(*EVENTS)
+        for event in EVENTS:
+            opened.append(event)
     return tmp_path / "study" / "ledger.jsonl"
 
 
@@ -45,6 +46,27 @@ def test_cut_at_every_byte_it_reopens_and_loses_no_whole_record(path, tmp_path):
             assert list(opened.events) == EVENTS[:whole]
             opened.append({"kind": "after"})
         assert list(ledger.read(torn).events) == [*EVENTS[:whole], {"kind": "after"}]
+
+
+def test_what_was_appended_together_is_there_together_or_not_at_all(tmp_path):
+    """The decisions of a rung, a round of a sampler: half of either would go on otherwise."""
+    batches = [EVENTS[:1], EVENTS[1:4], EVENTS[4:]]
+    ends = []
+    with Ledger(tmp_path / "whole.jsonl") as opened:
+        for batch in batches:
+            opened.append(*batch)
+            ends.append(ledger.read(tmp_path / "whole.jsonl").end)
+    content = (tmp_path / "whole.jsonl").read_bytes()
+    for cut in range(len(content) + 1):
+        torn = tmp_path / "torn.jsonl"
+        torn.write_bytes(content[:cut])
+        whole = [event for batch, end in zip(batches, ends, strict=True) if end <= cut for event in batch]
+        with Ledger(torn) as opened:
+            assert list(opened.events) == whole
+            opened.append({"kind": "after"})
+        assert list(ledger.read(torn).events) == [*whole, {"kind": "after"}]
+    between = ledger.read(tmp_path / "whole.jsonl", start=ends[0], stop=ends[1])
+    assert (list(between.events), between.end) == (EVENTS[1:4], ends[1])
 
 
 def test_damage_before_whole_records_is_refused_and_nothing_is_cut(path):

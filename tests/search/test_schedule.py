@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.pruning import create_group
+from search.pruning import Decision, create_group
 from search.study_sections import Pruning
 from tests.search.recorded import Search
 from trainers.trial import TrialState
@@ -65,10 +65,12 @@ def test_what_one_of_optunas_pruners_had_before_it_is_told():
         for epoch, value in enumerate(values, 1):
             group.report(str(number), epoch, value)
         if number == 0:
-            assert group.decide("0")[1].endswith("at epoch 2 with 0.9000; no other trial of its group has been there")
+            assert group.decide("0").reason.endswith(
+                "at epoch 2 with 0.9000; no other trial of its group has been there"
+            )
         if len(values) == 2:
             group.tell(str(number), TrialState.COMPLETE, values[-1])
-    assert group.decide("2") == (
+    assert group.decide("2") == Decision(
         True,
         "MedianPruner stops it at epoch 1 with 0.5000; 2 others there from 0.7000 to 0.8000, median 0.7500",
     )
@@ -161,3 +163,31 @@ def test_when_the_one_that_won_is_asked_for_no_more_the_best_of_the_stopped_goes
     again = Search({"a": CLEAR["a"], "c": CLEAR["c"]}, events=changed.events)
     again.run()
     assert len(again.events) == number
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    curves=st.lists(curve, min_size=3, max_size=6),
+    pruner=st.sampled_from(["cell_race", "median", "successive_halving", "hyperband", "patient"]),
+    failing=st.sets(st.integers(0, 5), max_size=2),
+    within=st.sampled_from(["cell", "study"]),
+)
+def test_a_search_that_is_killed_anywhere_and_started_again_ends_the_same(curves, pruner, failing, within):
+    """What a pruner wrote down about trials must outlive the driver, too: halving compares with it."""
+    named = {f"t{i}": c for i, c in enumerate(curves)}
+    cells = {trial: f"cell{i % 2}" for i, trial in enumerate(named)}
+    words = {
+        "cells": cells,
+        "fails": {f"t{i}": 3 for i in failing},
+        "pruning": Pruning(pruner=pruner, spare_share=0.2),
+        "within": within,
+    }
+    whole = Search(named, **words)
+    whole.run()
+    for end in whole.ends_of_records[:: max(1, len(whole.ends_of_records) // 12)]:
+        again = Search(named, events=whole.events[:end], **words)
+        again.run()
+        assert again.ends() == whole.ends()
+        assert {t: len(p.epochs) for t, p in again.state.trials.items()} == {
+            t: len(p.epochs) for t, p in whole.state.trials.items()
+        }
