@@ -11,7 +11,7 @@ from typing import Any
 
 from search import failures
 from search.errors import StudyError
-from search.resources import Node, Slot
+from search.resources import ACCELERATOR, Node, Slot
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder
 from trainers.trial import EpochMetrics, TrialResult
@@ -68,15 +68,14 @@ class Dispatcher:
 
     def assign(self, tune_trial: str) -> tuple[WorkOrder, Slot] | None:
         """Return the next piece of work and its slot; None while there is none, or no room for it."""
-        wanted = None if self.problem else self._schedule.peek()
-        if wanted is None:
+        heads = [] if self.problem else self._schedule.heads()
+        if not heads:
             return None
         taken = [self._slot_of(trial) for trial in self._assigned.values()]
-        if not self._room.holds([*taken, self._slot_of(wanted)]):
+        place = self._room.first_that_fits([self._slot_of(trial) for trial in heads], taken)
+        if place is None:
             return None  # Tune would queue it: an assignment made late knows more
-        assignment = self._schedule.next()
-        if assignment is None:
-            return None
+        assignment = self._schedule.start(heads[place])
         self._assigned[tune_trial] = assignment.trial
         return self._order(assignment), self._slot_of(assignment.trial)
 
@@ -149,24 +148,44 @@ class Dispatcher:
 
 
 class _Room:
-    """Whether one more trial fits on the cluster now; nodes come and go."""
+    """Which trial has room on the cluster now; nodes come and go."""
 
     def __init__(self, nodes: Callable[[], Sequence[Node]]):
         self._alive = nodes
         self._nodes: Sequence[Node] = ()
         self._at = float("-inf")
 
-    def holds(self, slots: Iterable[Slot]) -> bool:
-        """Say whether all these slots fit at once, the largest placed first, each on the first node with room."""
+    def first_that_fits(self, wanted: Sequence[Slot], taken: Iterable[Slot]) -> int | None:
+        """Return the place of the first slot for which there is room beside those that are taken, or None.
+
+        One that must wait keeps the node that is nearest to having room for it, so that smaller ones do not take every
+        GPU that comes free there; on the other nodes those behind it go ahead.
+        """
         if time.monotonic() - self._at > SECONDS_BETWEEN_COUNTS:
             self._nodes = self._alive()
             self._at = time.monotonic()
-        free = [dict(node) for node in self._nodes]
-        for slot in sorted(slots, key=lambda slot: (-slot.gpus, -slot.cpus)):
-            asked = slot.as_ray()
-            node = next((n for n in free if all(n.get(k, 0) >= v - 1e-9 for k, v in asked.items())), None)
-            if node is None:
-                return False
-            for name, amount in asked.items():
-                node[name] -= amount
-        return True
+        taken = sorted(taken, key=lambda slot: (slot.gpu_type is None, -slot.gpus, -slot.cpus))
+        # Whoever asks for no type of GPU is taken to be where nobody asks for the type.
+        named = {f"{ACCELERATOR}{slot.gpu_type}" for slot in (*taken, *wanted) if slot.gpu_type}
+        nodes = sorted(self._nodes, key=lambda node: not named.isdisjoint(node))
+        free = [dict(node) for node in nodes]
+        for slot in taken:
+            if (node := _node_for(slot, free)) is not None:
+                for name, amount in slot.as_ray().items():
+                    node[name] -= amount
+        for place, slot in enumerate(wanted):
+            if _node_for(slot, free) is not None:
+                return place
+            able = [node for node, whole in zip(free, nodes, strict=True) if node and _holds(whole, slot)]
+            if able:
+                max(able, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0))).clear()
+        return None
+
+
+def _node_for(slot: Slot, nodes: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """Return the first node with room for a slot."""
+    return next((node for node in nodes if _holds(node, slot)), None)
+
+
+def _holds(node: Node, slot: Slot) -> bool:
+    return all(node.get(name, 0) >= amount - 1e-9 for name, amount in slot.as_ray().items())

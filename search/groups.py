@@ -1,7 +1,7 @@
 """Comparison groups while a search runs: which trials race each other, at which epochs, and what that decides."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ class Entry:
     cpus: float = 1.0
     gpus: float = 0.0
     """What it occupies while it runs."""
+    slot: Hashable = None
+    """What else tells its place on a cluster from others': one that finds no room now does not hold those up."""
     teachers: tuple[str, ...] = ()
     """Groups whose curves its own group learns from; it is not judged before they are over."""
 

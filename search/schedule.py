@@ -8,7 +8,7 @@ before anything else hears of it; a schedule built from the same ledger stands w
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from search import failures, selection
@@ -69,8 +69,8 @@ class Schedule:
         self._groups = Groups(list(self._entries.values()), state, pruning)
         self._spending = Spending(budget or Budget(), list(self._entries.values()), state, now)
         self._undone = {trial for trial in self._entries if not self._progress(trial).done}
-        self._candidates: list[tuple[int, str]] = []
-        """Heap of (rank, trial) that may be ready; each is looked at again when it comes up."""
+        self._candidates: dict[Hashable, list[tuple[int, str]]] = {entry.slot: [] for entry in entries}
+        """By slot a heap of (rank, trial) that may be ready; each is looked at again when it comes up."""
         self._offer(self._undone)
         for cell in self._cells:  # a changed study may ask no more for those that the others were stopped for
             self._keep_the_cell_alive(cell, "no other trial of its cell is left to finish")
@@ -85,21 +85,30 @@ class Schedule:
         """What the budget says against going on, or None."""
         return None if self.finished else self._spending.exhausted()
 
-    def peek(self) -> str | None:
-        """Return the trial that `next` would assign."""
+    def heads(self) -> list[str]:
+        """Return the trials that may start, the first of each kind of slot, in the order of all."""
         if self._spending.exhausted():
-            return None
+            return []
         self._drop(self._spending.to_drop(self._undone - self._running, self._others_live))
-        while self._candidates and not self._ready(self._entries[self._candidates[0][1]]):
-            heapq.heappop(self._candidates)
-        return self._candidates[0][1] if self._candidates else None
+        before, found = None, self._first_of_each_slot()
+        while found != before:  # looking at one may decide a rung, which another one waited for or is stopped at
+            before, found = found, self._first_of_each_slot()
+        return [trial for _, trial in found]
+
+    def _first_of_each_slot(self) -> list[tuple[int, str]]:
+        for candidates in self._candidates.values():
+            while candidates and not self._ready(self._entries[candidates[0][1]]):
+                heapq.heappop(candidates)
+        return sorted(candidates[0] for candidates in self._candidates.values() if candidates)
 
     def next(self) -> Assignment | None:
         """Return the next piece of work; None while everything that is left runs or waits for a rung."""
-        trial = self.peek()
-        if trial is None:
-            return None
-        heapq.heappop(self._candidates)
+        heads = self.heads()
+        return self.start(heads[0]) if heads else None
+
+    def start(self, trial: str) -> Assignment:
+        """Assign one of the `heads`."""
+        heapq.heappop(self._candidates[self._entries[trial].slot])
         return self._assign(self._entries[trial])
 
     def epoch(self, trial: str, told: EpochMetrics) -> bool:
@@ -209,7 +218,7 @@ class Schedule:
 
     def _offer(self, trials: Iterable[str]) -> None:
         for trial in trials:
-            heapq.heappush(self._candidates, (self._ranks[trial], trial))
+            heapq.heappush(self._candidates[self._entries[trial].slot], (self._ranks[trial], trial))
 
     def _progress(self, trial: str) -> TrialProgress:
         return self._state.trials[trial]

@@ -172,6 +172,7 @@ class StudyRun:
                 cost=estimate.relative_cost(trial.config, images[key_of(trial.config.dataset)]),
                 cpus=self.slots.of(trial).cpus,
                 gpus=self.slots.of(trial).gpus,
+                slot=self.slots.of(trial),
                 teachers=taught.get(trial.cell.name, ()),
             )
             for identity, trial in trials.items()

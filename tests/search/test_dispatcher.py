@@ -1,0 +1,73 @@
+"""Which trial gets the next slot of a cluster whose nodes are not alike."""
+
+import pytest
+
+from search.dispatcher import Dispatcher
+from search.resources import Slot
+from search.schedule import Entry, Schedule
+from search.study_sections import Pruning
+from search.study_state import StudyState
+from tests.search.recorded import Clock, opening
+
+A100 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A100": 1.0}
+V100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:V100": 1.0}
+ON_A100, ANY, TWO, QUARTER = Slot(1, 1.0, gpu_type="A100"), Slot(1, 1.0), Slot(1, 2.0), Slot(1, 0.25)
+
+
+class Cluster:
+    """A schedule of trials with slots, given away one by one; the costliest come first."""
+
+    def __init__(self, nodes, slots):
+        entries = [
+            Entry(trial, trial, trial, {"x": 1.0}, 1, cost=1000.0 - rank, slot=slot)
+            for rank, (trial, slot) in enumerate(slots.items())
+        ]
+        state = StudyState.of(opening(entries))
+
+        def record(*events):
+            for event in events:
+                state.apply(event)
+
+        schedule = Schedule(entries, state=state, pruning=Pruning(pruner="none"), record=record, now=Clock())
+        self.dispatcher = Dispatcher(
+            schedule,
+            order=lambda assignment: assignment.trial,
+            slot_of=slots.__getitem__,
+            after_trial=lambda trial: None,
+            nodes=lambda: nodes,
+        )
+        self.asked = 0
+
+    def give(self, times):
+        given = []
+        for _ in range(times):
+            self.asked += 1
+            assigned = self.dispatcher.assign(str(self.asked))
+            given.append(assigned[0] if assigned else None)
+        return given
+
+
+@pytest.mark.parametrize("nodes", [[A100, V100], [V100, A100]])
+def test_a_trial_that_waits_for_its_type_of_gpu_holds_up_nobody_elsewhere(nodes):
+    slots = {f"big{n}": ON_A100 for n in range(3)} | {f"small{n}": ANY for n in range(10)}
+    cluster = Cluster(nodes, slots)
+    assert cluster.give(10) == ["big0", *(f"small{n}" for n in range(8)), None]
+    cluster.dispatcher.lost("1", "its process died")
+    assert cluster.give(2) == ["big0", None]
+
+
+def test_on_a_node_of_its_own_nobody_goes_ahead_of_one_that_waits():
+    """Else quarters would take every half that comes free, and who needs two whole GPUs would never start."""
+    slots = {"whole": TWO, "first": QUARTER} | {f"small{n}": QUARTER for n in range(20)}
+    node = {"CPU": 32.0, "GPU": 2.0}
+    cluster = Cluster([node], slots)
+    assert cluster.give(2) == ["whole", None]
+    two = Cluster([node, node], {"a": TWO, "b": TWO, "c": TWO, **{f"small{n}": QUARTER for n in range(9)}})
+    assert two.give(3) == ["a", "b", None]
+    three = Cluster([node, node, {"CPU": 8.0, "GPU": 1.0}], {"a": TWO, "b": TWO, "c": TWO, "small": QUARTER})
+    assert three.give(4) == ["a", "b", "small", None]
+
+
+def test_a_slot_that_no_node_alive_could_hold_holds_up_nobody():
+    cluster = Cluster([V100], {"big": ON_A100, "small": ANY})
+    assert cluster.give(2) == ["small", None]
