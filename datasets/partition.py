@@ -63,6 +63,27 @@ def check_disjoint(instances: pd.DataFrame, *, where: str) -> None:
         )
 
 
+def check_cases(instances: pd.DataFrame, *, where: str) -> None:
+    """Refuse cases that belong to several patients: their scores and labels would be merged into one.
+
+    Args:
+        instances: with the columns `case` and `patient`.
+        where: the data set, for the message.
+
+    Raises:
+        DatasetError: some cases have more than one patient.
+    """
+    pairs = instances[["case", "patient"]].drop_duplicates()
+    merged = int((pairs["case"].value_counts() > 1).sum())
+    if merged:
+        raise DatasetError(
+            f"{merged} cases have more than one patient",
+            f"{where}, column of the cases",
+            "identifiers of examinations that no two patients share",
+            "number them over all patients, e.g. patient and visit in one column (source csv: option `case`)",
+        )
+
+
 def check_not_empty(instances: pd.DataFrame, *, where: str) -> None:
     """Refuse a manifest in which train, val or test has no image."""
     counts = instances["partition"].value_counts()

@@ -87,8 +87,14 @@ def giga_macs(backbone: str, resolution: int) -> float:
 
 
 def relative_cost(config: TrialConfig, images: float) -> float:
-    """Return the cost of an epoch over so many images in arbitrary units, comparable between trials."""
-    return giga_macs(config.backbone, config.resolution) * images
+    """Return the cost of an epoch over so many images in arbitrary units, comparable between trials.
+
+    A trial on stored features costs its encoder's one forward pass at most; that is spread over its epochs.
+    """
+    step = giga_macs(config.backbone, config.resolution) * images
+    if adaptations.load(config.adaptation).on_features:
+        return step / FORWARD_PASSES_PER_STEP / config.recipe.epochs
+    return step
 
 
 def estimate(

@@ -9,6 +9,7 @@ from typing import Any
 
 from search import ledger
 from search.study_state import StudyState, TrialProgress
+from trainers import adaptations
 from trainers.trial import TrialConfig, TrialState
 
 Kind = tuple[str, int, str]
@@ -17,7 +18,10 @@ Kind = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Images that are trained in a second of a slot, by kind of trial, and where that is known from."""
+    """Images that are trained in a second of a whole GPU (of a slot where there is none), and where that is known from.
+
+    Of trials on stored features, by kind of trial, the images that their encoder reads.
+    """
 
     images_per_second: Mapping[Kind, float]
     source: str
@@ -34,10 +38,13 @@ def from_ledgers(storage: Path) -> Speeds | None:
     for path in sorted(storage.glob("*/ledger.jsonl")):
         state = StudyState.of(ledger.read(path).events)
         for progress in state.trials.values():
+            config = progress.config
+            kind = (config["backbone"], config["resolution"], config.get("adaptation", "finetune"))
+            if adaptations.load(kind[2]).on_features:
+                continue  # its seconds say how fast features are read, not how fast the encoder is
             speed = _speed(progress, state.datasets.get(progress.dataset_key, {}))
             if speed is not None:
-                config = progress.config
-                found[config["backbone"], config["resolution"], config.get("adaptation", "finetune")].append(speed)
+                found[kind].append(speed)
     if not found:
         return None
     return Speeds({kind: median(speeds) for kind, speeds in found.items()}, f"trials recorded in {storage}")
@@ -57,8 +64,12 @@ def probe(configs: Iterable[TrialConfig], *, steps: int) -> Speeds:
 
 
 def _speed(progress: TrialProgress, data: Mapping[str, Any]) -> float | None:
-    """Return the images of the training partition times epochs, by the seconds that the trial held its slot."""
-    images = data.get("images", {}).get("train")
-    if progress.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not images or not progress.use.seconds:
+    """Return the images of the training partition times epochs, by the seconds of GPUs that the trial held.
+
+    Trials that share a GPU are slower each, and as fast together.
+    """
+    images, use = data.get("images", {}).get("train"), progress.use
+    seconds = use.gpu_seconds or use.seconds
+    if progress.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not images or not seconds:
         return None
-    return float(images * len(progress.epochs) / progress.use.seconds) or None
+    return float(images * len(progress.epochs) / seconds) or None

@@ -1,7 +1,7 @@
 """Puts a trial's parts together: plan, network, material, training. Also rebuilds a network from its checkpoint."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,37 @@ def load_network(
         The network ((B, 1, R, R) uint8 or [0, 1] to outputs), its trial and its pathologies.
 
     Raises:
-        TrialError: kind "weights" if the checkpoint does not fit its own configuration.
+        TrialError: kind "weights" if the checkpoint does not fit its own configuration or the pretrained weights.
     """
     trial = checkpoint.read_trial(checkpoint_folder)
     config = TrialConfig.model_validate(trial["trial"])
     head_alone = adaptations.load(config.adaptation).on_features
     network = build_network(config, trial["pathologies"], weights=weights, load=head_alone)
+    if head_alone:
+        check_encoder(network.encoder.source, trial)
     set_normalisation(network, trial)
     state = checkpoint.read_tensors(checkpoint_folder, "network")
     load_state(network.head if head_alone else network, state, name=checkpoint_folder.name)
     return network.eval(), config, tuple(trial["pathologies"])
+
+
+def check_encoder(source: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
+    """Refuse to put a head on another encoder than it was trained on: its weights file may have been overwritten.
+
+    Args:
+        source: what is known of the weights at hand; see `pretrained.source`.
+        trial: description written beside the head's weights.
+
+    Raises:
+        TrialError: kind "weights", naming both checksums.
+    """
+    found, trained = source.get("sha256"), trial["weights"].get("sha256")
+    if found and trained and found != trained:
+        raise TrialError(
+            "weights",
+            f"{source['file']} is not the file that this head was trained on: sha256 {found[:12]}…, was {trained[:12]}…; "
+            "bring that file back, or train anew",
+        )
 
 
 def set_normalisation(network: Network, trial: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """The feature store: a frozen encoder's features, computed once and shared by every trial that asks for the same.
 
 `<cache>/features/<key>/` holds `features.f32` (rows × width), `described.json` and, last of all, `complete.json`. The
-key is a hash of the pixels, the preprocessing, the true input size, the encoder's weights and the pooling. Of several
-trials that need the same features, one computes and the others wait for it.
+key is a hash of the pixels, which of them could be read, the preprocessing, the true input size, the encoder's weights
+(a local file's content, too) and the pooling. Of several trials that need the same features, one computes and the
+others wait for it.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from filelock import FileLock
 from torch import nn
 
 from datasets import preprocessing
-from trainers import adaptations, assembly, offload, seeding, tasks
+from trainers import adaptations, assembly, offload, pretrained, seeding, tasks
 from trainers.checkpoint_files import MARKER
 from trainers.material import ImageMaterial, TensorMaterial, open_images
 from trainers.trial import Operation, TrialConfig, TrialError
@@ -35,7 +36,7 @@ def open_features(config: TrialConfig, operation: Operation, *, place: assembly.
         place: where to compute.
     """
     images = open_images(config, operation)
-    folder = operation.cache / "features" / feature_key(config, images)
+    folder = operation.cache / "features" / feature_key(config, images, weights=operation.weights)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / MARKER).is_file():
@@ -52,10 +53,19 @@ def open_features(config: TrialConfig, operation: Operation, *, place: assembly.
     )
 
 
-def feature_key(config: TrialConfig, images: ImageMaterial) -> str:
-    """Return 24 hex digits over all that decides about features."""
+def feature_key(config: TrialConfig, images: ImageMaterial, *, weights: Path | None = None) -> str:
+    """Return 24 hex digits over all that decides about features.
+
+    Args:
+        config: of the trial.
+        images: its images.
+        weights: file or folder of pretrained weights; None asks the hub.
+
+    Raises:
+        TrialError: kind "configuration" or "weights".
+    """
     plan = assembly.plan_network(config)
-    decides = {
+    decides: dict[str, Any] = {
         "pixels": images.manifest.pixels,
         "preprocessing": preprocessing.resolve(config.dataset.preprocessing).description(),
         "architecture": plan.architecture,
@@ -65,6 +75,10 @@ def feature_key(config: TrialConfig, images: ImageMaterial) -> str:
         "pooling": assembly.pooling_of(plan, config.recipe.pooling),
         "precision": config.recipe.precision,
     }
+    if (content := pretrained.local_content(plan, weights=weights)) is not None:
+        decides["content"] = content
+    if not images.cache.readable.all():  # a later preparation may read more of them
+        decides["unreadable"] = np.flatnonzero(~images.cache.readable).tolist()
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -41,13 +41,15 @@ def _opened(
     config: TrialConfig, operation: Operation, checkpoint_folder: Path, place: assembly.Place
 ) -> tuple[Material, nn.Module, tuple[str, ...]]:
     """Return what the network reads, the network, and its pathologies: a probe's head reads the feature store."""
-    pathologies = tuple(checkpoint.read_trial(checkpoint_folder)["pathologies"])
+    trial = checkpoint.read_trial(checkpoint_folder)
+    pathologies = tuple(trial["pathologies"])
     if not adaptations.load(config.adaptation).on_features:
         network, _, _ = assembly.load_network(checkpoint_folder, weights=operation.weights)
         return open_images(config, operation, pinned=place.cuda), network, pathologies
     from trainers import features
 
     material = features.open_features(config, operation, place=place)
+    assembly.check_encoder(material.described["weights"], trial)
     head = features.bare_head(config, int(material.described["width"]), pathologies)
     assembly.load_state(head, checkpoint.read_tensors(checkpoint_folder, "network"), name=checkpoint_folder.name)
     return material, head, pathologies

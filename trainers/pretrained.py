@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,26 @@ def source(path: Path) -> dict[str, Any]:
     """Return what the trial's record says of a weights file; very large files are not read again for a checksum."""
     size = path.stat().st_size
     return {"file": path.name, "bytes": size, "sha256": sha256(path) if size <= LARGEST_HASHED else None}
+
+
+def local_content(plan: NetworkPlan, *, weights: Path | None) -> str | None:
+    """Return what tells the content of a plan's weights file from what the same name held before.
+
+    None where a name always means the same bytes: random weights, a package (known by its checksum), the hub.
+
+    Args:
+        plan: of the network.
+        weights: file or folder of pretrained weights; None asks the hub.
+
+    Raises:
+        TrialError: kind "weights": there is no such file.
+    """
+    named = plan.tag is not None and plan.tag.startswith("file:")
+    if plan.tag is None or plan.tag.startswith("package:") or (weights is None and not named):
+        return None
+    path = locate(plan, weights=weights)
+    stat = path.stat()
+    return _content(path, stat.st_size, stat.st_mtime_ns)
 
 
 def locate(plan: NetworkPlan, *, weights: Path | None) -> Path:
@@ -68,6 +89,12 @@ def published_configuration(path: Path) -> dict[str, Any]:
             configuration: dict[str, Any] = json.loads(candidate.read_text()).get("pretrained_cfg", {})
             return configuration
     return {}
+
+
+@lru_cache(maxsize=16)
+def _content(path: Path, size: int, modified: int) -> str:
+    """Return the sha256 of a file, read once as long as its size and time (ns) stay; very large ones are not read."""
+    return sha256(path) if size <= LARGEST_HASHED else f"{size} bytes of {modified}"
 
 
 def _local_file(path: Path, weights: Path | None) -> Path:

@@ -12,7 +12,7 @@ from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
 from datasets.labels import flip, harden, resolve_uncertain
 from datasets.manifest import Manifest, sizes_of
-from datasets.partition import check_disjoint, check_not_empty, draw_by_patient
+from datasets.partition import check_cases, check_disjoint, check_not_empty, draw_by_patient
 from datasets.source_table import SourceTable
 
 VALIDATION_ON_TEST = "the test partition itself, as in paper 1: test figures are optimistic"
@@ -33,12 +33,14 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
         root: the data set's folder in its official layout.
 
     Returns:
-        A manifest whose partitions share no patient and whose val and test labels are 0, 1 or NaN.
+        A manifest whose partitions share no patient, whose cases have one patient each, and whose val and test labels
+        are 0, 1 or NaN.
 
     Raises:
         DatasetError: with what, where, expected and fix.
     """
     table = read(config, root)
+    check_cases(table.instances, where=f"data set {config.name}")
     table, validation = _partitioned(table, config)
     apart = table.instances["partition"] != "val" if table.validation_on_test else slice(None)
     check_disjoint(table.instances[apart], where=f"data set {config.name}")

@@ -1,5 +1,6 @@
 """Any table: a data set without a file of its own, such as a hospital's private collection."""
 
+import posixpath
 import re
 from pathlib import Path
 
@@ -57,17 +58,19 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     table = read_csv(root / options.table, columns=described)
     findings = _findings(table, options, described)
     prefix = f"{options.images.rstrip('/')}/" if options.images else ""
+    image = _filled(table, options.image, options)
     instances = instance_rows(
         len(table),
-        path=prefix + table[options.image],
-        case=_optional(table, options.case, table[options.image]),
-        patient=table[options.patient],
+        path=prefix + image,
+        case=image if options.case is None else _filled(table, options.case, options),
+        patient=_filled(table, options.patient, options),
         view=_optional(table, options.view).replace("", None),
         age=pd.to_numeric(_optional(table, options.age), errors="coerce"),
         sex=_optional(table, options.sex).str.lower().map(_SEXES),
         origin=_optional(table, options.origin).replace("", None),
         partition=_partition(table, options),
     )
+    _check_once(instances["path"], options)
     labels = np.stack([_column(table[column], column, options) for column in findings], axis=1)
     return SourceTable(
         instances=instances,
@@ -77,10 +80,35 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     )
 
 
-def _optional(table: pd.DataFrame, column: str | None, otherwise: pd.Series | None = None) -> pd.Series:
-    if column is not None:
-        return table[column]
-    return otherwise if otherwise is not None else pd.Series("", index=table.index)
+def _optional(table: pd.DataFrame, column: str | None) -> pd.Series:
+    return pd.Series("", index=table.index) if column is None else table[column]
+
+
+def _filled(table: pd.DataFrame, column: str, options: CsvOptions) -> pd.Series:
+    """Return a column of identifiers without blanks around them: 'P1' and 'P1 ' are one patient, '' is none."""
+    cells = table[column].str.strip()
+    empty = np.flatnonzero((cells == "").to_numpy())
+    if len(empty):
+        raise DatasetError(
+            f"{len(empty)} cells are empty, the first in row {empty[0] + 1} below the header",
+            f"{options.table}, column {column!r}",
+            "an identifier in every row",
+            "fill them in or leave these rows out",
+        )
+    return cells
+
+
+def _check_once(paths: pd.Series, options: CsvOptions) -> None:
+    """Refuse an image that several rows name: it could be learned from and examined, or have two labels."""
+    again = paths.map(posixpath.normpath).duplicated()
+    if again.any():
+        raise DatasetError(
+            f"{int(again.sum())} rows name an image that another row has named, the first is row "
+            f"{int(np.argmax(again)) + 1} below the header",
+            f"{options.table}, column {options.image!r}",
+            "every image in one row, with one patient, partition and set of labels",
+            "merge or remove the rows that repeat it",
+        )
 
 
 def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ...]) -> dict[str, str]:

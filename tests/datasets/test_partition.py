@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.errors import DatasetError
-from datasets.partition import check_disjoint, check_not_empty, draw_by_patient
+from datasets.partition import check_cases, check_disjoint, check_not_empty, draw_by_patient
 
 
 def _cohort(patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +47,14 @@ def test_an_overlap_is_refused_with_its_count_and_no_name():
     with pytest.raises(DatasetError, match="2 patients are in more than one partition") as caught:
         check_disjoint(rows, where="data set x")
     assert "Anna" not in str(caught.value)
+
+
+def test_a_case_of_two_patients_is_refused_with_its_count_and_no_name():
+    rows = pd.DataFrame({"case": ["visit 1", "visit 1", "visit 2"], "patient": ["Anna", "Bert", "Bert"]})
+    with pytest.raises(DatasetError, match=r"1 cases have more than one patient.*option `case`") as caught:
+        check_cases(rows, where="data set x")
+    assert not any(name in str(caught.value) for name in ("Anna", "Bert", "visit 1"))
+    check_cases(rows.iloc[1:].assign(case="a", patient="Bert"), where="data set x")
 
 
 @pytest.mark.parametrize("empty", ["train", "val", "test"])

@@ -9,7 +9,7 @@ import pytest
 from search import grid, recorded_speed
 from search.candidate import best_winner
 from search.errors import StudyError
-from search.estimate import estimate
+from search.estimate import estimate, relative_cost
 from search.identity import identified
 from search.ledger import Ledger, read
 from search.plan import Known, plan
@@ -118,6 +118,33 @@ def test_speeds_are_read_from_what_ran(ran):
     found = recorded_speed.from_ledgers(ran)
     assert found.images_per_second == {("vit_base", 224, "finetune"): 200.0}  # 2 x 1000 images in 10 s
     assert recorded_speed.from_ledgers(ran / "nowhere") is None
+
+
+def test_a_gpu_that_is_shared_is_as_fast_as_those_who_share_it(ran):
+    """Four trials on a quarter each: the seconds of one are a quarter of a GPU's."""
+    path = StudyFolder(ran, "s").ledger
+    told = [{**e, "gpus": 0.25} if e["kind"] == "started" else e for e in read(path).events]
+    path.unlink()
+    with Ledger(path) as ledger:
+        ledger.append(*told)
+    assert recorded_speed.from_ledgers(ran).images_per_second == {("vit_base", 224, "finetune"): 800.0}
+
+
+def test_what_trials_on_stored_features_took_is_no_speed_of_their_encoder(ran):
+    path = StudyFolder(ran, "s").ledger
+    told = read(path).events
+    for event in told:
+        if event["kind"] == "trial":
+            event["config"]["adaptation"] = "probe"
+    path.unlink()
+    with Ledger(path) as ledger:
+        ledger.append(*told)
+    assert recorded_speed.from_ledgers(ran) is None
+
+
+def test_a_trial_on_stored_features_costs_next_to_nothing():
+    tuned, probed = (grid.expand(study(axes=AXES | {"adaptation": a})).trials[0].config for a in ("finetune", "probe"))
+    assert relative_cost(probed, 100) * 10 == pytest.approx(relative_cost(tuned, 100) / 3)
 
 
 def test_the_plan_says_what_is_left_to_do(ran):

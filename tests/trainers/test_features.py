@@ -1,16 +1,23 @@
+import dataclasses
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from trainers import assembly, features
+from trainers import assembly, cells, features, pretrained
+from trainers.evaluation.run import evaluate
 from trainers.material import open_images
 from trainers.neighbours import NeighboursHead
-from trainers.trial import Operation, TrialConfig
+from trainers.network_plan import NetworkPlan
+from trainers.train import train
+from trainers.trial import Operation, TrialConfig, TrialError
 
 Trials = Callable[..., TrialConfig]
 Operations = Callable[..., Operation]
@@ -57,6 +64,69 @@ def test_whatever_decides_about_features_is_in_their_key(trial: Trials, operatio
     assert len(keys) == 2
     same = one.model_copy(update={"adaptation": "knn", "recipe": one.recipe.model_copy(update={"learning_rate": 1.0})})
     assert features.feature_key(same, open_images(same, operation())) in keys
+
+
+def _weights(path: Path, seed: int) -> None:
+    import timm
+
+    torch.manual_seed(seed)
+    save_file(timm.create_model("test_vit3", num_classes=0, img_size=64).state_dict(), path)
+
+
+@pytest.mark.parametrize("largest", [pretrained.LARGEST_HASHED, 0], ids=["hashed", "too large to hash"])
+def test_a_weights_file_that_was_overwritten_gives_features_of_its_own(
+    trial: Trials, operation: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    monkeypatch.setattr(pretrained, "LARGEST_HASHED", largest)
+    config = trial(adaptation="probe", backbone="test_vit3", initialization=f"file:{tmp_path / 'w.safetensors'}")
+    opened = []
+    for seed in (1, 2):
+        _weights(tmp_path / "w.safetensors", seed)
+        opened.append(features.open_features(config, operation(), place=CPU))
+        elsewhere = operation().model_copy(update={"cache": tmp_path / f"nothing stored {seed}"})
+        fresh = features.open_features(config, elsewhere, place=CPU)
+        assert torch.equal(opened[-1].inputs, fresh.inputs)
+        assert opened[-1].described["weights"] == fresh.described["weights"]
+    assert not torch.equal(opened[0].inputs, opened[1].inputs)
+
+
+def test_a_head_is_not_put_on_weights_that_came_after_it(
+    trial: Trials, operation: Operations, tmp_path: Path
+) -> None:
+    file = tmp_path / "w.safetensors"
+    config = trial(adaptation="probe", backbone="test_vit3", initialization=f"file:{file}", recipe={"epochs": 1})
+    _weights(file, 1)
+    result = train(config, operation=operation(), report=lambda _: None)
+    best = operation().trial_folder / str(result.checkpoint)
+    _weights(file, 2)
+    message = r"w.safetensors is not the file that this head was trained on: sha256 \w{12}…, was \w{12}…"
+    with pytest.raises(TrialError, match=message):
+        evaluate(config, operation=operation(), checkpoint_folder=best, partition="val")
+    with pytest.raises(TrialError, match=message):
+        assembly.load_network(best)
+
+
+def test_weights_of_a_given_folder_are_known_by_content_those_of_the_hub_by_name(tmp_path: Path) -> None:
+    plan = cells.resolve("imagenet", "vit_tiny", 224, "probe")
+    assert isinstance(plan, NetworkPlan)
+    assert pretrained.local_content(plan, weights=None) is None
+    path = tmp_path / pretrained.file_name(plan.tag or "")
+    told = set()
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        told.add(pretrained.local_content(plan, weights=tmp_path))
+    assert told == {hashlib.sha256(content).hexdigest() for content in (b"one", b"two")}
+
+
+def test_an_image_that_could_be_read_later_is_not_taken_from_a_store_without_it(
+    trial: Trials, operation: Operations
+) -> None:
+    config = trial(adaptation="probe")
+    whole = open_images(config, operation())
+    readable = whole.cache.readable.copy()
+    readable[3] = False
+    partly = dataclasses.replace(whole, cache=dataclasses.replace(whole.cache, readable=readable))
+    assert features.feature_key(config, whole) != features.feature_key(config, partly)
 
 
 def test_neighbours_vote_by_similarity_over_the_labels_that_are_given() -> None:
