@@ -164,7 +164,7 @@ class Groups:
         race = create_group(
             self._pruning,
             epochs=max(entry.epochs for entry in entries),
-            trials=len(entries),
+            trials=len({(entry.cell, _point(entry.searched)) for entry in entries}),
             direction=self._state.declaration.direction,
             space=space,
         )
@@ -174,7 +174,7 @@ class Groups:
 
     def _replay(self, race: ComparisonGroup, entry: Entry) -> None:
         progress = self._progress(entry.trial)
-        race.add(entry.trial, entry.searched)
+        race.add(entry.trial, entry.searched, point=f"{entry.cell} {_point(entry.searched)}")
         for decision in progress.decisions:
             race.remember(entry.trial, decision.get("memory", {}))
         for epoch, value in progress.curve.items():

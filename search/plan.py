@@ -158,6 +158,11 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
             f"pruning.within: {grid.readable(study.pruning.within)} compares trials of all cells: hard data sets and "
             "slow backbones lose their trials to easy ones, and most cells keep only the one trial that is never pruned"
         )
+    if prunes and len(study.seeds) > 1 and study.pruning.pruner != "cell_race":
+        found.append(
+            f"pruning.pruner: {study.pruning.pruner} stops seeds of the same hyperparameters one by one, so that means "
+            "over seeds are of those that it left; cell_race stops or keeps them together"
+        )
     largest = max(groups.values(), default=0)
     startup = study.pruning.settings.get("n_startup_trials", 5)
     if study.pruning.pruner.lower().startswith(("median", "percentile")) and largest <= startup:

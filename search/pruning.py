@@ -60,10 +60,18 @@ class ComparisonGroup:
         self._trials: dict[str, optuna.trial.Trial] = {}
         self.rungs = pruners.rungs(pruner)
 
-    def add(self, trial: str, searched: Mapping[str, Any]) -> None:
-        """Enter a trial with its hyperparameters."""
+    def add(self, trial: str, searched: Mapping[str, Any], *, point: str | None = None) -> None:
+        """Enter a trial with its hyperparameters.
+
+        Args:
+            trial: which.
+            searched: its hyperparameters.
+            point: what it shares with the trials that differ from it in their seed alone; None: with none.
+        """
         self._study.enqueue_trial({name: parameter(value) for name, value in searched.items()})
         self._trials[trial] = self._study.ask(self._space)
+        if point is not None:
+            self._trials[trial].set_user_attr(pruners.POINT, point)
 
     def remember(self, trial: str, memory: Mapping[str, Any]) -> None:
         """Tell the pruner what it wrote down about a trial before the race was built again (`Decision.memory`)."""

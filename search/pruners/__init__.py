@@ -27,6 +27,8 @@ REFUSED = ("wilcoxon", "WilcoxonPruner")
 """Optuna's pruner of means over problem instances, which epochs are not."""
 PATIENT = ("patient", "PatientPruner")
 """Optuna's pruner that holds another back; settings: patience, wrapped_pruner: median or {median: {…}}."""
+POINT = "point"
+"""User attribute of a trial: what those share that differ in their seed alone."""
 NOT_SETTINGS = frozenset({"epochs", "past", "restarts", "trials"})
 
 

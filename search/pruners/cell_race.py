@@ -1,8 +1,9 @@
 """A race inside a group: its trials meet at rungs, and only those that may still win go on.
 
-At a rung every trial of the group has trained the same number of epochs. Trials are ranked by where they are
-expected to end: by what became of their like in other groups, where there are some (`curve_endings.py`), else by their
-value and a credit for their slope, so that low learning rates, which learn late, are not judged by where they stand.
+At a rung every trial of the group has trained the same number of epochs. Trials that differ in their seed alone race as
+one, by their mean, and go on or stop together. Trials are ranked by where they are expected to end: by what became of
+their like in other groups, where there are some (`curve_endings.py`), else by their value and a credit for their slope,
+so that low learning rates, which learn late, are not judged by where they stand.
 Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung. A group that knows nothing of others lets also those go
 on that the noise of its curves does not tell from the leader, and stops those that are farther behind than noise and
 the group's own rise can explain. Where other groups tell how sure an expectation is, a
@@ -16,7 +17,7 @@ killed and started again decides the same.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, linear_regression
+from statistics import NormalDist, fmean, linear_regression
 
 import numpy as np
 import optuna
@@ -69,8 +70,8 @@ class Field:
 
     Attributes:
         values: at the rung.
-        places: 1 for the leader, by the expected end; in this order.
-        ends: where each is expected to end.
+        places: 1 for the leader, by the expected end; in this order. Seeds share a place.
+        ends: where each is expected to end, the mean over its seeds.
         doubts: standard deviations of that; infinite where nothing says how sure it is.
         way: in which the ends were reckoned.
         quota: how many go on whatever their distance.
@@ -98,7 +99,9 @@ class Field:
         stops = place > 1 and (too_far or rise < tolerance * self.remaining)
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {self.values[trial]:.4f}, place {place} of "
-            f"{len(self.places)} ({self.quota} go on), {gap:.4f} behind by {self.way}, margin {self.margin:.4f}"
+            f"{max(self.places.values())} ({self.quota} go on), {gap:.4f} behind by {self.way}"
+            f"{f' over {seeds} seeds' if (seeds := list(self.places.values()).count(place)) > 1 else ''}, "
+            f"margin {self.margin:.4f}"
             + (f", expected to improve on the leader by {rise:.4f}" if place > 1 and self.way == TAUGHT else "")
         )
 
@@ -178,22 +181,28 @@ class CellRacePruner(optuna.pruners.BasePruner):
         running = (TrialState.RUNNING, TrialState.COMPLETE)
         live = [trial for trial in begun if rung in trial.intermediate_values and trial.state in running]
         standings = {trial.number: standing(trial, rung, direction) for trial in live}
+        points = {trial.number: point_of(trial) for trial in begun}
+        seeds = {number: [n for n in standings if points[n] == points[number]] for number in standings}
         if self._endings.knows([key_of(trial) for trial in begun]):
             way, margin, hopeless = TAUGHT, 0.0, math.inf
             ends, doubts = self._taught(begun, live, rung, direction)
         else:
-            noise = float(np.median([s.noise for s in standings.values()]))
-            way, margin, hopeless = UNTAUGHT, self._margin * noise, _hopeless(begun, rung, direction, noise)
             ends, doubts = self._untaught(standings, rung), dict.fromkeys(standings, math.inf)
-        ranked = sorted(ends, key=lambda number: (-ends[number], -standings[number].value, number))
+            noise = _noise(standings, ends, seeds)
+            way, margin, hopeless = UNTAUGHT, self._margin * noise, _hopeless(begun, rung, direction, noise)
+        ends = {number: fmean(ends[n] for n in same) for number, same in seeds.items()}
+        doubts = {number: math.hypot(*(doubts[n] for n in same)) / len(same) for number, same in seeds.items()}
+        values = {number: fmean(standings[n].value for n in same) for number, same in seeds.items()}
+        ranked = sorted(ends, key=lambda number: (-ends[number], -values[number], min(seeds[number]), number))
+        order = list(dict.fromkeys(points[number] for number in ranked))
         return Field(
             values={number: standings[number].value for number in ranked},
-            places={number: place for place, number in enumerate(ranked, 1)},
+            places={number: order.index(points[number]) + 1 for number in ranked},
             ends=ends,
             doubts=doubts,
             way=way,
-            # n counts the trials that began, so that a rung's quota does not depend on which were stopped before.
-            quota=max(1, math.ceil(len(begun) ** self._exponent_at[rung] - 1e-9)),
+            # It counts those that began, so that a rung's quota does not depend on which were stopped before.
+            quota=max(1, math.ceil(len(set(points.values())) ** self._exponent_at[rung] - 1e-9)),
             margin=margin,
             hopeless=hopeless,
             remaining=1 - rung / self._epochs,
@@ -222,6 +231,19 @@ class CellRacePruner(optuna.pruners.BasePruner):
             dict(zip(numbers, ends.behind.tolist(), strict=True)),
             dict(zip(numbers, ends.doubts.tolist(), strict=True)),
         )
+
+
+def _noise(standings: Mapping[int, Standing], ends: Mapping[int, float], seeds: Mapping[int, Sequence[int]]) -> float:
+    """Return the standard deviation of what trials are ranked by: of epochs, and of seeds where there are several."""
+    epochs = float(np.median([standing.noise for standing in standings.values()]))
+    several = [
+        [ends[number] for number in same] for number, same in seeds.items() if len(same) > 1 and number == same[0]
+    ]
+    if not several:
+        return epochs
+    freedom = sum(len(values) - 1 for values in several)
+    between = sum(float(np.sum((np.array(values) - fmean(values)) ** 2)) for values in several) / freedom
+    return math.sqrt((epochs**2 + between) / float(np.median([len(same) for same in seeds.values()])))
 
 
 def _hopeless(begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection, noise: float) -> float:
@@ -257,6 +279,11 @@ def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -
 def key_of(trial: FrozenTrial) -> str:
     """Name the hyperparameters of a trial, the same in every group."""
     return pruners.key_of(trial.params) or str(trial.number)
+
+
+def point_of(trial: FrozenTrial) -> str:
+    """Name what a trial shares with those that differ from it in their seed alone."""
+    return str(trial.user_attrs.get(pruners.POINT, trial.number))
 
 
 def expected_improvement(ahead: float, doubt: float) -> float:

@@ -57,6 +57,7 @@ class Search:
         budget: of the study.
         gpus: that each trial occupies.
         within: what is compared: a cell, or the whole study.
+        searched: of each trial; equal values are seeds of one point; by default all differ.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search import selection
 from search.pruning import Decision, create_group
 from search.study_sections import Pruning
 from tests.search.recorded import Search
@@ -191,3 +192,44 @@ def test_a_search_that_is_killed_anywhere_and_started_again_ends_the_same(curves
         assert {t: len(p.epochs) for t, p in again.state.trials.items()} == {
             t: len(p.epochs) for t, p in whole.state.trials.items()
         }
+
+
+SEEDS = {  # "low" ends better on average, one seed of "high" best of all
+    "low": (
+        [0.60, 0.70, 0.76, 0.78, 0.79, 0.80],
+        [0.60, 0.69, 0.75, 0.78, 0.79, 0.798],
+        [0.59, 0.69, 0.75, 0.77, 0.78, 0.796],
+    ),
+    "high": (
+        [0.70, 0.76, 0.79, 0.80, 0.81, 0.812],
+        [0.62, 0.70, 0.73, 0.75, 0.76, 0.77],
+        [0.61, 0.69, 0.73, 0.75, 0.76, 0.765],
+    ),
+    "poor": ([0.50, 0.51, 0.52, 0.52, 0.52, 0.52],) * 3,
+}
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_seeds_of_the_same_hyperparameters_go_on_or_stop_together(slots):
+    """A cell's winner is the point with the best mean over seeds: of survivors it would be another one."""
+    curves = {f"{point} {seed}": curve for point, seeds in SEEDS.items() for seed, curve in enumerate(seeds)}
+    searched = {trial: float(list(SEEDS).index(trial.split()[0])) for trial in curves}
+    search = Search(curves, searched=searched)
+    search.run(slots=slots)
+    by_point = {point: {search.ends()[f"{point} {seed}"] for seed in range(3)} for point in SEEDS}
+    assert by_point["poor"] == {"PRUNED"}
+    assert by_point["low"] == {"COMPLETE"}
+    assert len(by_point["high"]) == 1
+    (winner,) = selection.winners(search.state, dict.fromkeys(curves, "cell"))
+    assert winner.trial == "low 0"
+    assert any("over 3 seeds" in e["reason"] for e in search.events if e["kind"] == "decision")
+
+
+def test_equal_hyperparameters_of_two_cells_are_no_seeds_of_one_another():
+    """Compared within the study, a good cell does not carry a poor one along."""
+    curves = {"good": CLEAR["b"], "poor": CLEAR["a"], "poor too": CLEAR["c"]}
+    cells = {"good": "one", "poor": "two", "poor too": "two"}
+    search = Search(curves, cells=cells, searched=dict.fromkeys(curves, 1.0) | {"poor too": 2.0}, within="study")
+    search.run()
+    assert search.ends()["good"] == "COMPLETE"
+    assert sorted(search.ends()[trial] for trial in ("poor", "poor too")) == ["COMPLETE", "PRUNED"]
