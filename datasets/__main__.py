@@ -31,28 +31,28 @@ def verify(
     option: Option = None,
     workers: Workers = 1,
     images: Annotated[bool, typer.Option(help="decode every file, too")] = True,
-    cache: Annotated[Path | None, typer.Option(help="hold the files against this cache's content hashes")] = None,
+    cache: Annotated[Path | None, typer.Option(help="hold the files against these caches' content hashes")] = None,
     files: Annotated[Path | None, typer.Option(help="write unreadable and changed files to this local list")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Print a data card: counts, prevalence, unreadable files, duplicates, and what differs from what was published."""
+    from datasets.remote_root import is_address
     from datasets.sources import load
-    from datasets.verify import changed, data_card, prepared, unreadable
+    from datasets.verify import changed_since_prepared, data_card, unreadable
 
     config = _config(source, labels, option)
     place = _folder(config, root, cache)
     card = data_card(config, place, images=images, workers=workers, progress=_progress("read", as_json))
     manifest = load(config, place)
-    altered: list[str] = []
+    altered = None if cache is None else changed_since_prepared(manifest, cache)
     if cache is not None:
-        for resolution, preprocessing in prepared(manifest, cache)[:1]:
-            altered = changed(manifest, cache, resolution=resolution, preprocessing=preprocessing)
-        card["changed_since_prepared"] = len(altered)
+        card["changed_since_prepared"] = None if altered is None else len(altered)
     if files is not None:
         listed = [f"{path}\t{reason}" for path, reason in unreadable(manifest, workers=workers)]
-        files.write_text("".join(f"{line}\n" for line in [*listed, *(f"{path}\tchanged" for path in altered)]))
+        files.write_text("".join(f"{line}\n" for line in [*listed, *(f"{path}\tchanged" for path in altered or ())]))
     typer.echo(json.dumps(card, indent=1) if as_json else _readable(card))
-    if card["completeness"] == "differs" or altered:
+    not_compared = cache is not None and altered is None and not is_address(root)  # an address needs --cache anyway
+    if card["completeness"] == "differs" or altered or not_compared:
         raise typer.Exit(1)
 
 
@@ -103,6 +103,8 @@ def fetch(
 
     done = mirror(address, root, workers=workers, progress=_progress("copied", quiet=False))
     typer.echo(f"{done.files} files, {done.bytes / 1e6:.1f} MB, {done.copied} of them copied now")
+    if done.unfinished:
+        typer.echo(f"{done.unfinished} caches there are still being built and were left out; fetch again when they are")
 
 
 @app.command()
@@ -112,20 +114,26 @@ def gc(
     idle_days: Annotated[float, typer.Option(min=0, help="keep what was used within so many days, too")] = 0.0,
     remove: Annotated[bool, typer.Option("--remove", help="remove it; otherwise only shown")] = False,
 ) -> None:
-    """Show which studies of the same storage folder use each cache, and remove what none uses."""
-    from datasets.cleaning import entries, remove_unused, users
+    """Show which studies of the same storage folder use each cache, and remove what none uses.
+
+    Stored features go with the cache that they were computed of.
+    """
+    from datasets.cleaning import entries, remove_unused, stores, users
 
     _check_names(cache, keep or ())
     used_by = users(cache)
     unused = {e.name for e in remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=True)}
-    for entry in entries(cache):
+    found = entries(cache)
+    for entry in (*found, *stores(cache)):
         studies = ", ".join(used_by.get(entry.name, ()))
         state = "unused" if entry.name in unused else f"used by {studies}" if studies else "kept"
+        if entry not in found:
+            state += f", of {entry.made_from or 'an unknown cache: remove it by hand'}"
         whole = "complete" if entry.complete else "unfinished"
         typer.echo(f"{entry.bytes / 1e6:10.1f} MB  {entry.idle_days:6.1f} days idle  {whole:10}  {entry.name}  {state}")
     if remove:
         gone = remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=False)
-        typer.echo(f"removed {len(gone)} caches, {sum(e.bytes for e in gone) / 1e6:.1f} MB")
+        typer.echo(f"removed {len(gone)} caches and feature stores, {sum(e.bytes for e in gone) / 1e6:.1f} MB")
 
 
 def _check_names(cache: Path, names: Iterable[str]) -> None:
@@ -200,7 +208,9 @@ def _readable(card: dict[str, Any]) -> str:
         if key in card:
             lines.append(f"{key}: " + ", ".join(f"{k} {v}" for k, v in card[key].items()))
     if "changed_since_prepared" in card:
-        lines.append(f"changed since prepared: {card['changed_since_prepared']}")
+        changed = card["changed_since_prepared"]
+        nothing = "nothing was compared, the cache holds no prepared cache of these files at their present sizes"
+        lines.append(f"changed since prepared: {nothing if changed is None else changed}")
     if card["completeness"] == "subset":
         lines.append(f"a subset: none of the {len(card['differences'])} counts that differ is above the published one")
     else:

@@ -19,11 +19,17 @@ from datasets.preprocessing import Preprocessing
 from datasets.privacy import case_key, keyed_hash
 from datasets.whole_file import replacing
 
-TODO, READABLE, QUARANTINED = 0, 1, 2
+TODO, READABLE, QUARANTINED, NOT_READ = 0, 1, 2, 3
+"""States of a row: NOT_READ is quarantined until it is tried again, since the disk or the machine was at fault."""
 _SETTLE_EVERY_SECONDS = 2.0
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+
+
+def too_many(state: np.ndarray, manifest: Manifest) -> bool:
+    """Say whether more rows are quarantined than the manifest puts up with."""
+    return int((state >= QUARANTINED).sum()) / max(1, len(manifest)) > manifest.quarantine_limit
 
 
 def estimate_bytes(rows: int, resolution: int) -> int:
@@ -41,6 +47,9 @@ def build(
 ) -> None:
     """Decode what is not decoded yet, every file once for all resolutions; write a marker to each cache that is whole.
 
+    A whole cache has no more quarantined rows than the manifest puts up with. One that has is left unfinished, and
+    all its quarantined rows are tried again by the next call; of a whole one those that the disk or the machine failed.
+
     Args:
         manifest: whose images.
         specification: how they are prepared.
@@ -54,7 +63,7 @@ def build(
     rows, key = len(manifest), case_key(next(iter(folders.values())).parent)
     for side, folder in folders.items():
         _check_space(folder, estimate_bytes(rows, side))
-    growing = [_Growing.open(folder, rows, side) for side, folder in folders.items()]
+    growing = [_Growing.open(folder, manifest, side) for side, folder in folders.items()]
     for cache in growing:
         wanted = _described(manifest, specification, cache.side)
         for result in derived(cache.todo(), wanted=wanted, cache=cache.folder.parent, specification=specification):
@@ -64,6 +73,8 @@ def build(
     for cache in growing:
         cache.settle()
         cache.listing.close()
+        if too_many(cache.state, manifest):
+            continue
         with replacing(cache.folder / MARKER) as aside:
             aside.write_text(json.dumps(_described(manifest, specification, cache.side), indent=1))
 
@@ -93,7 +104,7 @@ def _decode_into(
                 cache.put(result, result.squares[place], verbatim=result.verbatim[place])
             else:
                 name = str(paths[result.row])
-                cache.quarantine(result.row, [keyed_hash(key, name), result.reason, name])
+                cache.quarantine(result.row, [keyed_hash(key, name), result.reason, name], again=result.again)
         if time.monotonic() - settled > _SETTLE_EVERY_SECONDS:
             for cache in growing:
                 cache.settle()
@@ -106,7 +117,10 @@ def _decode_into(
 
 @dataclass(frozen=True, slots=True)
 class _Growing:
-    """The files of a cache that is being built, and the rows that are written but not yet declared done."""
+    """The files of a cache that is being built, and the rows that are written but not yet declared done.
+
+    `doubtful` are the states whose rows are to do.
+    """
 
     folder: Path
     side: int
@@ -115,23 +129,28 @@ class _Growing:
     verbatim: np.memmap
     state: np.memmap
     listing: TextIO
+    doubtful: tuple[int, ...]
     unsettled: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, rows: int, side: int) -> "_Growing":
+    def open(cls, folder: Path, manifest: Manifest, side: int) -> "_Growing":
+        rows = len(manifest)
+        state = _array(folder / "state.u8", (rows,))
+        whole = (folder / MARKER).exists() and not too_many(state, manifest)
         return cls(
             folder,
             side,
             _array(folder / "pixels.u8", (rows, side, side)),
             _array(folder / "sha256.bin", (rows, 32)),
             _array(folder / VERBATIM, (rows,)),
-            _array(folder / "state.u8", (rows,)),
+            state,
             _quarantine_list(folder / "quarantine.csv"),
+            (TODO, NOT_READ) if whole else (TODO, NOT_READ, QUARANTINED),
         )
 
     def todo(self) -> np.ndarray:
         """Return the rows (int64) that are not done."""
-        return np.flatnonzero(self.state == TODO)
+        return np.flatnonzero(np.isin(self.state, self.doubtful))
 
     def put(self, result: Decoded, square: np.ndarray, *, verbatim: bool) -> None:
         self.pixels[result.row] = square
@@ -139,9 +158,9 @@ class _Growing:
         self.verbatim[result.row] = verbatim
         self.unsettled[result.row] = READABLE
 
-    def quarantine(self, row: int, told: list[str]) -> None:
+    def quarantine(self, row: int, told: list[str], *, again: bool) -> None:
         csv.writer(self.listing).writerow([row, *told])
-        self.unsettled[row] = QUARANTINED
+        self.unsettled[row] = NOT_READ if again else QUARANTINED
 
     def settle(self) -> None:
         """Say that rows are done only after their pixels are on disk: a torn build then never trusts a torn row."""

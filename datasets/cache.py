@@ -1,9 +1,10 @@
 """Every image decoded once to each resolution: a memory-mapped uint8 array, shared by all trials of a node.
 
-`<cache>/<key>/` holds `pixels.u8` (rows × R × R), `state.u8` (per row: 0 to do, 1 readable, 2 quarantined),
-`sha256.bin` (32 bytes of content hash per row), `verbatim.u8` (see `datasets/derivation.py`), `quarantine.csv`
-and, last of all, `complete.json`. The key is a hash of the files (paths, sizes) and of what decides about
-pixels; labels and partitions are not in it.
+`<cache>/<key>/` holds `pixels.u8` (rows × R × R), `state.u8` (per row: 0 to do, 1 readable, 2 quarantined, 3
+quarantined until it is tried again, since the disk or the machine was at fault and not the file), `sha256.bin`
+(32 bytes of content hash per row), `verbatim.u8` (see `datasets/derivation.py`), `quarantine.csv` and, last of
+all, `complete.json`. The key is a hash of the files (paths, sizes) and of what decides about pixels; labels and
+partitions are not in it.
 """
 
 import csv
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from datasets.building import QUARANTINED, READABLE, Progress, build, estimate_bytes
+from datasets.building import NOT_READ, QUARANTINED, READABLE, Progress, build, estimate_bytes, too_many
 from datasets.derivation import MARKER
 from datasets.errors import DatasetError
 from datasets.manifest import Manifest
@@ -73,6 +74,9 @@ def prepare(
     Interrupted and called again it goes on where it was. Of two processes or nodes that ask for the same
     cache one builds and the other waits for it.
 
+    Every call tries those images again that could not be read for want of access, time or memory. One that was refused
+    for what it is stays refused, unless there are more unreadable images than the manifest puts up with.
+
     Args:
         manifest: whose images.
         resolution: side of the squares in pixels.
@@ -112,7 +116,7 @@ def prepare_all(
         for folder in folders.values():  # in one order everywhere, so that two builders cannot wait for each other
             folder.mkdir(parents=True, exist_ok=True)
             locks.enter_context(FileLock(folder / "lock"))
-        missing = {side: folder for side, folder in folders.items() if not (folder / MARKER).exists()}
+        missing = {side: folder for side, folder in folders.items() if _lacks_rows(folder, manifest)}
         if missing:
             build(manifest, specification, missing, workers=workers, progress=progress)
     seconds, rows = time.monotonic() - started, len(manifest)
@@ -121,6 +125,11 @@ def prepare_all(
     return tuple(
         Preparation(folders[side], rows, done[side], estimate_bytes(rows, side), seconds) for side in resolutions
     )
+
+
+def is_prepared(manifest: Manifest, *, resolution: int, preprocessing: str, cache: Path) -> bool:
+    """Say whether there is a finished cache, with no more unreadable images than the manifest puts up with."""
+    return _finished(cache / cache_key(manifest, resolve(preprocessing), resolution), manifest)
 
 
 def open_cache(manifest: Manifest, *, resolution: int, preprocessing: str, cache: Path) -> ImageCache:
@@ -137,8 +146,7 @@ def open_cache(manifest: Manifest, *, resolution: int, preprocessing: str, cache
             fix="call datasets.cache.prepare, or `python -m datasets prepare`",
         )
     pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r", shape=(len(manifest), resolution, resolution))
-    state = np.fromfile(folder / "state.u8", np.uint8)
-    return ImageCache(pixels, state == READABLE, folder)
+    return ImageCache(pixels, _state(folder) == READABLE, folder)
 
 
 def cache_key(manifest: Manifest, specification: Preprocessing, resolution: int) -> str:
@@ -152,11 +160,23 @@ def content_hashes(folder: Path) -> np.ndarray:
     return np.fromfile(folder / "sha256.bin", np.uint8).reshape(-1, 32)
 
 
+def _finished(folder: Path, manifest: Manifest) -> bool:
+    return (folder / MARKER).is_file() and not too_many(_state(folder), manifest)
+
+
+def _lacks_rows(folder: Path, manifest: Manifest) -> bool:
+    return not _finished(folder, manifest) or bool((_state(folder) == NOT_READ).any())
+
+
+def _state(folder: Path) -> np.ndarray:
+    return np.fromfile(folder / "state.u8", np.uint8)
+
+
 def _quarantine(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (hash, reason) of each quarantined row, though an interrupted build may have listed it twice or torn it."""
     with (folder / "quarantine.csv").open(newline="") as file:
         listed = {line[0]: (line[1], line[2]) for line in csv.reader(file) if len(line) == 4}
-    for row in np.flatnonzero(np.fromfile(folder / "state.u8", np.uint8) == QUARANTINED):
+    for row in np.flatnonzero(_state(folder) >= QUARANTINED):
         yield listed.get(str(row), (f"row {row}", "the reason was lost in a crash"))
 
 

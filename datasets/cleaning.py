@@ -2,6 +2,9 @@
 
 A study's preparation leaves `caches.json` in the study's folder, which lies beside the cache folder: the names of the
 caches it reads. Removing a study's folder, or running the study after an edit, therefore also frees its caches.
+
+`features/<key>/` in the cache folder holds what was computed of a cache, whose name it keeps in `made_from.txt`. It
+goes when that cache goes or is gone.
 """
 
 import json
@@ -18,6 +21,9 @@ from datasets.errors import DatasetError
 from datasets.whole_file import replacing
 
 USES = "caches.json"
+FEATURES = "features"
+_MADE_FROM = "made_from.txt"
+_STORE_MARKER = "COMPLETE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class CacheEntry:
         idle_days: since it was last opened or written.
         complete: its marker is there.
         images: rows, 0 if unknown.
+        made_from: of a feature store: the cache it was computed of, None where that was not recorded.
     """
 
     name: str
@@ -37,12 +44,24 @@ class CacheEntry:
     idle_days: float
     complete: bool
     images: int
+    made_from: str | None = None
 
 
 def entries(cache: Path) -> list[CacheEntry]:
     """Return the caches in a folder, largest first."""
     found = [_entry(folder) for folder in cache.iterdir() if (folder / "pixels.u8").is_file()] if cache.is_dir() else []
     return sorted(found, key=lambda entry: (-entry.bytes, entry.name))
+
+
+def stores(cache: Path) -> list[CacheEntry]:
+    """Return the feature stores in a cache folder, largest first; their names begin with `features/`."""
+    folders = [path for path in (cache / FEATURES).glob("*") if path.is_dir() and any(path.iterdir())]
+    return sorted((_store(folder) for folder in folders), key=lambda entry: (-entry.bytes, entry.name))
+
+
+def record_origin(store: Path, cache: Path) -> None:
+    """Write down of which cache a feature store is made, before it is finished."""
+    (store / _MADE_FROM).write_text(cache.name)
 
 
 def record_uses(study_folder: Path, caches: Iterable[str]) -> None:
@@ -95,7 +114,7 @@ def users(cache: Path) -> dict[str, list[str]]:
 def remove_unused(
     cache: Path, *, used: Iterable[str] = (), idle_days: float = 0.0, dry_run: bool = True
 ) -> list[CacheEntry]:
-    """Remove caches that no study uses.
+    """Remove caches that no study uses, and the feature stores made of them or of caches that are gone.
 
     Args:
         cache: folder of all caches.
@@ -110,27 +129,45 @@ def remove_unused(
         DatasetError: a study's record cannot be read.
     """
     keep = {*used, *users(cache)}
-    unused = [entry for entry in entries(cache) if entry.name not in keep and entry.idle_days >= idle_days]
+    found = entries(cache)
+    unused = [entry for entry in found if entry.name not in keep and entry.idle_days >= idle_days]
+    staying = {entry.name for entry in found} - {entry.name for entry in unused}
+    unused += [
+        store
+        for store in stores(cache)
+        if store.made_from is not None and not {store.name, store.made_from} & (keep | staying)
+        if store.idle_days >= idle_days
+    ]
     return [entry for entry in unused if dry_run or _remove(cache / entry.name)]
 
 
 def _entry(folder: Path) -> CacheEntry:
-    files = [path.stat() for path in folder.iterdir() if path.is_file()]
-    touched = max(max(stat.st_mtime, stat.st_atime) for stat in files)
     images = (folder / "state.u8").stat().st_size if (folder / "state.u8").is_file() else 0
+    return CacheEntry(folder.name, *_size_and_idle_days(folder), (folder / MARKER).is_file(), images)
+
+
+def _store(folder: Path) -> CacheEntry:
+    origin = folder / _MADE_FROM
     return CacheEntry(
-        folder.name,
-        sum(stat.st_blocks * 512 for stat in files),
-        max(0.0, (time.time() - touched) / 86_400),
-        (folder / MARKER).is_file(),
-        images,
+        f"{FEATURES}/{folder.name}",
+        *_size_and_idle_days(folder),
+        (folder / _STORE_MARKER).is_file(),
+        0,
+        origin.read_text() if origin.is_file() else None,
     )
+
+
+def _size_and_idle_days(folder: Path) -> tuple[int, float]:
+    files = [path.stat() for path in folder.iterdir() if path.is_file()]
+    touched = max((max(stat.st_mtime, stat.st_atime) for stat in files), default=time.time())
+    return sum(stat.st_blocks * 512 for stat in files), max(0.0, (time.time() - touched) / 86_400)
 
 
 def _remove(folder: Path) -> bool:
     try:
         with FileLock(folder / "lock", timeout=0):
-            (folder / MARKER).unlink(missing_ok=True)  # first: what is half removed must not look whole
+            for marker in (MARKER, _STORE_MARKER):  # first: what is half removed must not look whole
+                (folder / marker).unlink(missing_ok=True)
             shutil.rmtree(folder)
     except Timeout:
         return False

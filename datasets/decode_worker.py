@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 
 from datasets import dicom  # noqa: F401 - imported before memory is bounded and the clock runs
+from datasets.headers import JPEG2000
 from datasets.images import decode
-from datasets.limits import Limits, Unreadable, bound_memory, start_clock
+from datasets.limits import Limits, NotRead, Unreadable, bound_memory, start_clock
 from datasets.preprocessing import Preprocessing, resolve
 from datasets.radiograph import Radiograph
 
@@ -43,10 +44,11 @@ def _answer(answers: BinaryIO, task: dict[str, Any], limits: Limits) -> None:
     try:
         sha256, squares, verbatim = _squares(Path(task["path"]), specification, task["resolutions"], limits)
         answer: dict[str, Any] = {"sha256": sha256, "verbatim": verbatim}
-    except Unreadable as reason:
-        answer, squares = {"reason": str(reason)}, []
+    except Unreadable as verdict:
+        answer, squares = {"reason": str(verdict), "again": isinstance(verdict, NotRead)}, []
     except (MemoryError, RecursionError) as error:
-        answer, squares = {"reason": f"needs more than its share of memory: {type(error).__name__}"}, []
+        reason = f"needs more than its share of memory: {type(error).__name__}"
+        answer, squares = {"reason": reason, "again": isinstance(error, MemoryError)}, []
     finally:
         start_clock(0)
     answers.write(json.dumps(answer).encode() + b"\n")
@@ -58,16 +60,16 @@ def _answer(answers: BinaryIO, task: dict[str, Any], limits: Limits) -> None:
 def _squares(
     path: Path, specification: Preprocessing, resolutions: list[int], limits: Limits
 ) -> tuple[str, list[np.ndarray], list[bool]]:
-    """Return the content's sha256, one square per resolution, and which of them are the file's own pixels.
+    """Return the content's sha256, one square per resolution, and which of them smaller ones may be made of.
 
     Each square is what it would be if asked for alone.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise Unreadable("file is missing") from None
+        raise NotRead("file is missing") from None
     except OSError as error:
-        raise Unreadable(f"file cannot be read: {type(error).__name__}") from None
+        raise NotRead(f"file cannot be read: {type(error).__name__}") from None
     decoded: dict[int | None, Radiograph] = {}
     squares, verbatim = [], []
     for resolution in resolutions:
@@ -76,7 +78,10 @@ def _squares(
             decoded[cover] = decode(content, cover=cover, window=specification.window, limits=limits)
         radiograph = decoded[cover]
         squares.append(specification.square(radiograph, resolution))
-        verbatim.append(radiograph.table is None and np.array_equal(squares[-1], radiograph.values))
+        # A smaller square would be decoded from a reduced JPEG 2000, which is not this one made smaller.
+        reducible = cover is not None and JPEG2000 in content
+        same = radiograph.table is None and np.array_equal(squares[-1], radiograph.values)
+        verbatim.append(same and not reducible)
     return hashlib.sha256(content).hexdigest(), squares, verbatim
 
 

@@ -33,7 +33,9 @@ class Task:
 class Decoded:
     """What became of a task: squares uint8 (R, R), one per resolution, or the reason there are none.
 
-    `verbatim` says of each square that it is the file's own pixels, unchanged.
+    `verbatim` says of each square that it is the file's own pixels, unchanged, and that a smaller square made of it is
+    what the file would give; `again` of a reason that it lies with
+    the disk or the machine (no access, out of time or memory) and may not hold the next time.
     """
 
     row: int
@@ -41,6 +43,7 @@ class Decoded:
     squares: tuple[np.ndarray, ...]
     reason: str | None
     verbatim: tuple[bool, ...] = ()
+    again: bool = False
 
 
 def decode_all(tasks: Iterable[Task], *, workers: int = 1, limits: Limits | None = None) -> Iterator[Decoded]:
@@ -116,7 +119,8 @@ class _Worker:
         except (BrokenPipeError, EOFError, json.JSONDecodeError):
             process.kill()
             code, self._process = process.wait(), None
-            return Decoded(task.row, None, (), self._epitaph(-code))
+            out_of_time = -code in (signal.SIGPROF, signal.SIGKILL)
+            return Decoded(task.row, None, (), self._epitaph(-code), again=out_of_time)
         finally:
             watchdog.cancel()
 
@@ -152,7 +156,7 @@ class _Worker:
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
         if "reason" in answer:
-            return Decoded(task.row, None, (), answer["reason"])
+            return Decoded(task.row, None, (), answer["reason"], again=answer["again"])
         squares = []
         for resolution in task.resolutions:
             content = process.stdout.read(resolution * resolution)

@@ -2,7 +2,8 @@
 
 It seldom is: a square has been windowed, rounded to bytes and perhaps padded, and averaging bytes again
 rounds twice. It is where the larger square *is* the file: 8-bit images already of that size, such as
-NIH ChestX-ray14 at 1024 px, which its preparation left as they were. Each row says so itself (`verbatim.u8`).
+NIH ChestX-ray14 at 1024 px, which its preparation left as they were. Each row says so itself (`verbatim.u8`); none
+does whose file is JPEG 2000 that is decoded reduced.
 """
 
 import json
@@ -16,6 +17,7 @@ from datasets.decoding import Decoded
 from datasets.preprocessing import Preprocessing
 from datasets.radiograph import Radiograph
 
+PIXELS = "pixels.u8"
 VERBATIM = "verbatim.u8"
 MARKER = "complete.json"
 
@@ -37,7 +39,7 @@ def derived(
     folder, side = larger
     verbatim = np.fromfile(folder / VERBATIM, np.uint8).astype(bool)
     hashes = np.fromfile(folder / "sha256.bin", np.uint8).reshape(-1, 32)
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r", shape=(len(verbatim), side, side))
+    pixels = np.memmap(folder / PIXELS, np.uint8, mode="r", shape=(len(verbatim), side, side))
     for row in rows[verbatim[rows]]:
         square = specification.square(Radiograph(np.array(pixels[row]), 8), wanted["resolution"])
         yield Decoded(int(row), hashes[row].tobytes().hex(), (square,), None, (False,))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from datasets.headers import JPEG, PNG, check_size, jpeg_size, png_size
-from datasets.limits import Limits, Unreadable
+from datasets.limits import Limits, NotRead, Unreadable
 from datasets.radiograph import Radiograph, luma
 
 
@@ -15,9 +15,9 @@ def read(path: Path, *, cover: int | None = None, window: int | None = 0, limits
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise Unreadable("file is missing") from None
+        raise NotRead("file is missing") from None
     except OSError as error:
-        raise Unreadable(f"file cannot be read: {type(error).__name__}") from None
+        raise NotRead(f"file cannot be read: {type(error).__name__}") from None
     return decode(content, cover=cover, window=window, limits=limits or Limits())
 
 

@@ -9,6 +9,10 @@ class Unreadable(Exception):  # noqa: N818 - a verdict on a file, not a fault of
     """An image that is quarantined, with the reason; the reason never holds text from the file."""
 
 
+class NotRead(Unreadable):
+    """An image that could not be read this time: a verdict on the disk or the machine, so it is tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on one file.

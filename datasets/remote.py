@@ -6,6 +6,7 @@ that are denied everything but their file. Any fsspec address serves (s3://, gs:
 
 import base64
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,11 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from datasets.derivation import MARKER
+from datasets.derivation import MARKER, PIXELS
 from datasets.errors import DatasetError
 
 _ASKED_AT_ONCE = 16
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,13 @@ class Mirrored:
         files: in the remote folder, of those asked for.
         bytes: of them all.
         copied: files that were not here yet.
+        unfinished: caches in the remote folder that are still being built; nothing of them is copied.
     """
 
     files: int
     bytes: int
     copied: int
+    unfinished: int = 0
 
 
 def mirror(
@@ -73,7 +77,8 @@ def mirror(
     """Bring a remote folder here; what is here already, at its size, is not copied again.
 
     Every file is written aside and renamed, the markers of caches come last: interrupted, it goes on, and a
-    half copied cache never looks whole.
+    half copied cache never looks whole. Of a cache whose marker is not there nothing is copied, and one whose marker
+    is not here is copied from its beginning: its arrays have their full size before they are filled.
 
     Args:
         address: of a folder, as fsspec understands it.
@@ -125,15 +130,30 @@ def copy(
         workers: files at once.
         progress: told (files copied, files to copy).
     """
-    asked = remote.files if only is None else {path: remote.files[path] for path in only if path in remote.files}
-    wanted = sorted(path for path, file in asked.items() if _size(folder / path) != file.size)
+    building, unmarked = _unfinished(remote), _unmarked(remote, folder)
+    asked = {path: remote.files[path] for path in (remote.files if only is None else only) if path in remote.files}
+    asked = {path: file for path, file in asked.items() if path.parent not in building}
+    anew = {path for path in asked if path.parent in unmarked and path.name != _LOCK}  # somebody may hold the lock
+    wanted = sorted(path for path, file in asked.items() if path in anew or _size(folder / path) != file.size)
     markers = [path for path in wanted if path.name == MARKER]
     with ThreadPoolExecutor(workers) as pool:
         for part in ([path for path in wanted if path.name != MARKER], markers):
             for count, _ in enumerate(pool.map(lambda path: _copy(remote, path, folder / path), part), start=1):
                 if progress and count % 100 == 0:
                     progress(count, len(wanted))
-    return Mirrored(len(asked), sum(file.size for file in asked.values()), len(wanted))
+    return Mirrored(len(asked), sum(file.size for file in asked.values()), len(wanted), len(building))
+
+
+def _unfinished(remote: RemoteFolder) -> set[PurePosixPath]:
+    """Return the folders of caches that are still being built there."""
+    caches = {path.parent for path in remote.files if path.name == PIXELS}
+    return {cache for cache in caches if cache / MARKER not in remote.files}
+
+
+def _unmarked(remote: RemoteFolder, folder: Path) -> set[PurePosixPath]:
+    """Return the folders that are whole there and not here."""
+    whole = (path.parent for path in remote.files if path.name == MARKER)
+    return {cache for cache in whole if not (folder / cache / MARKER).is_file()}
 
 
 def _system(address: str) -> tuple[Any, str]:
@@ -177,8 +197,14 @@ def _copy(remote: RemoteFolder, inside: PurePosixPath, path: Path) -> None:
     file = remote.files[inside]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
-    with remote.system.open(file.name, "rb") as source, aside.open("wb") as target:
-        shutil.copyfileobj(source, target, 2**20)
+    try:
+        with remote.system.open(file.name, "rb") as source, aside.open("wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+    except Exception as error:  # any: every file system has exceptions of its own, and most of them name the file
+        told = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+        raise DatasetError(
+            f"a file cannot be copied: {told}", remote.address, fix="remove links to nothing, or start again"
+        ) from None
     if (arrived := _size(aside)) != file.size:
         raise _damaged(remote, f"{arrived} bytes of a file arrived, {file.size} are listed")
     if file.md5 is not None:

@@ -72,20 +72,27 @@ def unreadable(manifest: Manifest, *, workers: int = 1) -> list[tuple[str, str]]
     return sorted((str(paths.iloc[d.row]), d.reason) for d in _decoded(manifest, workers) if d.reason is not None)
 
 
-def changed(manifest: Manifest, cache: Path, *, resolution: int, preprocessing: str) -> list[str]:
-    """Return the paths whose content is no longer what the cache was built from: silently flipped bits, or new files.
+def changed_since_prepared(manifest: Manifest, cache: Path) -> list[str] | None:
+    """Return the paths whose content is no longer what a cache was built from: silently flipped bits, or new files.
 
     Args:
-        manifest: whose files are read and hashed.
-        cache: folder of all caches.
-        resolution: of a prepared cache.
-        preprocessing: of a prepared cache.
+        manifest: whose files are read and hashed, once.
+        cache: folder of all caches; all finished ones of these files are looked at.
+
+    Returns:
+        None if there is no such cache. A file that changed its size makes another manifest, which has none.
     """
-    known = content_hashes(cache / cache_key(manifest, resolve(preprocessing), resolution))
+    keys = {cache_key(manifest, resolve(name), resolution) for resolution, name in prepared(manifest, cache)}
+    if not keys:
+        return None
     paths = list(manifest.instances["path"])
     with ThreadPoolExecutor(4) as pool:  # hashing and reading both work outside the interpreter's lock
         found = list(pool.map(lambda path: _sha256(manifest.root / path), paths))
-    return [path for path, old, new in zip(paths, known, found, strict=True) if old.any() and old.tobytes() != new]
+    altered: set[str] = set()
+    for known in (content_hashes(cache / key) for key in keys):
+        pairs = zip(paths, known, found, strict=True)
+        altered |= {path for path, old, new in pairs if old.any() and old.tobytes() != new}
+    return sorted(altered)
 
 
 def prepared(manifest: Manifest, cache: Path) -> list[tuple[int, str]]:

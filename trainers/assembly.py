@@ -130,8 +130,8 @@ def check_encoder(source: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
     if found and trained and found != trained:
         raise TrialError(
             "weights",
-            f"{source['file']} is not the file that this head was trained on: sha256 {found[:12]}…, was {trained[:12]}…; "
-            "bring that file back, or train anew",
+            f"{source['file']} is not the file that this head was trained on: sha256 {found[:12]}…, "
+            f"was {trained[:12]}…; bring that file back, or train anew",
         )
 
 

@@ -154,8 +154,15 @@ class Attempt:
         recipe, progress = self.config.recipe, self.progress
         if progress.epoch >= recipe.epochs or self.training.optimizer is None:
             return True
-        since = progress.epoch - (progress.best_epoch or 0)
-        return recipe.patience is not None and since >= recipe.patience
+        return recipe.patience is not None and self._since_better() >= recipe.patience
+
+    def _since_better(self) -> int:
+        """Return the epochs since the primary metric was at its best, whatever the best epoch is selected by."""
+        name, sign = self.declared.primary_metric, self.declared.sign
+        history = self.progress.history
+        values = [(sign * event.metrics[name], -event.epoch) for event in history if name in event.metrics]
+        _, first_best = max(values, default=(0.0, 0))
+        return self.progress.epoch + first_best
 
     def _save(self, *, network: Path | None = None) -> None:
         if self.training.ranks.rank != 0:

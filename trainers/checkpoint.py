@@ -21,13 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from datasets.whole_file import sync
-from trainers.checkpoint_files import MARKER, complete, remove
+from trainers.checkpoint_files import MARKER, PROGRESS, complete, remove
 from trainers.trial import EpochMetrics, TrialState
 
 DURABLE = "DURABLE"
 NETWORK = "network.safetensors"
 TRIAL = "trial.json"
-PROGRESS = "progress.json"
 Tensors = Mapping[str, torch.Tensor]
 
 

@@ -1,10 +1,12 @@
 """A trial's checkpoint folders as files: which are whole, what may go. No torch here: the driver tidies with it."""
 
+import json
 import shutil
 from pathlib import Path
 
 MARKER = "COMPLETE"
 """Written last into a checkpoint folder; without it the folder is not one."""
+PROGRESS = "progress.json"
 
 
 def complete(folder: Path, prefix: str) -> list[Path]:
@@ -19,10 +21,24 @@ def remove(checkpoint: Path) -> None:
 
 
 def drop_resume_state(folder: Path) -> None:
-    """Remove what only serves to go on training; for trials that ended (pruned, complete), to save bytes."""
+    """Remove what only serves to go on training; for trials that ended (pruned, failed, complete), to save bytes.
+
+    A trial that trained to its end keeps its history, from which it is told again. Of any other nothing is left to go
+    on from: if it comes back, it begins anew.
+    """
     for last in complete(folder, "last-"):
+        if not _trained_to_its_end(last):
+            remove(last)
+            continue
         for path in last.glob("*.safetensors"):
             path.unlink()
+
+
+def _trained_to_its_end(last: Path) -> bool:
+    try:
+        return bool(json.loads((last / PROGRESS).read_text())["state"] == "COMPLETE")
+    except (OSError, ValueError):  # a machine that lost its power may have torn it
+        return False
 
 
 def drop_trial(folder: Path) -> None:

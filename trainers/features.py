@@ -1,9 +1,9 @@
 """The feature store: a frozen encoder's features, computed once and shared by every trial that asks for the same.
 
-`<cache>/features/<key>/` holds `features.f32` (rows × width), `described.json` and, last of all, `complete.json`. The
-key is a hash of the pixels, which of them could be read, the preprocessing, the true input size, the encoder's weights
-(a local file's content, too) and the pooling. Of several trials that need the same features, one computes and the
-others wait for it.
+`<cache>/features/<key>/` holds `features.f32` (rows × width), `described.json`, `made_from.txt` (which cache of pixels)
+and, last of all, `COMPLETE`. The key is a hash of the pixels, which of them could be read, the preprocessing, the true
+input size, the encoder's weights (a local file's content, too) and the pooling. Of several trials that need the same
+features, one computes and the others wait for it.
 """
 
 import hashlib
@@ -18,12 +18,13 @@ from filelock import FileLock
 from torch import nn
 
 from datasets import preprocessing
+from datasets.cleaning import FEATURES, record_origin
 from trainers import adaptations, assembly, offload, pretrained, seeding, tasks
 from trainers.checkpoint_files import MARKER
 from trainers.material import ImageMaterial, TensorMaterial, open_images
 from trainers.trial import Operation, TrialConfig, TrialError
 
-FEATURES = "features.f32"
+STORED = "features.f32"
 DESCRIBED = "described.json"
 
 
@@ -36,7 +37,7 @@ def open_features(config: TrialConfig, operation: Operation, *, place: assembly.
         place: where to compute.
     """
     images = open_images(config, operation)
-    folder = operation.cache / "features" / feature_key(config, images, weights=operation.weights)
+    folder = operation.cache / FEATURES / feature_key(config, images, weights=operation.weights)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / MARKER).is_file():
@@ -93,20 +94,21 @@ def compute(
     forward = offload.placed(network, place.device, bf16=config.recipe.precision == "bf16")
     rows = np.flatnonzero(images.cache.readable)
     width = network.encoder.width
-    aside = folder / f".{FEATURES}"
+    aside = folder / f".{STORED}"
     store = np.memmap(aside, np.float32, mode="w+", shape=(len(images.cache.readable), width))
     _fill(store, images, rows, forward=forward)
     store.flush()
-    aside.replace(folder / FEATURES)
+    aside.replace(folder / STORED)
     described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
     (folder / DESCRIBED).write_text(json.dumps(described, indent=1, sort_keys=True))
+    record_origin(folder, images.cache.folder)
     (folder / MARKER).touch()
 
 
 def read(folder: Path) -> np.ndarray:
     """Return a finished store's features, float32 (rows, width)."""
     width = int(json.loads((folder / DESCRIBED).read_text())["width"])
-    return np.fromfile(folder / FEATURES, np.float32).reshape(-1, width)
+    return np.fromfile(folder / STORED, np.float32).reshape(-1, width)
 
 
 def build_head(config: TrialConfig, material: TensorMaterial) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets import sources
-from datasets.cache import ImageCache, open_cache, prepare
+from datasets.cache import ImageCache, is_prepared, open_cache, prepare
 from datasets.loaders import Batches
 from datasets.manifest import Manifest, Partition
 from trainers import seeding
@@ -136,18 +136,21 @@ class ImageMaterial:
 def open_images(config: TrialConfig, operation: Operation, *, pinned: bool = False) -> ImageMaterial:
     """Open the images of a trial, preparing the cache if nobody did.
 
+    What could not be read then is not tried again here: the trials of a study are to see the same images.
+
     Raises:
         datasets.errors.DatasetError: the data cannot be used.
     """
     manifest = sources.load(config.dataset, operation.data_root)
     resolution, preprocessing = config.resolution, config.dataset.preprocessing
-    prepare(
-        manifest,
-        resolution=resolution,
-        preprocessing=preprocessing,
-        cache=operation.cache,
-        workers=operation.threads,
-    )
+    if not is_prepared(manifest, resolution=resolution, preprocessing=preprocessing, cache=operation.cache):
+        prepare(
+            manifest,
+            resolution=resolution,
+            preprocessing=preprocessing,
+            cache=operation.cache,
+            workers=operation.threads,
+        )
     cache = open_cache(manifest, resolution=resolution, preprocessing=preprocessing, cache=operation.cache)
     return ImageMaterial(manifest, cache, config, operation.loader_workers, pinned)
 

@@ -24,7 +24,8 @@ def enforce(ended: Sequence[Ended], *, study_folder: Path, limit: int) -> int:
     """Free bytes until the study holds no more than `limit`, least needed first.
 
     First what only serves to go on training, of trials that ended; then, oldest first, the best weights of ended
-    trials that nobody needs. Running trials and winners are never touched. Histories stay.
+    trials that nobody needs. Running trials and winners are never touched. The history of a trial that trained to its
+    end stays.
 
     Args:
         ended: trials that ended (pruned, failed, complete).

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datasets import transforms
 from datasets.errors import DatasetError
 from trainers import adaptations, assembly, checkpoint, memory_model, optim, parallel, tasks
 from trainers.attempt import Attempt, Report, nothing_left, result_of, tell
@@ -36,6 +37,7 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
         TrialError: it cannot succeed by being tried again.
     """
     assembly.plan_network(config)  # what cannot be is said before anything is read
+    _check_augmentation(config)
     last = checkpoint.find_last(operation.trial_folder)
     if last is not None:
         progress = checkpoint.read_progress(last)
@@ -148,6 +150,13 @@ def _network(config: TrialConfig, operation: Operation, material: Material) -> t
         return features.build_head(config, material), features.describe(config, material)
     network = assembly.build_network(config, material.pathologies, weights=operation.weights)
     return network, assembly.describe(config, network, material.pathologies, material.fingerprint)
+
+
+def _check_augmentation(config: TrialConfig) -> None:
+    try:
+        transforms.resolve(config.recipe.augmentation)
+    except DatasetError as error:
+        raise TrialError("configuration", str(error)) from error
 
 
 def _check_same(config: TrialConfig, last: Path) -> None:

@@ -23,6 +23,7 @@ _PARTITIONS = {
     "val": "val", "valid": "val", "validate": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_MEANINGS = {"positive_cells": 1.0, "negative_cells": 0.0, "uncertain_cells": UNCERTAIN, "missing_cells": np.nan}
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "w": "F"}
 
 
@@ -44,19 +45,24 @@ class CsvOptions(SourceOptions):
         default_factory=list, description="columns of the findings, or column: pathology; none: all columns left over"
     )
     positive_cells: list[str] | dict[str, list[str]] = Field(
-        ["1", "1.0", "true", "yes"], description="cells that mean present; for all findings or per column"
+        ["1", "1.0", "true", "yes"],
+        description="cells that mean present; for all findings or per column, columns not named keep the default",
+    )
+    negative_cells: list[str] | dict[str, list[str]] = Field(
+        ["0", "0.0", "false", "no"], description="cells that mean absent; for all findings or per column"
     )
     uncertain_cells: list[str] = Field(["-1", "-1.0"], description="cells that mean uncertain")
     missing_cells: list[str] = Field(["", "nan", "na", "none"], description="cells that mean not given")
 
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
-    """Read the table as the options say; every other cell of a finding means absent."""
+    """Read the table as the options say; a cell of a finding that no option names is refused."""
     options = parse_options(config, CsvOptions)
     named = [options.case, options.view, options.age, options.sex, options.origin, options.partition]
     described = tuple(column for column in (options.image, options.patient, *named) if column is not None)
     table = read_csv(root / options.table, columns=described)
     findings = _findings(table, options, described)
+    _check_columns(findings, options)
     prefix = f"{options.images.rstrip('/')}/" if options.images else ""
     image = _filled(table, options.image, options)
     instances = instance_rows(
@@ -135,18 +141,43 @@ def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ..
     return dict(findings)
 
 
+def _check_columns(findings: dict[str, str], options: CsvOptions) -> None:
+    """Refuse cells that are declared for a column that is none of the findings, e.g. a misspelt one."""
+    for name in ("positive_cells", "negative_cells"):
+        declared = getattr(options, name)
+        unknown = sorted(set(declared) - set(findings)) if isinstance(declared, dict) else []
+        if unknown:
+            raise DatasetError(
+                f"{name} names {', '.join(map(repr, unknown))}, which is no column of a finding",
+                options.table,
+                f"columns among {', '.join(findings)}",
+            )
+
+
 def _column(cells: pd.Series, column: str, options: CsvOptions) -> np.ndarray:
-    positive = (
-        options.positive_cells
-        if isinstance(options.positive_cells, list)
-        else options.positive_cells.get(column, ["1", "1.0"])
-    )
+    """Return a finding's labels; the cells themselves are not told, since a wrong column may hold names."""
     text = cells.str.strip().str.lower()
-    labels = np.zeros(len(cells), np.float32)
-    labels[text.isin([value.lower() for value in positive])] = 1
-    labels[text.isin([value.lower() for value in options.uncertain_cells])] = UNCERTAIN
-    labels[text.isin([value.lower() for value in options.missing_cells])] = np.nan
+    meant = np.stack([text.isin(_declared(name, column, options)) for name in _MEANINGS])
+    meanings = meant.sum(axis=0)
+    if (meanings != 1).any():
+        none, several = int((meanings == 0).sum()), int((meanings > 1).sum())
+        raise DatasetError(
+            f"{none} cells have no declared meaning and {several} have several, the first in row "
+            f"{int(np.argmax(meanings != 1)) + 1} below the header",
+            f"{options.table}, column {column!r}",
+            f"every cell in one of {', '.join(_MEANINGS)}",
+            "declare them in the data set's options; for one column: `negative_cells: {COLUMN: [cell, …]}`",
+        )
+    labels: np.ndarray = np.array(list(_MEANINGS.values()), np.float32)[meant.argmax(axis=0)]
     return labels
+
+
+def _declared(name: str, column: str, options: CsvOptions) -> set[str]:
+    """Return the cells that an option declares for a column, as they are compared."""
+    declared = getattr(options, name)
+    if isinstance(declared, dict):
+        declared = declared.get(column, CsvOptions.model_fields[name].default)
+    return {cell.strip().lower() for cell in declared}
 
 
 def _partition(table: pd.DataFrame, options: CsvOptions) -> pd.Series:

@@ -38,7 +38,9 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     options = parse_options(config, MimicOptions)
     metadata = _table(root, "metadata", _METADATA)
     split = _table(root, "split", _SPLIT)
-    rows = metadata.merge(split[["dicom_id", "split"]], on="dicom_id", how="left", validate="one_to_one")
+    for name, table in (("metadata", metadata), ("split", split)):
+        _check_once(table["dicom_id"], f"the {name} table", root)
+    rows = metadata.merge(split[["dicom_id", "split"]], on="dicom_id", how="left")
     if not rows["split"].isin(list(_PARTITION)).all():
         raise DatasetError(
             f"{int((~rows['split'].isin(list(_PARTITION))).sum())} images have no split", str(root), fix="copy it again"
@@ -74,6 +76,13 @@ def _table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
             if path.is_file():
                 return read_csv(path, columns=columns)
     return read_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", columns=columns)
+
+
+def _check_once(images: pd.Series, where: str, root: Path) -> None:
+    if repeated := int(images.duplicated().sum()):
+        raise DatasetError(
+            f"{repeated} images have more than one row in {where}", str(root), "one row each", "copy it again"
+        )
 
 
 def _instances(rows: pd.DataFrame) -> pd.DataFrame:

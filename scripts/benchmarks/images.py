@@ -15,6 +15,7 @@ from datasets.dicom import raw_display_table
 from datasets.images import read
 from datasets.preprocessing import resolve
 from datasets.radiograph import gather
+from scripts.benchmarks._agreement import check_equal, check_grey_levels, stretched
 from scripts.benchmarks._image_material import BITS, TAGS, radiograph, write_jpeg2000
 from scripts.benchmarks.row import Row
 
@@ -44,9 +45,20 @@ def alternate(ours: Callable[[], object], peer: Callable[[], object], repetition
 
 
 def _by_pydicom(path: Path) -> np.ndarray:
+    """Return the film with its longer side SIDE: our square without its borders and its stretch of grey levels."""
     dataset = pydicom.dcmread(path)
     shown = apply_voi_lut(pixel_array(dataset), dataset)
-    return np.asarray(cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+    height, width = (round(length * SIDE / max(shown.shape)) for length in shown.shape)
+    return np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _square(film: np.ndarray) -> np.ndarray:
+    """Return the peer's film as our preprocessing shows it: stretched, between black borders."""
+    height, width = film.shape
+    square = np.zeros((SIDE, SIDE))
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    square[top : top + height, left : left + width] = stretched(film)
+    return square
 
 
 def _ours(path: Path) -> np.ndarray:
@@ -55,6 +67,7 @@ def _ours(path: Path) -> np.ndarray:
 
 
 def _decoding(path: Path, repetitions: int) -> Row:
+    check_grey_levels("decoding", _ours(path), _square(_by_pydicom(path)))
     ours, peer = alternate(lambda: _ours(path), lambda: _by_pydicom(path), repetitions)
     name = f"JPEG 2000 2500 × 2048 to {SIDE} px: ms, peer pydicom + apply_voi_lut + resize"
     return Row(name, 1000 * ours, 1000 * peer, peer / ours, "≥ 8×", peer / ours >= 8)
@@ -82,15 +95,22 @@ def _windowing(repetitions: int) -> Row:
 def _cache_row(path: Path, folder: Path, repetitions: int) -> Row:
     rows = 256
     stored = np.memmap(folder / "pixels.u8", np.uint8, mode="w+", shape=(rows, SIDE, SIDE))
-    stored[:] = _ours(path)
+    prepared = _ours(path)
+    for row in range(rows):
+        stored[row] = np.roll(prepared, row, axis=1)  # no two alike, so that a wrong row is noticed
     stored.flush()
     pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r", shape=(rows, SIDE, SIDE))
     order = np.random.default_rng(0).permutation(rows)
 
+    def cached(row: int) -> np.ndarray:
+        return np.array(pixels[row])
+
     def warm() -> None:
         for row in order:
-            np.array(pixels[row])
+            cached(row)
 
+    for row in order:
+        check_equal(f"cache row {row}", cached(row), np.roll(prepared, row, axis=1))
     ours, peer = alternate(warm, lambda: _by_pydicom(path), repetitions)
     ratio = peer / (ours / rows)
     name = f"Cache row of {SIDE} px, warm: ms, peer the cold JPEG 2000 path"

@@ -1,8 +1,12 @@
-"""Images per second out of the cache, against the data-set classes of torchxrayvision and MONAI on the same files."""
+"""Images per second out of the cache, against the data-set classes of torchxrayvision and MONAI on the same files.
+
+Before the peer is timed, an epoch of its images is compared with ours, file by file: the files are square, so that
+all three make the same square of them, on scales of their own, which are stretched alike first.
+"""
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from datasets.loaders import Batches
 from datasets.manifest import Manifest
 from datasets.sources import load
 from datasets.torchvision_operators import declare_missing
+from scripts.benchmarks._agreement import check_equal, check_grey_levels, stretched
 from scripts.benchmarks._image_material import write_nih, write_rsna
 from scripts.benchmarks.row import Row
 
@@ -43,6 +48,10 @@ class Files:
     def train(self) -> list[str]:
         """Paths of the train partition relative to the root."""
         return [str(self.manifest.instances["path"].iloc[row]) for row in self.manifest.rows("train")]
+
+    def name(self, row: int) -> str:
+        """Return the file name of a row of the manifest."""
+        return Path(self.manifest.instances["path"].iloc[row]).name
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -77,38 +86,59 @@ def _loaders(files: Files, cache: ImageCache, *, side: int, workers: int) -> lis
     batches = Batches(files.manifest, cache, partition="train", batch_size=BATCH)
     floats = torch.empty(BATCH, 1, side, side)
 
-    def epoch() -> Iterable[int]:
+    def epoch() -> Iterable[torch.Tensor]:
         """Make floats of the bytes, into a kept buffer: the peers deliver floats, so that counts."""
         for batch in batches.epoch(1, workers=workers):
             floats[: len(batch.rows)].copy_(batch.images)
-            yield len(batch.rows)
+            yield batch.rows
 
+    images = {
+        files.name(int(row)): image[0].numpy().astype(np.uint8)
+        for rows in epoch()
+        for row, image in zip(rows, floats, strict=False)  # the last batch is smaller
+    }
     ours = _rate(epoch, seconds=3.0)
     copied = _copy_rate(cache.pixels)
     rows = []
     for name, start in (("torchxrayvision", _xrv), ("MONAI PersistentDataset", _monai)):
         described = f"Loader at {side} px, {files.kind}, {workers} worker(s): images/s, peer {name}"
         try:
-            loader = start(files, side, workers)
+            loader, names_of = start(files, side, workers)
         except ImportError as error:
             rows.append(
                 Row(f"{described} (skipped: {error.name or error} cannot be imported)", ours, 0, 0, "≥ 5×", False)
             )
             continue
-        list(loader)  # fills MONAI's cache, and the page cache for both
-        peer = _rate(lambda loader=loader: (_count(batch) for batch in loader), seconds=4.0)  # type: ignore[misc]
+        _check_epoch(described, images, loader, names_of)  # also fills MONAI's cache, and the page cache for both
+        peer = _rate(lambda loader=loader: (batch["img"] for batch in loader), seconds=4.0)  # type: ignore[misc]
         rows.append(Row(described, ours, peer, ours / peer, "≥ 5×", ours / peer >= GOAL))
     name = f"Loader at {side} px, {files.kind}, {workers} worker(s): images/s, share of a plain memory copy"
     rows.append(Row(name, ours, copied, ours / copied, "stated", True))
     return rows
 
 
-def _rate(epoch: Callable[[], Iterable[int]], *, seconds: float) -> float:
+def _check_epoch(
+    described: str, images: dict[str, np.ndarray], loader: Any, names_of: Callable[[Any], list[str]]
+) -> None:
+    """Compare an epoch of the peer's with our images, by file name.
+
+    Raises:
+        RuntimeError: an image differs, or one side does not show the other's files once each.
+    """
+    shown: list[str] = []
+    for batch in loader:
+        for name, image in zip(names_of(batch), batch["img"], strict=True):
+            check_grey_levels(f"{described}, {name}", images.get(name, np.empty(0)), stretched(image[0].numpy()))
+            shown.append(name)
+    check_equal(f"{described}, files of an epoch", sorted(images), sorted(shown))
+
+
+def _rate(epoch: Callable[[], Iterable[Sized]], *, seconds: float) -> float:
     """Return images per second over as many whole epochs as fit, without the first."""
-    sum(epoch())
+    _count(epoch())
     started, images = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        images += sum(epoch())
+        images += _count(epoch())
     return images / (time.perf_counter() - started)
 
 
@@ -123,7 +153,7 @@ def _copy_rate(pixels: np.ndarray) -> float:
     return copies / (time.perf_counter() - started)
 
 
-def _xrv(files: Files, side: int, workers: int) -> Any:
+def _xrv(files: Files, side: int, workers: int) -> tuple[Any, Callable[[Any], list[str]]]:
     declare_missing()
     import torchxrayvision
     from torchvision import transforms
@@ -149,24 +179,32 @@ def _xrv(files: Files, side: int, workers: int) -> Any:
         )
         names = dataset.csv["patientId"] + ".dcm"
     rows = np.flatnonzero(names.isin(wanted))
-    return _torch_loader(torch.utils.data.Subset(dataset, rows.tolist()), workers)
+    loader = _torch_loader(torch.utils.data.Subset(dataset, rows.tolist()), workers)
+    return loader, lambda batch: list(names.iloc[batch["idx"].numpy()])
 
 
-def _monai(files: Files, side: int, workers: int) -> Any:
+def _monai(files: Files, side: int, workers: int) -> tuple[Any, Callable[[Any], list[str]]]:
     declare_missing()
     from monai.data import PersistentDataset
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Resized, ScaleIntensityd
 
+    # Rows stay rows; by default its readers turn an image on its side.
+    reader: dict[str, Any] = (
+        {"reader": "PILReader", "reverse_indexing": False}
+        if files.kind == "PNG"
+        else {"reader": "PydicomReader", "swap_ij": False}
+    )
     steps = Compose(
         [
-            LoadImaged(keys="img", reader="PILReader" if files.kind == "PNG" else "PydicomReader"),
+            LoadImaged(keys="img", **reader),
             EnsureChannelFirstd(keys="img"),
             Resized(keys="img", spatial_size=(side, side)),
             ScaleIntensityd(keys="img"),
         ]
     )
-    items = [{"img": str(files.root / path)} for path in files.train]
-    return _torch_loader(PersistentDataset(items, steps, cache_dir=files.scratch / f"monai-{side}"), workers)
+    items = [{"img": str(files.root / path), "name": Path(path).name} for path in files.train]
+    loader = _torch_loader(PersistentDataset(items, steps, cache_dir=files.scratch / f"monai-{side}"), workers)
+    return loader, lambda batch: batch["name"]
 
 
 def _torch_loader(dataset: Any, workers: int) -> Any:
@@ -175,5 +213,5 @@ def _torch_loader(dataset: Any, workers: int) -> Any:
     )
 
 
-def _count(batch: Any) -> int:
-    return len(batch["img"])
+def _count(batches: Iterable[Sized]) -> int:
+    return sum(len(batch) for batch in batches)

@@ -101,6 +101,22 @@ def write_dicom(path: Path, values: np.ndarray, *, photometric: str = "MONOCHROM
     dicom.write(path, values.astype(np.uint16) * 16, bits=12, tags=tags, uid=f"2.25.{zlib.crc32(path.name.encode())}")
 
 
+def write_jpeg2000(path: Path, values: np.ndarray) -> None:
+    """Write an 8-bit DICOM file whose pixels are lossless JPEG 2000 of several resolutions."""
+    import pydicom
+    from PIL import Image
+
+    write_dicom(path, values)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+    film = pydicom.dcmread(path)
+    film.BitsAllocated, film.BitsStored, film.HighBit = 8, 8, 7
+    film.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    film["PixelData"].VR, film["PixelData"].is_undefined_length = "OB", True
+    film.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+    film.save_as(path, enforce_file_format=True)
+
+
 def write_table(path: Path, header: str, rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV, gzipped if its name says so; the header is taken to the letter."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +266,7 @@ def csv_table(root: Path) -> dict[str, object]:
     return {
         "image": "file", "images": "films", "patient": "patient_id", "partition": "split", "sex": "sex", "age": "age",
         "findings": ["Cardiomegaly", "Congestion"],
-        "positive_cells": {"Cardiomegaly": ["3", "4"], "Congestion": ["yes"]},
+        "positive_cells": {"Cardiomegaly": ["3", "4"]}, "negative_cells": {"Cardiomegaly": ["0", "1", "2"]},
     }  # fmt: skip
 
 

@@ -1,18 +1,23 @@
 """One decoding per image and resolution, whoever asks, however often they are interrupted."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from datasets.cache import content_hashes, open_cache, prepare, prepare_all
+from datasets import building
+from datasets.cache import content_hashes, is_prepared, open_cache, prepare, prepare_all
 from datasets.dataset_config import DatasetConfig
+from datasets.decoding import Decoded, Task, decode_all
 from datasets.derivation import MARKER
 from datasets.errors import DatasetError
 from datasets.images import read
@@ -83,6 +88,23 @@ def test_a_smaller_resolution_is_derived_where_the_larger_is_the_file(manifest: 
         assert (folder / name).read_bytes() == (alone / name).read_bytes()
 
 
+@pytest.mark.parametrize("preprocessing", ["standard", "plain"])
+def test_pixels_of_jpeg2000_do_not_depend_on_what_was_prepared_before(tmp_path: Path, preprocessing: str):
+    """128 px is their own size; a smaller square is decoded from a reduced resolution, whichever cache lies beside."""
+    rows = []
+    for number in range(60):
+        values = cv2.resize(miniatures.picture(number, 16), (128, 128), interpolation=cv2.INTER_CUBIC)
+        values[:8], values[-8:] = 0, 255  # so that stretching leaves them as they are
+        miniatures.write_jpeg2000(tmp_path / "root" / f"{number}.dcm", values)
+        rows.append([f"{number}.dcm", f"P{number}", number % 2])
+    miniatures.write_table(tmp_path / "root" / "labels.csv", "path,patient,nodule", rows)
+    manifest = load(DatasetConfig(name="mine", source="csv"), tmp_path / "root")
+    alone = _prepare(manifest, tmp_path / "alone", preprocessing=preprocessing, resolution=32).folder
+    _prepare(manifest, tmp_path / "c", preprocessing=preprocessing, resolution=128)
+    after = _prepare(manifest, tmp_path / "c", preprocessing=preprocessing, resolution=32).folder
+    assert (after / "pixels.u8").read_bytes() == (alone / "pixels.u8").read_bytes()
+
+
 def test_nothing_is_derived_from_pixels_that_were_changed(manifest: Manifest, tmp_path: Path):
     """`paper` equalises: its 24 px are not the file, so the file is asked again."""
     _prepare(manifest, tmp_path / "c", preprocessing="paper", resolution=24)
@@ -132,11 +154,74 @@ def test_a_few_unreadable_images_are_quarantined_many_are_refused(manifest: Mani
     assert "raise quarantine_limit" in str(e.value)
 
 
+def _failing(rows: set[int], monkeypatch: pytest.MonkeyPatch, *, again: bool) -> list[int]:
+    """Let these rows fail as on a bad day of the disk (`again`) or for what they are; return the rows decoded."""
+    asked: list[int] = []
+
+    def decode(tasks: Iterable[Task], *, workers: int) -> Iterator[Decoded]:
+        for result in decode_all(tasks, workers=workers):
+            asked.append(result.row)
+            fails = result.row in rows
+            yield Decoded(result.row, None, (), "on purpose", again=again) if fails else result
+
+    monkeypatch.setattr(building, "decode_all", decode)
+    return asked
+
+
+@pytest.mark.parametrize(("again", "quarantined"), [(True, 0), (False, 2)])
+def test_what_the_disk_failed_is_tried_again_what_the_file_is_stays_refused(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool, quarantined: int
+):
+    _failing({3, 9}, monkeypatch, again=again)
+    assert len(_prepare(manifest, tmp_path / "c").quarantined) == 2
+    asked = _failing(set(), monkeypatch, again=again)
+    assert is_prepared(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")  # trials open it as is
+    second = _prepare(manifest, tmp_path / "c")
+    assert len(second.quarantined) == quarantined
+    assert sorted(asked) == ([3, 9] if again else [])
+    if again:
+        alone = _prepare(manifest, tmp_path / "alone").folder
+        for name in ("pixels.u8", "state.u8", "sha256.bin"):
+            assert (second.folder / name).read_bytes() == (alone / name).read_bytes()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_cache_beyond_its_limit_is_not_finished_and_tries_all_its_quarantine_again(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+):
+    failing = set(range(0, 300, 10))
+    _failing(failing, monkeypatch, again=again)
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="30 of 360 images are unreadable"):
+            _prepare(manifest, tmp_path / "c")
+        assert not list((tmp_path / "c").rglob(MARKER))
+        assert not is_prepared(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    asked = _failing(set(), monkeypatch, again=again)
+    assert _prepare(manifest, tmp_path / "c").quarantined == ()
+    assert set(asked) == failing
+
+
+def test_a_finished_cache_beyond_the_limit_of_another_configuration_tries_again(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So were caches finished before the marker waited for the limit."""
+    _failing({3, 9}, monkeypatch, again=False)
+    folder = _prepare(manifest, tmp_path / "c").folder
+    strict = dataclasses.replace(manifest, quarantine_limit=0.0)
+    with pytest.raises(DatasetError, match="2 of 360 images are unreadable"):
+        _prepare(strict, tmp_path / "c")
+    assert (folder / MARKER).is_file()  # others have opened it
+    assert not is_prepared(strict, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    _failing(set(), monkeypatch, again=False)
+    assert _prepare(strict, tmp_path / "c").quarantined == ()
+
+
 _BUILD = """
 import sys, time
 from pathlib import Path
 from datasets.cache import prepare
 from datasets.dataset_config import DatasetConfig
+from datasets.decoding import Decoded, Task, decode_all
 from datasets.derivation import MARKER
 from datasets.sources import load
 manifest = load(DatasetConfig(name="nih", source="nih_chest_xray14"), Path(sys.argv[1]))

@@ -59,19 +59,31 @@ def test_verify_counts_what_is_broken_or_doubled_and_names_it_in_the_local_list_
     assert images[0].name not in done.stdout + done.stderr
 
 
+def _verified(root: Path, cache: Path, *words: object, code: int) -> str:
+    return _run("verify", "nih_chest_xray14", "--root", root, "--cache", cache, "--no-images", *words, code=code).stdout
+
+
 def test_verify_finds_a_silently_flipped_bit(root: Path, tmp_path: Path):
-    """Same size, still decodable: only the content hash of the cache knows."""
-    _run("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16)
+    """Same size, still decodable: only the content hash of the cache knows, be it the first or another one."""
+    _run("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 32)
+    assert "changed since prepared: 0" in _verified(root, tmp_path / "c", code=0)
     path = sorted((root / "images_002" / "images").iterdir())[3]
     stat = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # in the checksum of the end chunk, which no decoder looks at
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    done = _run(
-        "verify", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--no-images", "--json", code=1
-    )
-    assert json.loads(done.stdout)["changed_since_prepared"] == 1
+    _run("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16)  # as it is now
+    assert json.loads(_verified(root, tmp_path / "c", "--json", code=1))["changed_since_prepared"] == 1
+
+
+def test_verify_says_when_there_was_no_cache_to_compare(root: Path, tmp_path: Path):
+    _run("prepare", "nih_chest_xray14", "--root", root, "--cache", tmp_path / "c", "--resolution", 16)
+    path = sorted((root / "images_002" / "images").iterdir())[3]
+    path.write_bytes(path.read_bytes() + b"longer")  # another manifest, of which no cache was prepared
+    for cache in (tmp_path / "c", tmp_path / "nothing"):
+        assert "changed since prepared: nothing was compared" in _verified(root, cache, code=1)
+        assert json.loads(_verified(root, cache, "--json", code=1))["changed_since_prepared"] is None
 
 
 def test_prepare_says_bytes_first_and_goes_on_for_nothing_the_second_time(root: Path, tmp_path: Path):

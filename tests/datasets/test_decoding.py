@@ -169,6 +169,27 @@ def test_several_resolutions_at_once_are_what_each_is_alone(shared_data: Path):
         np.testing.assert_array_equal(square, alone.squares[0])
 
 
+@pytest.mark.parametrize(
+    ("build", "limits", "again"),
+    [
+        (lambda path: None, Limits(), True),  # not there (any more)
+        (lambda path: path.mkdir(), Limits(), True),  # another error of the system, as no permission would be
+        (os.mkfifo, Limits(wall_seconds=0.5), True),
+        (lambda path: write_dicom(path, picture(1, 2400)), Limits(seconds=0.02), True),
+        (lambda path: write_dicom(path, picture(1, 4096)), Limits(memory=190 * MEGABYTE), True),
+        (lambda path: path.write_bytes(b"not an image"), Limits(), False),
+        (lambda path: path.write_bytes(b""), Limits(), False),
+        (lambda path: write_png(path, picture(1, 100)), Limits(pixels=99), False),
+    ],
+    ids=["missing", "system", "no answer", "time", "memory", "no image", "empty", "too large"],
+)
+def test_only_what_lies_with_the_disk_or_the_machine_is_to_be_tried_again(tmp_path: Path, build, limits, again):
+    build(tmp_path / "file")
+    (result,) = _decode([tmp_path / "file"], limits=limits)
+    assert result.reason is not None
+    assert result.again is again
+
+
 def test_reasons_name_no_file(tmp_path: Path):
     paths = []
     for build in HOSTILE:

@@ -1,15 +1,20 @@
 """Remote storage, played by fsspec's own memory file system."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 
+from datasets import building
 from datasets.cache import open_cache, prepare
 from datasets.dataset_config import DatasetConfig
+from datasets.decoding import Decoded
 from datasets.errors import DatasetError
+from datasets.manifest import Manifest
 from datasets.remote import mirror
 from datasets.sources import load
 from tests.datasets import miniatures
@@ -70,8 +75,44 @@ def test_an_interrupted_copy_goes_on_and_its_marker_comes_last(tmp_path: Path, b
         mirror(bucket, tmp_path / "near", workers=1)
     assert not list((tmp_path / "near").rglob("complete.json"))
     monkeypatch.setattr(datasets.remote, "_copy", whole)
-    assert mirror(bucket, tmp_path / "near").copied == 2
+    assert mirror(bucket, tmp_path / "near").copied == 3  # a cache without its marker is copied from its beginning
     assert not list((tmp_path / "near").rglob("*.part"))
+
+
+@pytest.mark.parametrize("begun_here", [False, True], ids=["nothing here", "begun here, too"])
+def test_a_cache_that_is_being_built_is_left_out_and_copied_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun_here: bool
+):
+    """Its arrays have their full size from the first row on."""
+    miniatures.rsna_pneumonia(tmp_path / "data")
+    manifest = load(CONFIG, tmp_path / "data")
+    far, near = tmp_path / "far", tmp_path / "near"
+    for place in (far, near) if begun_here else (far,):
+        _begin(manifest, place, monkeypatch)
+    (far / "beside.txt").write_text("not of a cache")
+    first = mirror(f"file://{far}", near)
+    assert (first.files, first.unfinished) == (2, 1)  # that one, and the key of the hashes
+    prepare(manifest, resolution=16, preprocessing="standard", cache=far)
+    second = mirror(f"file://{far}", near)
+    assert second.unfinished == 0
+    caches = [open_cache(manifest, resolution=16, preprocessing="standard", cache=place) for place in (far, near)]
+    np.testing.assert_array_equal(caches[0].pixels, caches[1].pixels)
+    assert caches[1].readable.all()
+    assert mirror(f"file://{far}", near).copied == 0
+
+
+def _begin(manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build a cache up to half its rows, as a kill would leave it."""
+    whole = building.decode_all
+
+    def torn(*arguments: Any, **settings: Any) -> Iterator[Decoded]:
+        yield from islice(whole(*arguments, **settings), len(manifest) // 2)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "decode_all", torn)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(manifest, resolution=16, preprocessing="standard", cache=cache)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +126,12 @@ def test_what_cannot_be_reached_is_said_without_secrets(tmp_path: Path, address:
     with pytest.raises(DatasetError, match=message) as caught:
         mirror(address, tmp_path / "near")
     assert "secret" not in str(caught.value)
+
+
+def test_a_link_to_nothing_is_said_without_its_name(tmp_path: Path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "Muster^Erika.dcm").symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match="a file cannot be copied: No such file or directory") as caught:
+        mirror(f"file://{tmp_path / 'far'}", tmp_path / "near")
+    assert "Muster" not in str(caught.value)
+    assert caught.value.__cause__ is None

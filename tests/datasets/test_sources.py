@@ -1,5 +1,7 @@
 """What is particular to one source or another."""
 
+import gzip
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
-from datasets.external import external_test
+from datasets.external import check_external, external_test
 from datasets.sources import load, names, read
 from tests.datasets import miniatures
 
@@ -81,6 +83,17 @@ def test_mimic_keeps_official_partitions_and_leaves_unlabelled_studies_out(tmp_p
     assert manifest.validation == "published"
     assert len(manifest.rows("val")) == miniatures.PATIENTS // 5
     assert load(_config("mimic_cxr", labels="paper"), tmp_path).validation.startswith("drawn")
+
+
+@pytest.mark.parametrize("name", ["split", "metadata"])
+def test_mimic_refuses_an_image_with_two_rows_without_naming_it(tmp_path: Path, name: str):
+    miniatures.mimic_cxr(tmp_path)
+    path = tmp_path / f"mimic-cxr-2.0.0-{name}.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    path.write_bytes(gzip.compress("\n".join([*lines[:-1], lines[1], ""]).encode()))
+    with pytest.raises(DatasetError, match=f"1 images have more than one row in the {name} table") as caught:
+        load(_config("mimic_cxr"), tmp_path)
+    assert lines[1].split(",")[0] not in str(caught.value)
 
 
 def test_padchest_reads_terms_and_ages(tmp_path: Path):
@@ -158,9 +171,10 @@ def test_a_pathology_with_one_class_is_named_with_its_counts(tmp_path: Path):
 
 def test_external_evaluation_is_on_shared_pathologies_of_the_other_test_partition(tmp_path: Path):
     miniatures.nih_chest_xray14(tmp_path / "nih")
-    other = load(_config("nih_chest_xray14", labels="paper"), tmp_path / "nih")
+    config = _config("nih_chest_xray14", labels="paper")
+    other = load(config, tmp_path / "nih")
     trained = ("fracture", "pneumonia", "lung_opacity", "cardiomegaly")
-    external = external_test(other, trained_on="mimic_cxr", pathologies=trained)
+    external = external_test(other, config=config, trained_on=_config("mimic_cxr"), pathologies=trained)
     assert external.pathologies == ("pneumonia", "cardiomegaly")
     assert external.outputs.tolist() == [1, 3]
     assert set(external.manifest.instances["partition"]) == {"test"}
@@ -178,6 +192,25 @@ def test_external_evaluation_is_on_shared_pathologies_of_the_other_test_partitio
 )
 def test_an_external_evaluation_that_means_nothing_is_refused(tmp_path: Path, trained_on, pathologies, message):
     miniatures.nih_chest_xray14(tmp_path)
-    other = load(_config("nih_chest_xray14"), tmp_path)
+    config = _config("nih_chest_xray14")
+    other = load(config, tmp_path)
     with pytest.raises(DatasetError, match=message):
-        external_test(other, trained_on=trained_on, pathologies=pathologies)
+        external_test(other, config=config, trained_on=_config(trained_on), pathologies=pathologies)
+
+
+@pytest.mark.parametrize(
+    ("sources", "collections", "refused"),
+    [
+        (("csv", "csv"), ("hospital_a", "hospital_b"), False),
+        (("csv", "csv"), ("hospital_a", "hospital_a"), True),
+        (("phantom", "phantom"), ("phantom", "other_phantom"), False),
+        (("csv", "phantom"), ("same", "same"), False),
+        (("csv", "nih_chest_xray14"), ("hospital_a", "nih_chest_xray14"), False),
+        (("chexpert", "chexpert"), ("chexpert", "chexpert_drawn"), True),  # the same images, read otherwise
+        (("rsna_pneumonia", "nih_chest_xray14"), ("rsna", "nih"), True),
+    ],
+)
+def test_what_is_external_is_told_by_collection(sources, collections, refused):
+    other, trained_on = (DatasetConfig(name=n, source=s) for n, s in zip(collections, sources, strict=True))
+    with pytest.raises(DatasetError, match=f"{other.name} is not external") if refused else nullcontext():
+        check_external(other, trained_on=trained_on)

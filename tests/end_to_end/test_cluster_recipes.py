@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from importlib.metadata import metadata
 from pathlib import Path
 
 import psutil
@@ -151,3 +152,15 @@ def test_the_kubernetes_manifest_is_closed_and_shares_what_must_be_shared():
 def test_the_image_holds_what_a_search_needs():
     copied = [line.split()[-2] for line in (RECIPES / "Containerfile").read_text().splitlines() if "COPY" in line]
     assert {"datasets", "trainers", "mlflow_server", "search"} <= set(copied)
+
+
+def test_the_image_answers_kuberays_probes_and_takes_its_jobs():
+    lines = (RECIPES / "Containerfile").read_text().splitlines()
+    (system,) = (line for line in lines if "apt-get install" in line)
+    assert "wget" in system.split()
+    (packages,) = (line for line in lines if "pip install" in line)
+    assert packages.endswith('--requirement requirements.lock "ray[default]"')  # without a version: the lock's holds
+    assert "default" in (metadata("ray").get_all("Provides-Extra") or [])
+    user = lines.index("USER 1000")
+    assert not [line for line in lines[user:] if line.startswith("RUN")]
+    assert not [line for line in lines if line.startswith("USER ") and line != "USER 1000"]

@@ -136,6 +136,7 @@ def test_two_cells_that_are_the_same_training_are_refused(axes):
         ({"pruning": {"pruner": "patient", "settings": {"wrapped_pruner": {"median": 3}}}}, "wrapped_pruner"),
         ({"sampling": {"sampler": "tpe", "trials": 3, "settings": {"n_startup_trails": 3}}}, "n_startup_trails"),
         ({"evaluation": {"external": {"phantom": ["chexprt"]}}}, "no source 'chexprt'"),
+        ({"evaluation": {"external": {"phantom": ["phantom"]}}}, "phantom is not external to phantom"),
         (
             {"evaluation": {"external": {"phantom": ["chexpert"]}}, "data": {"chexpert": {"validation_fraction": 3}}},
             "evaluation.external:\n  validation_fraction",

@@ -90,9 +90,7 @@ def test_a_weights_file_that_was_overwritten_gives_features_of_its_own(
     assert not torch.equal(opened[0].inputs, opened[1].inputs)
 
 
-def test_a_head_is_not_put_on_weights_that_came_after_it(
-    trial: Trials, operation: Operations, tmp_path: Path
-) -> None:
+def test_a_head_is_not_put_on_weights_that_came_after_it(trial: Trials, operation: Operations, tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     config = trial(adaptation="probe", backbone="test_vit3", initialization=f"file:{file}", recipe={"epochs": 1})
     _weights(file, 1)

@@ -31,19 +31,21 @@ def test_what_fitted_is_remembered(tmp_path: Path) -> None:
 
 
 def test_a_quota_takes_resume_state_first_then_weights_nobody_needs(tmp_path: Path) -> None:
-    def trial(name: str) -> Path:
+    def trial(name: str, state: str = "COMPLETE") -> Path:
         for part in ("last-0003-000000", "best-0002"):
             folder = tmp_path / name / part
             folder.mkdir(parents=True)
             (folder / "network.safetensors").write_bytes(bytes(1000))
             (folder / "COMPLETE").touch()
-        (tmp_path / name / "last-0003-000000" / "progress.json").write_bytes(bytes(10))
+        (tmp_path / name / "last-0003-000000" / "progress.json").write_text(f'{{"state": "{state}"}}')
         return tmp_path / name
 
-    winner, loser, running = trial("winner"), trial("loser"), trial("running")
-    ended = [Ended(winner, needed=True), Ended(loser, needed=False)]
-    assert enforce(ended, study_folder=tmp_path, limit=4_100) == 4_030  # two resume states went
-    assert enforce(ended, study_folder=tmp_path, limit=100) == 3_030  # the loser's weights too; no more may go
+    winner, loser, running, failed = trial("winner"), trial("loser"), trial("running"), trial("failed", "PAUSED")
+    ended = [Ended(winner, needed=True), Ended(loser, needed=False), Ended(failed, needed=False)]
+    # three resume states went, of the failed trial all of it; left are five weights and three times 21 bytes
+    assert enforce(ended, study_folder=tmp_path, limit=5_100) == 5_063
+    assert enforce(ended, study_folder=tmp_path, limit=100) == 3_063  # the losers' weights too; no more may go
     assert (winner / "best-0002" / "network.safetensors").exists()
     assert (running / "last-0003-000000" / "network.safetensors").exists()
     assert (loser / "last-0003-000000" / "progress.json").exists()
+    assert not (failed / "last-0003-000000").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainers import checkpoint
+from trainers import checkpoint, checkpoint_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,3 +86,16 @@ def test_an_attempt_that_lives_on_leaves_what_its_successor_is_writing(tmp_path,
     monkeypatch.setattr(checkpoint, "save_file", write_slowly)
     assert checkpoint.find_last(tmp_path) is None
     assert save(tmp_path, 3) == checkpoint.find_last(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [('{"state": "COMPLETE"}', True), ('{"state": "PAUSED"}', False), ('{"state": "PAU', False)],
+    ids=["complete", "did not complete", "torn"],
+)
+def test_nothing_to_go_on_from_is_left_of_a_trial_that_did_not_complete(tmp_path, text, left):
+    last = save(tmp_path, 2)
+    (last / "progress.json").write_text(text)
+    checkpoint_files.drop_resume_state(tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert (checkpoint.find_last(tmp_path) == last) is left

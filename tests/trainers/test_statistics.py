@@ -1,8 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_curve
 
-from trainers.evaluation import calibration, ranking, thresholds
+from trainers.evaluation import calibration, ranking, redraws, thresholds
 from trainers.evaluation.case_scores import CaseScores, collect
 from trainers.evaluation.comparison import p_value
 from trainers.evaluation.delong import delong, delong_test
@@ -208,6 +209,34 @@ def test_the_papers_procedures_by_name() -> None:
     assert [v.higher for v in paper_p_values(table(labels, bad), table(labels, good), redraws_count=50)] == [
         "second"
     ] * 3
+
+
+@pytest.mark.parametrize("top", [0.95, 0.45], ids=["some scores from 0.5 on", "none"])
+def test_redraws_of_one_class_are_called_at_one_half_as_in_the_papers_code(top: float) -> None:
+    """One positive in 60: about a third of the redraws, (59/60)^60, miss it."""
+    generator = np.random.default_rng(3)
+    labels, scores = np.zeros((60, 1)), np.sort(generator.uniform(0, top, (60, 1)), axis=0)
+    labels[40] = 1
+    rows = paper_table(table(labels, scores), redraws_count=200, seed=0).set_index(["metric", "pathology"])
+    expected: dict[str, list[float]] = {"sensitivity": [], "specificity": [], "accuracy": []}
+    for weights in redraws.draw(60, redraws=200, seed=0).T:
+        chosen = np.repeat(np.arange(60), weights)
+        truth, value = labels[chosen, 0] == 1, scores[chosen, 0]
+        cut = 0.5
+        if truth.any():
+            false_rate, true_rate, cuts = roc_curve(truth, value)
+            cut = cuts[np.argmax(true_rate - false_rate)]
+            expected["sensitivity"].append(float((value[truth] >= cut).mean()))
+        expected["specificity"].append(float((value[~truth] < cut).mean()))
+        expected["accuracy"].append(float(((value >= cut) == truth).mean()))
+    assert 50 < 200 - len(expected["sensitivity"]) < 100
+    for metric, values in expected.items():
+        assert rows.loc[(metric, "f0"), "mean"] == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_the_papers_table_leaves_a_pathology_without_any_label_undefined() -> None:
+    rows = paper_table(table(np.full((4, 1), NAN), np.full((4, 1), 0.7)), redraws_count=5)
+    assert rows["mean"].isna().all()
 
 
 def test_subgroups_are_named_even_when_too_small() -> None:

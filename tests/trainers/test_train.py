@@ -1,12 +1,17 @@
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from trainers import assembly, checkpoint
+from datasets.errors import DatasetError
+from trainers import assembly, checkpoint, checkpoint_files
+from trainers.attempt import Attempt
+from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.run import evaluate
+from trainers.evaluation.winner import Asked, evaluate_winner
 from trainers.recipes import Recipe
 from trainers.seeding import derive, draws_at
 from trainers.train import train
@@ -56,6 +61,18 @@ def test_pausing_and_going_on_tells_the_same_events_again(trial: Trials, operati
     assert [event.metrics for event in whole] == [event.metrics for event in second]
 
 
+def test_a_paused_trial_whose_resume_state_was_dropped_begins_anew(trial: Trials, operation: Operations) -> None:
+    config, first, second = trial(), [], []
+    train(config, operation=operation(), report=first.append, until_epoch=1)
+    checkpoint_files.drop_resume_state(operation().trial_folder)
+    assert train(config, operation=operation(), report=second.append).state is TrialState.COMPLETE
+    assert [event.metrics for event in second[:1]] == [event.metrics for event in first]
+    checkpoint_files.drop_resume_state(operation().trial_folder)
+    again: list[EpochMetrics] = []
+    assert train(config, operation=operation(), report=again.append).state is TrialState.COMPLETE
+    assert again == second  # told from its history
+
+
 def test_another_configuration_does_not_take_over_a_folder(trial: Trials, operation: Operations) -> None:
     train(trial(), operation=operation(), report=lambda _: None, until_epoch=1)
     with pytest.raises(TrialError, match="another configuration"):
@@ -76,6 +93,19 @@ def test_early_stopping(trial: Trials, operation: Operations) -> None:
     assert (result.epochs, result.best_epoch, result.state) == (3, 1, TrialState.COMPLETE)
 
 
+@pytest.mark.parametrize("selection", ["primary", "loss"])
+def test_patience_counts_by_the_primary_metric_whatever_selects_the_best_epoch(
+    trial: Trials, operation: Operations, monkeypatch: pytest.MonkeyPatch, selection: str
+) -> None:
+    loss, auroc = iter([5.0, 4.0, 3.0, 2.0, 1.0, 0.9]), iter([0.7, 0.8, 0.8, 0.7, 0.9, 0.9])
+    monkeypatch.setattr(Attempt, "_validate", lambda _: ({"val/loss": next(loss), "val/auroc/macro": next(auroc)}, ()))
+    result = train(
+        trial(recipe={"epochs": 6, "patience": 2, "selection": selection}), operation=operation(), report=lambda _: None
+    )
+    # 0.8 of epoch 2 is not exceeded in epochs 3 and 4, though the loss still falls
+    assert (result.epochs, result.best_epoch) == (4, 2 if selection == "primary" else 4)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -83,6 +113,7 @@ def test_early_stopping(trial: Trials, operation: Operations) -> None:
         ({"initialization": "dinov2", "backbone": "convnext_base"}, "no such weights exist"),
         ({"adaptation": "lora", "backbone": "tf_efficientnet_lite0"}, "lora is defined for ViT and ConvNeXt"),
         ({"adaptation": "ful"}, "existing: finetune"),
+        ({"recipe": {"augmentation": "strnog"}}, "unknown augmentation 'strnog'.*one of none, flip"),
     ],
 )
 def test_impossible_trials_say_why(trial: Trials, operation: Operations, settings: dict, message: str) -> None:
@@ -182,6 +213,26 @@ def test_external_data_are_scored_on_the_pathologies_both_have(trial: Trials, op
     )
     assert len(scores.table) > 0 and scores.pathologies
     assert set(scores.table["partition"]) == {"test"}
+
+
+def test_external_data_of_the_training_are_refused_before_anything_is_scored(
+    trial: Trials, operation: Operations, tmp_path: Path
+) -> None:
+    config = trial(recipe={"epochs": 1})
+    result = train(config, operation=operation(), report=lambda _: None)
+    best = operation().trial_folder / str(result.checkpoint)
+
+    def look(name: str) -> dict[str, object]:
+        other = config.model_copy(update={"dataset": config.dataset.model_copy(update={"name": name})})
+        asked = Asked(Bootstrap(redraws=10), external={name: (other, operation())})
+        return evaluate_winner(
+            config, operation=operation(), checkpoint_folder=best, folder=tmp_path / "winner", asked=asked
+        )
+
+    with pytest.raises(DatasetError, match="phantom is not external to phantom"):
+        look("phantom")
+    assert not (tmp_path / "winner").exists()
+    assert look("other_phantom")["external"]
 
 
 def test_the_best_epoch_is_chosen_by_metric_or_by_loss(trial: Trials, operation: Operations) -> None:

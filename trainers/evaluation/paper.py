@@ -106,19 +106,24 @@ def _refitted(scores: CaseScores, drawn: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _youden_blocks(labels: np.ndarray, scores: np.ndarray, drawn: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a block of redraws' decision metrics of one pathology."""
+    """Yield a block of redraws' decision metrics of one pathology.
+
+    Where a redraw has one class only, the threshold is 0.5, as in the paper's code.
+    """
     positive, values = given(labels, scores)
     owners = np.flatnonzero(~np.isnan(labels))
+    at_half = len(np.unique(values[values >= 0.5]))
     _, tie = np.unique(-values, return_inverse=True)  # highest scores first
     shape = (int(tie.max(initial=-1)) + 1, len(drawn))
     sides = [csr_array((np.ones(side.sum()), (tie[side], owners[side])), shape=shape) for side in (positive, ~positive)]
     for first in range(0, drawn.shape[1], BLOCK):
         weights = drawn[:, first : first + BLOCK].astype(np.float64)
-        true, false = (np.cumsum(side @ weights, axis=0) for side in sides)
+        true, false = (np.pad(np.cumsum(side @ weights, axis=0), ((1, 0), (0, 0))) for side in sides)  # first: none
         positives, negatives = true[-1], false[-1]
         with np.errstate(invalid="ignore", divide="ignore"):
             youden = np.nan_to_num(true / positives - false / negatives, nan=-1.0)
-        best = np.argmax(youden, axis=0)
+        youden[0] = -1.0  # a threshold is a score
+        best = np.where((positives == 0) | (negatives == 0), at_half, np.argmax(youden, axis=0))
         redraw = np.arange(weights.shape[1])
         yield decisions(true[best, redraw], false[best, redraw], positives=positives, negatives=negatives)
 

@@ -64,7 +64,12 @@ def evaluate_winner(
         subgroups: the same with `column`, `group` and `cases`, for groups that are large enough.
         external: the same with `dataset` and `cases`.
         thresholds: by pathology, from validation.
+
+    Raises:
+        DatasetError: a data set in `external` holds images of the training; nothing was scored then.
     """
+    for other, _ in asked.external.values():
+        check_external(other.dataset, trained_on=config.dataset)
 
     def score(trial: TrialConfig, place: Operation, *partitions: str) -> CaseScores:
         parts = [
@@ -89,7 +94,6 @@ def evaluate_winner(
         "thresholds": chosen,
     }
     for name, (other, place) in asked.external.items():
-        check_external(other.dataset.source, trained_on=config.dataset.source)
         known = name in (asked.stored or ())
         scores = _stored(folder / f"scores_{name}.parquet", known, partial(score, other, place, "test"))
         part = summarize(scores, bootstrap=asked.bootstrap)
