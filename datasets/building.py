@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from datasets.decoding import Decoded, Task, decode_all
-from datasets.derivation import MARKER, VERBATIM, derived
+from datasets.derivation import MARKER, PIXELS, VERBATIM, derived
 from datasets.errors import DatasetError
 from datasets.manifest import Manifest
 from datasets.preprocessing import Preprocessing
@@ -140,7 +140,7 @@ class _Growing:
         return cls(
             folder,
             side,
-            _array(folder / "pixels.u8", (rows, side, side)),
+            _array(folder / PIXELS, (rows, side, side)),
             _array(folder / "sha256.bin", (rows, 32)),
             _array(folder / VERBATIM, (rows,)),
             state,
@@ -213,7 +213,7 @@ def _described(manifest: Manifest, specification: Preprocessing, resolution: int
 def _check_space(folder: Path, needed: int) -> None:
     stats = os.statvfs(folder)
     free = stats.f_bavail * stats.f_frsize
-    present = (folder / "pixels.u8").stat().st_blocks * 512 if (folder / "pixels.u8").exists() else 0
+    present = (folder / PIXELS).stat().st_blocks * 512 if (folder / PIXELS).exists() else 0
     if needed - present > free:
         raise DatasetError(
             f"the cache needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",

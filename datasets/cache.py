@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from datasets.building import NOT_READ, QUARANTINED, READABLE, Progress, build, estimate_bytes, too_many
-from datasets.derivation import MARKER
+from datasets.derivation import MARKER, PIXELS
 from datasets.errors import DatasetError
 from datasets.manifest import Manifest
 from datasets.preprocessing import Preprocessing, resolve
@@ -145,7 +145,7 @@ def open_cache(manifest: Manifest, *, resolution: int, preprocessing: str, cache
             f"source {manifest.source}",
             fix="call datasets.cache.prepare, or `python -m datasets prepare`",
         )
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r", shape=(len(manifest), resolution, resolution))
+    pixels = np.memmap(folder / PIXELS, np.uint8, mode="r", shape=(len(manifest), resolution, resolution))
     return ImageCache(pixels, _state(folder) == READABLE, folder)
 
 

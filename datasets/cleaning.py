@@ -16,14 +16,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from datasets.derivation import MARKER
+from datasets.derivation import MARKER, PIXELS
 from datasets.errors import DatasetError
 from datasets.whole_file import replacing
 
 USES = "caches.json"
 FEATURES = "features"
 _MADE_FROM = "made_from.txt"
-_STORE_MARKER = "COMPLETE"
+STORE_MARKER = "COMPLETE"
+"""Written last into a feature store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class CacheEntry:
 
 def entries(cache: Path) -> list[CacheEntry]:
     """Return the caches in a folder, largest first."""
-    found = [_entry(folder) for folder in cache.iterdir() if (folder / "pixels.u8").is_file()] if cache.is_dir() else []
+    found = [_entry(folder) for folder in cache.iterdir() if (folder / PIXELS).is_file()] if cache.is_dir() else []
     return sorted(found, key=lambda entry: (-entry.bytes, entry.name))
 
 
@@ -151,7 +152,7 @@ def _store(folder: Path) -> CacheEntry:
     return CacheEntry(
         f"{FEATURES}/{folder.name}",
         *_size_and_idle_days(folder),
-        (folder / _STORE_MARKER).is_file(),
+        (folder / STORE_MARKER).is_file(),
         0,
         origin.read_text() if origin.is_file() else None,
     )
@@ -166,7 +167,7 @@ def _size_and_idle_days(folder: Path) -> tuple[int, float]:
 def _remove(folder: Path) -> bool:
     try:
         with FileLock(folder / "lock", timeout=0):
-            for marker in (MARKER, _STORE_MARKER):  # first: what is half removed must not look whole
+            for marker in (MARKER, STORE_MARKER):  # first: what is half removed must not look whole
                 (folder / marker).unlink(missing_ok=True)
             shutil.rmtree(folder)
     except Timeout:

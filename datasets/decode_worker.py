@@ -17,7 +17,7 @@ import numpy as np
 
 from datasets import dicom  # noqa: F401 - imported before memory is bounded and the clock runs
 from datasets.headers import JPEG2000
-from datasets.images import decode
+from datasets.images import content_of, decode
 from datasets.limits import Limits, NotRead, Unreadable, bound_memory, start_clock
 from datasets.preprocessing import Preprocessing, resolve
 from datasets.radiograph import Radiograph
@@ -64,12 +64,7 @@ def _squares(
 
     Each square is what it would be if asked for alone.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise NotRead("file is missing") from None
-    except OSError as error:
-        raise NotRead(f"file cannot be read: {type(error).__name__}") from None
+    content = content_of(path)
     decoded: dict[int | None, Radiograph] = {}
     squares, verbatim = [], []
     for resolution in resolutions:

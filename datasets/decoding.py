@@ -34,8 +34,8 @@ class Decoded:
     """What became of a task: squares uint8 (R, R), one per resolution, or the reason there are none.
 
     `verbatim` says of each square that it is the file's own pixels, unchanged, and that a smaller square made of it is
-    what the file would give; `again` of a reason that it lies with
-    the disk or the machine (no access, out of time or memory) and may not hold the next time.
+    what the file would give; `again` of a reason that it lies with the disk or the machine (no access, out of time or
+    memory) and may not hold the next time.
     """
 
     row: int

@@ -12,13 +12,21 @@ from datasets.radiograph import Radiograph, luma
 
 def read(path: Path, *, cover: int | None = None, window: int | None = 0, limits: Limits | None = None) -> Radiograph:
     """Read and decode one file; see `decode`."""
+    return decode(content_of(path), cover=cover, window=window, limits=limits or Limits())
+
+
+def content_of(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        NotRead: with the reason, free of identifiers.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise NotRead("file is missing") from None
     except OSError as error:
         raise NotRead(f"file cannot be read: {type(error).__name__}") from None
-    return decode(content, cover=cover, window=window, limits=limits or Limits())
 
 
 def decode(content: bytes, *, cover: int | None, window: int | None, limits: Limits) -> Radiograph:

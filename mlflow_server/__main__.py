@@ -42,7 +42,7 @@ def start(
         configured = server_config.load(config)
         told = f"MLflow UI: {configured.uri}"
         if configured.authentication:
-            told += f"\nuser admin, password in {configured.folder.resolve() / 'credentials' / 'admin-password'}"
+            told += f"\nuser admin, password in {configured.credentials / 'admin-password'}"
         raise typer.Exit(start_configured(configured, lambda: typer.echo(told)))
     settings = ServerSettings(storage, host, port)
     raise typer.Exit(start_server(settings, lambda: typer.echo(f"MLflow UI: {settings.uri}  (storage {storage})")))

@@ -14,11 +14,12 @@ from typing import Any
 from mlflow_server import backup_database, object_store
 from mlflow_server.credentials import SECRETS
 from mlflow_server.errors import TrackingError
+from mlflow_server.history import PROMOTIONS
 from mlflow_server.server_config import ServerConfig
 
 MANIFEST = "manifest.json"
 """Written last: a backup without it is not whole."""
-DATABASE, ARTIFACTS, CREDENTIALS, PROMOTIONS = "database", "artifacts", "credentials", "mlpromotions"
+DATABASE, ARTIFACTS, CREDENTIALS = "database", "artifacts", "credentials"
 USERS = "users.db"
 
 
@@ -45,7 +46,7 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
     aside.mkdir(parents=True, mode=0o700)
     try:
         counts = backup_database.copy(config, aside / DATABASE)
-        _copy_credentials(config.folder / CREDENTIALS, aside / CREDENTIALS)
+        _copy_credentials(config.credentials, aside / CREDENTIALS)
         _copy_artifacts(config, aside / ARTIFACTS)
         if (config.folder / PROMOTIONS).is_dir():
             _copy_tree(config.folder / PROMOTIONS, aside / PROMOTIONS)
@@ -84,7 +85,7 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
     before = manifest.get("artifacts", config.destination)
     if before != config.destination:
         backup_database.move_artifacts(config, before, config.destination)
-    _copy_credentials(source / CREDENTIALS, config.folder / CREDENTIALS)
+    _copy_credentials(source / CREDENTIALS, config.credentials)
     if (source / PROMOTIONS).is_dir():
         _copy_tree(source / PROMOTIONS, config.folder / PROMOTIONS)
     if (source / ARTIFACTS).is_dir():
@@ -96,7 +97,7 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
 
 
 def _refuse_if_used(config: ServerConfig) -> None:
-    own = (config.folder / CREDENTIALS / name for name in (USERS, *SECRETS))
+    own = (config.credentials / name for name in (USERS, *SECRETS))
     for path in (*own, config.folder / PROMOTIONS):
         if path.exists():
             raise TrackingError(f"{path} exists; a backup is restored into an empty place")

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy
 
 from mlflow_server.errors import TrackingError
+from mlflow_server.reach import SECONDS
 from mlflow_server.server_config import ServerConfig
 
 ARTIFACT_COLUMNS = (
@@ -22,8 +23,6 @@ ARTIFACT_COLUMNS = (
     ("model_versions", "storage_location"),
 )
 """Where MLflow's schema names places of artifacts."""
-SECONDS = 10
-"""MLflow itself tries to connect for minutes, without a word."""
 
 
 def refuse_if_away(config: ServerConfig) -> None:
@@ -150,7 +149,7 @@ def _rows(uri: str) -> dict[str, int]:
 
 @contextmanager
 def _connected(uri: str) -> Iterator[sqlalchemy.Connection]:
-    seconds = {} if uri.startswith("sqlite:") else {"connect_timeout": SECONDS}
+    seconds = {} if uri.startswith("sqlite:") else {"connect_timeout": int(SECONDS)}
     engine = sqlalchemy.create_engine(uri, connect_args=seconds)
     try:
         with engine.connect() as connection:

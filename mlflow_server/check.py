@@ -63,7 +63,7 @@ def login(config: ServerConfig) -> tuple[str, str] | None:
     name, password = (os.environ.get(key) for key in LOGIN)
     if name and password:
         return name, password
-    return credentials.ADMIN, credentials.read_secret(config.folder / "credentials" / "admin-password")
+    return credentials.ADMIN, credentials.read_secret(config.credentials / "admin-password")
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from mlflow_server.errors import PromotionError
 
 Entry = dict[str, Any]
 START = "0" * 64
+PROMOTIONS = "mlpromotions"
+"""Folder of all ledgers in a storage folder."""
 CLAIM = ".promotion"
 """Suffix of the registered model that stands for a promotion being carried out; the server makes each name once."""
 
@@ -42,7 +44,7 @@ class History:
     def __init__(self, storage: Path, name: str):
         if problem := problem_of(name):
             raise PromotionError(f"registered model {name!r}: {problem}")
-        self._path = storage / "mlpromotions" / f"{name}.jsonl"
+        self._path = storage / PROMOTIONS / f"{name}.jsonl"
         self._intent = self._path.with_suffix(".intent")
         self._origin = self._path.with_suffix(".origin")
         self._name = name

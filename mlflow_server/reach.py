@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow_server.errors import TrackingError
 
 SECONDS = 10.0
-"""MLflow's own client tries again for minutes."""
+"""MLflow itself tries again for minutes, a server as well as a database, without a word."""
 
 
 def reach(uri: str) -> None:

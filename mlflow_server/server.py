@@ -118,13 +118,12 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     found = environment()
     if not config.authentication:
         return found
-    folder = config.folder.resolve() / "credentials"
-    secret = credentials.obtain(folder)
-    settings = folder / "basic_auth.ini"
+    secret = credentials.obtain(config.credentials)
+    settings = config.credentials / "basic_auth.ini"
     settings.touch(mode=0o600)
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
-        f"database_uri = sqlite:///{folder / 'users.db'}\n"
+        f"database_uri = sqlite:///{config.credentials / 'users.db'}\n"
         # A password is hashed anew with every request otherwise, and a driver sends thousands.
         f"auth_cache_ttl_seconds = {LOGIN_SECONDS}\n"
     )

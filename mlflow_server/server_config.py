@@ -101,14 +101,18 @@ class ServerConfig(BaseModel):
         place = self.artifact_folder
         if place is None:
             return self
-        credentials = self.folder.resolve() / "credentials"
-        own = [credentials, *filter(None, [self.sqlite])]
-        if place.is_relative_to(credentials) or any(path.resolve().is_relative_to(place) for path in own):
+        own = [self.credentials, *filter(None, [self.sqlite])]
+        if place.is_relative_to(self.credentials) or any(path.resolve().is_relative_to(place) for path in own):
             raise ValueError(
                 f"artifacts: {place} holds the server's own database or credentials, which every user could download; "
                 "give artifacts a folder of their own"
             )
         return self
+
+    @property
+    def credentials(self) -> Path:
+        """The folder of the users and of the server's secrets."""
+        return self.folder.resolve() / "credentials"
 
     @property
     def uri(self) -> str:

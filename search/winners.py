@@ -74,8 +74,9 @@ class Winners:
             self.desk.progress.note(f"measuring {counted(new, 'winner')} on the test partition")
         if old := len(missing) - new:
             self.desk.progress.note(f"measuring {counted(old, 'winner')} as the study asks for it now")
-        orders, slots = map(self._order, missing), [self.slot_of(self.trials[winner.trial]) for winner in missing]
-        for index, found in ray_cluster.each(worker.evaluate, list(orders), slots):
+        orders = [self._order(winner) for winner in missing]
+        slots = [self.slot_of(self.trials[winner.trial]) for winner in missing]
+        for index, found in ray_cluster.each(worker.evaluate, orders, slots):
             winner = missing[index]
             place = {"trial": winner.trial, "cell": winner.cell, "asked": self._asked_of(winner)}
             self.desk.record({"kind": "evaluated", "time_ms": now_ms(), **place, **found})

@@ -18,9 +18,8 @@ from filelock import FileLock
 from torch import nn
 
 from datasets import preprocessing
-from datasets.cleaning import FEATURES, record_origin
+from datasets.cleaning import FEATURES, STORE_MARKER, record_origin
 from trainers import adaptations, assembly, offload, pretrained, seeding, tasks
-from trainers.checkpoint_files import MARKER
 from trainers.material import ImageMaterial, TensorMaterial, open_images
 from trainers.trial import Operation, TrialConfig, TrialError
 
@@ -40,7 +39,7 @@ def open_features(config: TrialConfig, operation: Operation, *, place: assembly.
     folder = operation.cache / FEATURES / feature_key(config, images, weights=operation.weights)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        if not (folder / MARKER).is_file():
+        if not (folder / STORE_MARKER).is_file():
             compute(config, operation, images, place=place, folder=folder)
     return TensorMaterial(
         inputs=torch.from_numpy(read(folder)),
@@ -102,7 +101,7 @@ def compute(
     described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
     (folder / DESCRIBED).write_text(json.dumps(described, indent=1, sort_keys=True))
     record_origin(folder, images.cache.folder)
-    (folder / MARKER).touch()
+    (folder / STORE_MARKER).touch()
 
 
 def read(folder: Path) -> np.ndarray:

@@ -97,10 +97,11 @@ class Field:
         rise = expected_improvement(-gap, math.hypot(self.doubts[leader], self.doubts[trial]))
         too_far = gap > self.hopeless or (place > self.quota and gap >= self.margin)
         stops = place > 1 and (too_far or rise < tolerance * self.remaining)
+        seeds = list(self.places.values()).count(place)
+        over_seeds = f" over {seeds} seeds" if seeds > 1 else ""
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {self.values[trial]:.4f}, place {place} of "
-            f"{max(self.places.values())} ({self.quota} go on), {gap:.4f} behind by {self.way}"
-            f"{f' over {seeds} seeds' if (seeds := list(self.places.values()).count(place)) > 1 else ''}, "
+            f"{max(self.places.values())} ({self.quota} go on), {gap:.4f} behind by {self.way}{over_seeds}, "
             f"margin {self.margin:.4f}"
             + (f", expected to improve on the leader by {rise:.4f}" if place > 1 and self.way == TAUGHT else "")
         )

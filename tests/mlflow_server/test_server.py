@@ -231,16 +231,16 @@ def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "names"),
+    "lines",
     [
-        ("artifacts: .", "its folder"),
-        ("artifacts: credentials/x", "below its credentials"),
-        ("artifacts: ..", "above its folder"),
-        ("artifacts: link", "a link to its folder"),
-        ("artifacts: data\ndatabase: sqlite:///{folder}/data/mlflow.db", "where its database is"),
+        pytest.param("artifacts: .", id="its folder"),
+        pytest.param("artifacts: credentials/x", id="below its credentials"),
+        pytest.param("artifacts: ..", id="above its folder"),
+        pytest.param("artifacts: link", id="a link to its folder"),
+        pytest.param("artifacts: data\ndatabase: sqlite:///{folder}/data/mlflow.db", id="where its database is"),
     ],
 )
-def test_artifacts_that_would_give_the_servers_own_files_to_every_user_are_refused(tmp_path, lines, names):
+def test_artifacts_that_would_give_the_servers_own_files_to_every_user_are_refused(tmp_path, lines):
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "link").symlink_to(folder)
