@@ -7,12 +7,12 @@ to where it finishes. Every past group is also foreseen from the others alone: w
 foreseen move that is believed, and what it misses by is the doubt. Few groups, or groups unlike each other, therefore
 teach little, and do not teach certainty.
 
-All of it is in units of each group's own spread, because one group's AUROCs lie between 0.6 and 0.9 and another's
-between 0.98 and 0.99.
+All of it is in units of each group's own spread or rise, because one group's AUROCs lie between 0.6 and 0.9 and
+another's between 0.98 and 0.99, and because curves that have flattened do not overtake each other.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import linear_regression
@@ -27,12 +27,14 @@ Keys = frozenset[str]
 
 SMALLEST_SPREAD = 1e-3
 """Below this, differences between trials are noise, in units of the metric."""
-SURVIVORS_SPREAD = 0.25
-"""Those who are left stand close together; their spread counts as at least this share of what it was at first."""
+RISES = 2.0
+"""Those who are left stand close together; their spread counts as at least so many of their mean recent rises."""
 LIKENESS = 0.5
 """Spreads by which the trials of two groups may stand apart before one teaches the other much less."""
 FARTHEST = 4.0
 """Spreads behind the leader from where on it makes no difference to the likeness how far."""
+NEIGHBOURHOOD, CLOSE = 0.5, 0.25
+"""Doubt is read from trials that stood about as far behind: within half that distance and a little more."""
 FEWEST_GROUPS = 3
 RECENT = 0.6
 """Share of the epochs up to a rung whose line says where a curve stands there, instead of one noisy epoch."""
@@ -45,9 +47,11 @@ class Past:
     Attributes:
         curves: (key, curve) of each trial; the key names hyperparameters that recur in other groups, and several
             trials (seeds) may have the same.
+        by_best: whether trials are chosen by their best epoch, not by their last.
     """
 
     curves: Sequence[tuple[str, Values]]
+    by_best: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +87,11 @@ class Standings:
     def at_half(self, rung: int) -> int:
         """Return the last rung at half of a rung's share, or the first: a shorter rise is mostly noise."""
         return max((r for r, share in enumerate(self.rungs) if share <= self.rungs[rung] / 2 + 1e-9), default=0)
+
+    def unit(self, rung: int) -> float:
+        """Return what differences at a rung are measured in: the spread, or the rise since half of its share."""
+        rises = np.abs(self.values[:, rung] - self.values[:, self.at_half(rung)])
+        return max(self.spread(rung), RISES * float(rises.mean()))
 
     def behind(self, rung: int) -> np.ndarray:
         """Return each trial's distance to the leader at a rung, 0 or less."""
@@ -128,9 +137,9 @@ class Endings:
             live: which of them are still in the race; their curves reach the rung.
             rung: which of the race's rungs it is.
         """
-        begun = _standings(curves, self._rungs, over=False)
+        begun = _standings(curves, self._rungs, np.full(len(curves), np.nan))
         now = begun.of([row for row, goes_on in enumerate(live) if goes_on])
-        unit = _unit(now, begun, rung)
+        unit = now.unit(rung)
         keys = frozenset(now.keys)
         known = tuple(sorted(keys & self._recurring))
         found = [(group, _lesson(group, keys, known, rung)) for group in self._past]
@@ -150,7 +159,7 @@ class Endings:
         foreseen = ridge.foresee_each_from_the_others()
         trust = _trust(foreseen, moves, weights)
         asked = _rows(now, rung, unit, known)
-        doubts = np.sqrt(_of_keys((moves - trust * foreseen) ** 2, rows.keys, weights, len(known)))[asked.keys]
+        doubts = _doubts((moves - trust * foreseen) ** 2, rows, weights, asked, keys=len(known))
         return Ends(now.behind(rung) + unit * trust * ridge.foresee(asked), unit * doubts)
 
 
@@ -182,7 +191,7 @@ def _lesson(group: Standings, keys: Keys, known: tuple[str, ...], rung: int) -> 
     then = group.only(keys, rung)
     if len(then.keys) < 2:
         return None
-    unit = _unit(then, group, rung)
+    unit = then.unit(rung)
     moves = (then.ends - then.ends.max() - then.behind(rung)) / unit
     return _Lesson(_rows(then, rung, unit, known), moves, _gaps(then, keys, rung, unit))
 
@@ -195,24 +204,25 @@ def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)  # a replay asks the same groups once for every other group
 def _of_past(past: Past, rungs: tuple[float, ...]) -> Standings:
-    return _standings(past.curves, rungs, over=True)
+    ends = _behind_at_the_end([curve for _, curve in past.curves], _best_until if past.by_best else _last_until)
+    return _standings(past.curves, rungs, ends)
 
 
-def _standings(curves: Sequence[tuple[str, Values]], rungs: tuple[float, ...], *, over: bool) -> Standings:
+def _standings(curves: Sequence[tuple[str, Values]], rungs: tuple[float, ...], ends: np.ndarray) -> Standings:
     values = np.array([[_at(curve, share) for share in rungs] for _, curve in curves])
-    ends = _behind_at_the_end([curve for _, curve in curves]) if over else np.full(len(curves), np.nan)
     return Standings(tuple(key for key, _ in curves), rungs, values, ends)
 
 
-def _behind_at_the_end(curves: Sequence[Values]) -> np.ndarray:
-    """Return how far behind the leader each curve was at its own end, which for a pruned one is where it stopped."""
+def _behind_at_the_end(curves: Sequence[Values], worth: Callable[[Values, float], float]) -> np.ndarray:
+    """Return how far behind the leader each curve was at its own end, which for a pruned one is where it stopped.
+
+    Args:
+        curves: of the trials of a group.
+        worth: what a curve is chosen by, trained up to a share.
+    """
     lasts = [max(curve) for curve in curves]
-    best = {last: max(_last_until(curve, last) for curve in curves) for last in set(lasts)}
-    return np.array([curve[last] - best[last] for curve, last in zip(curves, lasts, strict=True)])
-
-
-def _unit(standings: Standings, begun: Standings, rung: int) -> float:
-    return max(standings.spread(rung), SURVIVORS_SPREAD * begun.spread(0))
+    best = {last: max(worth(curve, last) for curve in curves) for last in set(lasts)}
+    return np.array([worth(curve, last) - best[last] for curve, last in zip(curves, lasts, strict=True)])
 
 
 def _rows(standings: Standings, rung: int, unit: float, known: Sequence[str]) -> Rows:
@@ -260,6 +270,26 @@ def _trust(foreseen: np.ndarray, moved: np.ndarray, weights: np.ndarray) -> floa
     return float(np.clip((weights * told) @ came / max((weights * told) @ told, 1e-12), 0, 1))
 
 
+def _doubts(squares: np.ndarray, rows: Rows, weights: np.ndarray, asked: Rows, *, keys: int) -> np.ndarray:
+    """Return the standard deviation of what is missed of each foreseen move, (asked,), in units.
+
+    It is that of the trials that stood about as far behind, times what those of its key missed by against all others.
+
+    Args:
+        squares: of what was missed of the moves that came, (rows,).
+        rows: the trials that moved.
+        weights: of them.
+        asked: the trials whose moves are foreseen.
+        keys: how many there are.
+    """
+    of_keys = _of_keys(squares, rows.keys, weights, keys)
+    mine, theirs = (np.maximum(of.features[:, 0], -FARTHEST) for of in (asked, rows))
+    apart = (mine[:, None] - theirs) / (NEIGHBOURHOOD * (CLOSE - mine[:, None]))
+    near = weights * np.exp(-(apart**2) / 2) + 1e-9
+    doubts: np.ndarray = np.sqrt(near @ squares / near.sum(axis=1) * of_keys[asked.keys] / max(of_keys[-1], 1e-12))
+    return doubts
+
+
 def _of_keys(squares: np.ndarray, which: np.ndarray, weights: np.ndarray, keys: int) -> np.ndarray:
     """Return the mean square of what was missed for each key, drawn towards that of all by one more group.
 
@@ -292,3 +322,7 @@ def _at(curve: Values, share: float) -> float:
 def _last_until(curve: Values, share: float) -> float:
     reached = [known for known in curve if known <= share + 1e-9]
     return curve[max(reached, default=min(curve))]
+
+
+def _best_until(curve: Values, share: float) -> float:
+    return max(value for known, value in curve.items() if known <= share + 1e-9)

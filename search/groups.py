@@ -148,7 +148,7 @@ class Groups:
             if curve:
                 values = {epoch / entry.epochs: sign * value for epoch, value in curve.items()}
                 curves.append((group.race.key_of(entry.searched), values))
-        return Past(curves)
+        return Past(curves, by_best=True)
 
     def _over(self, name: str) -> bool:
         return all(self._progress(entry.trial).done for entry in self._groups[name].entries)

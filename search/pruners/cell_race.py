@@ -17,7 +17,7 @@ killed and started again decides the same.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, linear_regression
+from statistics import fmean, linear_regression
 
 import numpy as np
 import optuna
@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners
 from search.curve_endings import Endings, Past, recurring_keys
+from search.improvement import improvements
 
 LADDER = {1 / 8: 0.75, 1 / 4: 0.5, 3 / 8: 0.45, 1 / 2: 0.25, 3 / 4: 0.1}
 """Exponent by rung, a share of the epochs: of five trials 4, 3, 3, 2 and 2 go on, of twelve 7, 4, 4, 2 and 2. Where the
@@ -34,13 +35,15 @@ on."""
 MANY_TRIALS = 16
 LADDER_OF_MANY_TRIALS = {0.08: 0.85, 0.16: 0.75, 0.32: 0.65, 0.64: 0.5}
 """An early look drops the hopeless; the best of many stand close together, and their curves cross late."""
-EARLY_LADDER = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 5: 0.45, 1 / 3: 0.2, 1 / 2: 0.2, 3 / 4: 0.2}
-"""Where many groups tell how curves end, a first look says which few can win."""
+EARLY_LADDER = {1 / 64: 0.6, 1 / 32: 0.5, 1 / 16: 0.45, 1 / 8: 0.45, 1 / 4: 0.3, 1 / 2: 0.2, 3 / 4: 0.2}
+"""Where many groups tell how curves end, a first look says which few can win: of five trials 3, of twenty 7."""
 LADDER_OF_RESTARTS = {0.125: 0.7, 0.25: 0.4, 0.5: 0.2}
-EARLY_LADDER_OF_RESTARTS = {1 / 48: 0.55, 1 / 12: 0.45, 1 / 3: 0.2}
+EARLY_LADDER_OF_RESTARTS = {1 / 48: 0.6, 1 / 24: 0.5, 1 / 12: 0.3, 1 / 6: 0.2}
 """Where every look is a training of its own, late ones cost more than they save."""
 MANY_GROUPS = 20
 """From so many on the rungs are early. Fewer, as in a search's own cheaper cells, only correct the usual ones."""
+TOLERANCE, TOLERANCE_OF_MANY_TRIALS = 0.0006, 0.0012
+"""Of many trials others stand as close, so that missing one costs less than it was expected to improve."""
 HOPELESS_RISE, HOPELESS_NOISE = 0.25, 8.0
 """Who is behind by more than this share of the group's rise and this many standard deviations of noise stops."""
 FEWEST_EPOCHS = 3
@@ -72,38 +75,39 @@ class Field:
         values: at the rung.
         places: 1 for the leader, by the expected end; in this order. Seeds share a place.
         ends: where each is expected to end, the mean over its seeds.
-        doubts: standard deviations of that; infinite where nothing says how sure it is.
+        improvements: what each is expected to improve on those ahead of it; infinite where nothing says how sure the
+            ends are.
         way: in which the ends were reckoned.
         quota: how many go on whatever their distance.
         margin: distance to the leader from where on the others stop.
         hopeless: distance to the leader beyond which every trial stops.
-        remaining: share of the epochs that are left.
+        least: improvement below which a trial stops.
     """
 
     values: Mapping[int, float]
     places: Mapping[int, int]
     ends: Mapping[int, float]
-    doubts: Mapping[int, float]
+    improvements: Mapping[int, float]
     way: str
     quota: int
     margin: float
     hopeless: float
-    remaining: float
+    least: float
 
-    def verdict(self, trial: int, rung: int, tolerance: float) -> tuple[bool, str]:
+    def verdict(self, trial: int, rung: int) -> tuple[bool, str]:
         """Say whether a trial stops, and why in one line."""
         leader, place = next(iter(self.places)), self.places[trial]
         gap = self.ends[leader] - self.ends[trial]
-        rise = expected_improvement(-gap, math.hypot(self.doubts[leader], self.doubts[trial]))
+        improvement = self.improvements[trial]
         too_far = gap > self.hopeless or (place > self.quota and gap >= self.margin)
-        stops = place > 1 and (too_far or rise < tolerance * self.remaining)
+        stops = place > 1 and (too_far or improvement < self.least)
         seeds = list(self.places.values()).count(place)
         over_seeds = f" over {seeds} seeds" if seeds > 1 else ""
         return stops, (
             f"{'stops' if stops else 'goes on'} at epoch {rung}: value {self.values[trial]:.4f}, place {place} of "
             f"{max(self.places.values())} ({self.quota} go on), {gap:.4f} behind by {self.way}{over_seeds}, "
             f"margin {self.margin:.4f}"
-            + (f", expected to improve on the leader by {rise:.4f}" if place > 1 and self.way == TAUGHT else "")
+            + (f", expected to improve on those ahead by {improvement:.4f}" if place > 1 and self.way == TAUGHT else "")
         )
 
 
@@ -118,8 +122,9 @@ class CellRacePruner(optuna.pruners.BasePruner):
         margin: standard deviations of the curves' noise within which the others go on, too; asked only where no
             other groups tell how sure an expectation is.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
-        tolerance: what a whole training must be expected to improve on the leader, in units of the metric, and the
-            remaining part of one in proportion, or else it stops; asked only where other groups tell how sure that is.
+        tolerance: what a whole training must be expected to improve on the best of those ahead of it, in units of the
+            metric, and the remaining part of one in proportion, or else it stops; asked only where other groups tell
+            how sure that is. None: by the number of trials.
         past: groups that finished, for what carries over from them.
         restarts: whether every rung takes a training of its own, on more data, say.
         trials: that the group will have; 0: not known, few.
@@ -133,7 +138,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         exponents: Sequence[float] | None = None,
         margin: float = 1.0,
         slope_credit: float = 0.3,
-        tolerance: float = 0.0009,
+        tolerance: float | None = None,
         past: Sequence[Past] = (),
         restarts: bool = False,
         trials: int = 0,
@@ -145,6 +150,8 @@ class CellRacePruner(optuna.pruners.BasePruner):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
         if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
+        if tolerance is None:
+            tolerance = TOLERANCE if trials < MANY_TRIALS else TOLERANCE_OF_MANY_TRIALS
         if not all(0 <= setting < math.inf for setting in (margin, slope_credit, tolerance)):
             raise ValueError(
                 f"margin, slope_credit and tolerance must be 0 or more, found {margin}, {slope_credit} and {tolerance}"
@@ -175,7 +182,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         asked = (study.study_name, rung, [(t.number, t.state, len(t.intermediate_values)) for t in begun])
         if self._last_asked != asked:  # every trial of a group asks at a rung
             self._last_asked, self._field = asked, self._assess(begun, rung, study.direction)
-        return self._field.verdict(trial.number, rung, self._tolerance)
+        return self._field.verdict(trial.number, rung)
 
     def _assess(self, begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection) -> "Field":
         """Say where the trials stand that are still in the race."""
@@ -196,17 +203,21 @@ class CellRacePruner(optuna.pruners.BasePruner):
         values = {number: fmean(standings[n].value for n in same) for number, same in seeds.items()}
         ranked = sorted(ends, key=lambda number: (-ends[number], -values[number], min(seeds[number]), number))
         order = list(dict.fromkeys(points[number] for number in ranked))
+        # It counts those that began, so that a rung's quota does not depend on which were stopped before.
+        quota = max(1, math.ceil(len(set(points.values())) ** self._exponent_at[rung] - 1e-9))
+        least = self._tolerance * (1 - rung / self._epochs)
+        of_point = {points[number]: (ends[number], doubts[number]) for number in ranked}
+        improved = dict(zip(order, improvements([of_point[p] for p in order], quota, least), strict=True))
         return Field(
             values={number: standings[number].value for number in ranked},
             places={number: order.index(points[number]) + 1 for number in ranked},
             ends=ends,
-            doubts=doubts,
+            improvements={number: improved[points[number]] for number in ranked},
             way=way,
-            # It counts those that began, so that a rung's quota does not depend on which were stopped before.
-            quota=max(1, math.ceil(len(set(points.values())) ** self._exponent_at[rung] - 1e-9)),
+            quota=quota,
             margin=margin,
             hopeless=hopeless,
-            remaining=1 - rung / self._epochs,
+            least=least,
         )
 
     def _untaught(self, standings: dict[int, Standing], rung: int) -> dict[int, float]:
@@ -285,19 +296,6 @@ def key_of(trial: FrozenTrial) -> str:
 def point_of(trial: FrozenTrial) -> str:
     """Name what a trial shares with those that differ from it in their seed alone."""
     return str(trial.user_attrs.get(pruners.POINT, trial.number))
-
-
-def expected_improvement(ahead: float, doubt: float) -> float:
-    """Return the expected value of what lies above 0 of a normal variable (Jones et al. 1998, eq. 15).
-
-    Args:
-        ahead: its mean.
-        doubt: its standard deviation; infinite where nothing is known, and then so is the improvement.
-    """
-    if not 0 < doubt < math.inf:
-        return max(ahead, 0.0) if doubt == 0 else math.inf
-    normal = NormalDist()
-    return doubt * normal.pdf(ahead / doubt) + ahead * normal.cdf(ahead / doubt)
 
 
 def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standing:

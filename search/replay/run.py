@@ -134,7 +134,8 @@ def _of_group(group: Group) -> Past:
                 dict(zip((curve.epochs / epochs).tolist(), curve.values.tolist(), strict=True)),
             )
             for trial, curve in group.items()
-        ]
+        ],
+        by_best=any(curve.best is not None for curve in group.values()),
     )
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from search import improvement
 from search.curve_endings import Endings, Past
 from search.pruners import cell_race
 from search.pruners.cell_race import CellRacePruner
@@ -57,8 +58,8 @@ def test_a_group_is_foreseen_without_its_own_end():
 @pytest.mark.parametrize(("groups", "keys", "early"), [(20, "abc", True), (19, "abc", False), (20, None, False)])
 def test_the_rungs_are_early_where_many_groups_had_the_same_hyperparameters(groups, keys, early):
     past = [Past([(key, EARLY_BIRD) for key in keys or (f"{g}p", f"{g}q")]) for g in range(groups)]
-    assert CellRacePruner(48, past=past).rungs == ((1, 4, 10, 16, 24, 36) if early else (6, 12, 18, 24, 36))
-    assert CellRacePruner(48, past=past, restarts=True).rungs == ((1, 4, 16) if early else (6, 12, 24))
+    assert CellRacePruner(48, past=past).rungs == ((1, 2, 3, 6, 12, 24, 36) if early else (6, 12, 18, 24, 36))
+    assert CellRacePruner(48, past=past, restarts=True).rungs == ((1, 2, 4, 8) if early else (6, 12, 24))
 
 
 def test_a_quota_counts_the_trials_that_began():
@@ -224,7 +225,7 @@ def test_for_its_distance_alone_a_trial_stops_only_if_it_is_far_behind_by_every_
 
 @pytest.mark.parametrize(("ahead", "doubt", "expected"), [(-0.1, 0.0, 0.0), (0.2, 0.0, 0.2), (0.0, 1.0, 0.39894228)])
 def test_expected_improvement(ahead, doubt, expected):
-    assert cell_race.expected_improvement(ahead, doubt) == pytest.approx(expected)
+    assert improvement.expected_improvement(ahead, doubt) == pytest.approx(expected)
 
 
 def test_a_trial_stops_where_too_little_is_expected_to_be_missed():
@@ -248,10 +249,82 @@ def test_a_trial_stops_where_too_little_is_expected_to_be_missed():
         for name, past in {"sure": sure, "doubtful": doubtful}.items()
     }
     assert decided["sure"][0] is True
-    assert "expected to improve on the leader by 0.0000" in decided["sure"][1]
+    assert "expected to improve on those ahead by 0.0000" in decided["sure"][1]
     assert decided["doubtful"][0] is False
     assert CellRacePruner(8, **settings, past=sure).prune(study, study.trials[0]) is False
     assert CellRacePruner(8, **settings, past=sure, tolerance=0).prune(study, study.trials[1]) is False
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mean", "deviation"),
+    [
+        ((0.0, 1.0), (0.0, 1.0), np.pi**-0.5, (1 - 1 / np.pi) ** 0.5),
+        ((0.8, 0.0), (0.7, 0.0), 0.8, 0.0),
+        ((0.8, 0.01), (0.1, 0.01), 0.8, 0.01),
+        ((0.0, 0.0), (0.0, 1.0), 0.39894228, (0.5 - 0.5 / np.pi) ** 0.5),
+    ],
+)
+def test_the_larger_of_two_ends(first, second, mean, deviation):
+    """Exact for normal variables: of two alike, far apart, and one that is certain."""
+    assert improvement.larger(*first, *second) == pytest.approx((mean, deviation), abs=1e-7)
+    assert improvement.larger(*second, *first) == pytest.approx((mean, deviation), abs=1e-7)
+
+
+def test_a_trial_is_asked_what_it_adds_to_all_those_ahead_of_it_that_go_on():
+    ends = [(0.80, 0.01), (0.79, 0.01), (0.79, 0.01)]
+    of_two, of_three = (improvement.improvements(ends, quota=3, least=least) for least in (1.0, 0.0))
+    assert of_two[1:] == pytest.approx([0.00199640] * 2, abs=1e-6)  # the second one stops, and is nobody's rival
+    assert of_three[1] == of_two[1]
+    assert 0 < of_three[2] < of_two[2]
+    assert improvement.improvements(ends, quota=1, least=0.0) == pytest.approx(of_two)
+
+
+def test_a_study_that_chooses_by_the_best_epoch_is_foreseen_by_it():
+    """`y` is the best of all at half the epochs, and the worst in the end."""
+    curves = [
+        ("x", {0.25: 0.8, 0.5: 0.8, 1.0: 0.8}),
+        ("y", {0.25: 0.79, 0.5: 0.9, 1.0: 0.4}),
+        ("z", {0.25: 0.6, 1.0: 0.6}),
+    ]
+    now = [("x", {0.25: 0.7}), ("y", {0.25: 0.69}), ("z", {0.25: 0.5})]
+    by_best, by_last = (
+        Endings([Past(curves, by_best=best)] * 4, [0.25]).expected(now, [True] * 3, 0).behind for best in (True, False)
+    )
+    assert by_best.argmax() == 1
+    assert by_last.argmin() == 1
+
+
+def test_doubt_is_that_of_trials_that_stood_as_far_behind():
+    """The leader always ended where it stood; who was far behind ended anywhere."""
+    ends = (0.1, 0.7, 0.2, 0.6, 0.3, 0.5)
+    past = [
+        Past([("x", {0.25: 0.8, 1.0: 0.8}), ("y", {0.25: 0.3, 1.0: end}), ("z", {0.25: 0.7, 1.0: 0.7})]) for end in ends
+    ]
+    now = [("new", {0.25: 0.8}), ("x", {0.25: 0.79}), ("y", {0.25: 0.3}), ("z", {0.25: 0.3})]
+    doubts = Endings(past, [0.25]).expected(now, [True] * 4, 0).doubts
+    assert doubts[0] < 0.1 < doubts[2]
+    assert doubts[3] > 3 * doubts[1]  # z was near in the other groups, and is far behind here
+
+
+def test_curves_that_have_flattened_do_not_overtake():
+    """`y` gains 0.1 where all still rise by as much; where nothing moves any more, neither does it."""
+    past = [
+        Past(
+            [
+                ("x", {0.25: 0.6, 0.5: 0.7, 1.0: 0.75}),
+                ("y", {0.25: 0.55, 0.5: 0.65, 1.0: 0.8}),
+                ("z", {0.25: 0.55, 0.5: 0.6, 1.0: 0.65}),
+            ]
+        )
+    ] * 4
+    rung = 1
+    rising = [("x", {0.25: 0.6, 0.5: 0.7}), ("y", {0.25: 0.55, 0.5: 0.65}), ("z", {0.25: 0.55, 0.5: 0.6})]
+    flat = [(key, {0.25: curve[0.5], 0.5: curve[0.5]}) for key, curve in rising]
+    moves = []
+    for now in (rising, flat):
+        ends = Endings(past, [0.25, 0.5]).expected(now, [True] * 3, rung).behind
+        moves.append((ends[1] - ends[0]) - (now[1][1][0.5] - now[0][1][0.5]))
+    assert moves[0] > 1.5 * moves[1]
 
 
 def test_a_noisy_epoch_at_a_rung_does_not_say_where_a_curve_stands():
