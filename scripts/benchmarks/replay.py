@@ -31,6 +31,7 @@ SLACK = 1.02
 """A comparator may spend 2 % more than we did and still count as equal cost."""
 CELLS_OF_5 = "cells of 5 learning rates"
 ON_TEST = "LCDB, one split, judged on test"
+GOING_ON = "LCDB, trainings that go on through all sizes"
 Scored = dict[str, Any]
 NAMES = [*curves.COLUMNS, "cost", "outcome"]
 LCDB_SIZES = tuple(1 / 2**power for power in range(6, -1, -1))
@@ -41,7 +42,7 @@ def run(*, quick: bool) -> list[Row]:
     rows = []
     for name, groups, judged in _tables(quick=quick):
         ours, peers = _scores(groups, judged, quick=quick)
-        rows.append((_on_test if name == ON_TEST else _regret)(name, ours, peers))
+        rows.append((_choices if name in {ON_TEST, GOING_ON} else _regret)(name, ours, peers))
         if name.endswith(CELLS_OF_5):
             rows.append(_share_of_epochs(name, ours))
     return rows
@@ -75,7 +76,7 @@ def _share_of_epochs(name: str, ours: Scored) -> Row:
     return Row(told, cost, 1.0, cost, "<= 0.45 with regret <= 0.001", met)
 
 
-def _on_test(name: str, ours: Scored, peers: list[Scored]) -> Row:
+def _choices(name: str, ours: Scored, peers: list[Scored]) -> Row:
     """Compare the share of good choices: on a test set, regret may be negative, and then has no ratio."""
     key = "within_0_005"
     best = max(peers, key=lambda peer: peer[key])
@@ -107,6 +108,8 @@ def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[s
         groups = curves.of_table(_lcdb(scores), name="lcdb", restarts=True)
         judged = frozenset(groups) - _tuned(groups)
         yield f"LCDB, {len(judged)} of {len(groups)} data sets", groups, judged
+        groups = curves.of_table(_lcdb(scores).drop(columns=["cost", "outcome"]), name="lcdb")
+        yield GOING_ON, groups, judged
         groups = curves.of_table(_lcdb(_first_split(scores), judged_by="score_test"), name="lcdb", restarts=True)
         yield ON_TEST, groups, frozenset(groups)
 
