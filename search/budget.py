@@ -89,7 +89,7 @@ class Spending:
         """Return what a second of a trial counts: its GPUs, or its share of a second of the clock."""
         if name == "GPU-hours":
             return lambda entry: entry.gpus
-        busy = sum(self._state.trials[trial].use.seconds for trial in self._entries)
+        busy = sum(self._state.trials[trial].use.so_far[0] for trial in self._entries)
         wall = self._state.wall.seconds + _running(self._state.wall.since_ms, self._now())
         at_once = max(1.0, busy / wall if wall else 1.0)
         return lambda entry: 1.0 / at_once
@@ -109,13 +109,16 @@ class Spending:
         }
 
     def _rates(self) -> tuple[float | None, float]:
-        """Return seconds per unit of cost, and the share of its epochs that an ended trial trained."""
+        """Return seconds per unit of cost, and the share of its epochs that pruning leaves a trial.
+
+        What was dropped for the budget, or failed, says nothing about pruning.
+        """
         trained = full = units = seconds = 0.0
         for trial, entry in self._entries.items():
             progress = self._state.trials[trial]
             units += entry.cost * len(progress.epochs)
-            seconds += progress.use.seconds
-            if progress.done:
+            seconds += progress.use.so_far[0]
+            if progress.state in (TrialState.COMPLETE, TrialState.PRUNED) and not progress.dropped:
                 trained += entry.cost * len(progress.epochs)
                 full += entry.cost * entry.epochs
         return (seconds / units if units and seconds else None), (trained / full if trained else 1.0)

@@ -146,6 +146,21 @@ def test_a_budget_drops_what_tells_least_and_leaves_every_cell_a_finished_run(sl
         assert "COMPLETE" in [search.ends()[name] for name in curves if name[0] == cell]
 
 
+@pytest.mark.parametrize("slots", [1, 4, 8])
+def test_what_is_begun_under_a_budget_is_finished(slots):
+    """Of 32 trials a third fits: what was dropped says nothing of how long a trial takes, what runs says it as it goes."""
+    curves = {f"{cell}{n}": [0.5 + n / 100] * 10 for cell in "wxyz" for n in range(8)}
+    cells = {name: name[0] for name in curves}
+    budget = Budget(gpu_hours=32 * 10 * slots / 3 / 3600)
+    search = Search(curves, cells=cells, pruning=NONE, gpus=1.0, budget=budget)
+    search.run(slots=slots, order=lambda busy: min(busy, key=lambda slot: slot[1]))
+    ends = search.ends()
+    assert set(ends.values()) == {"COMPLETE", "PRUNED"}
+    assert {name[0] for name, end in ends.items() if end == "COMPLETE"} == set("wxyz")
+    assert all(not p.epochs for p in search.state.trials.values() if p.dropped)
+    assert list(ends.values()).count("COMPLETE") >= 8
+
+
 def test_a_budget_that_is_used_up_stops_the_search_and_a_larger_one_goes_on():
     curves = {"a": FLAT, "b": FLAT}
     search = Search(curves, cells={"b": "two"}, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=6 / 3600))
