@@ -19,16 +19,26 @@ from trainers import adaptations
 from trainers.trial import TrialConfig
 
 GIGA_MACS: dict[str, dict[int, float]] = {
+    "vit_7b": {224: 1362.7, 512: 7255.7, 1024: 33045.2},
+    "vit_large": {224: 62.8, 512: 363.6, 1024: 2068.3},
     "vit_base": {224: 17.9, 512: 107.5, 1024: 660.7},
     "vit_small": {224: 4.7, 512: 31.9, 1024: 243.3},
+    "vit_tiny": {224: 1.3, 512: 10.4, 1024: 99.7},
+    "convnext_large": {224: 34.4, 512: 179.5, 1024: 718.1},
     "convnext_base": {224: 15.4, 512: 80.2, 1024: 320.9},
+    "convnext_small": {224: 8.7, 512: 45.4, 1024: 181.5},
     "convnext_tiny": {224: 4.5, 512: 23.3, 1024: 93.1},
     "tf_efficientnet_lite0": {224: 0.4},
 }
 MILLION_PARAMETERS: dict[str, float] = {
+    "vit_7b": 6716.0,
+    "vit_large": 303.1,
     "vit_base": 85.7,
     "vit_small": 21.6,
+    "vit_tiny": 5.5,
+    "convnext_large": 196.2,
     "convnext_base": 87.6,
+    "convnext_small": 49.5,
     "convnext_tiny": 27.8,
     "tf_efficientnet_lite0": 3.4,
 }
@@ -143,6 +153,12 @@ def _basis(grid: Grid, found: Mapping[str, Images], speeds: Speeds | None, *, pr
         told += f"; low: pruning leaves {PRUNED_COST:.0%} of the epochs"
     if unknown := sorted({d.name for d in grid.datasets if key_of(d) not in found}):
         told += f"; without {', '.join(unknown)}, whose size is not known beforehand"
+    measured = {kind[0] for kind in speeds.images_per_second} if speeds else set()
+    if guessed := sorted({trial.config.backbone for trial in grid.trials} - GIGA_MACS.keys() - measured):
+        told += (
+            f"; {', '.join(guessed)} taken for {UNKNOWN_GIGA_MACS:g} GMAC at 224 px and "
+            f"{UNKNOWN_MILLION_PARAMETERS:g} million parameters, which `--probe` measures"
+        )
     return told
 
 

@@ -9,7 +9,7 @@ import pytest
 from search import grid, recorded_speed
 from search.candidate import best_winner
 from search.errors import StudyError
-from search.estimate import estimate, relative_cost
+from search.estimate import GIGA_MACS, MILLION_PARAMETERS, estimate, relative_cost
 from search.identity import identified
 from search.ledger import Ledger, read
 from search.plan import Known, plan
@@ -20,6 +20,7 @@ from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import OVER_BUDGET, StudyState
 from tests.search.recorded import DECLARATION
+from trainers import backbones
 from trainers.trial import TrialResult
 
 AXES = {"dataset": "vindr_pcxr", "initialization": "imagenet", "backbone": "vit_base", "resolution": [224, 512]}
@@ -29,6 +30,14 @@ IMAGES = 9125 * 0.8
 def study(**more) -> StudyConfig:
     content = {"name": "s", "axes": AXES, "search": {"learning_rate": [1e-4, 1e-5]}, "recipe": {"epochs": 10}}
     return StudyConfig.model_validate({**content, **more})
+
+
+def test_every_backbone_of_ours_has_a_cost_and_a_guess_is_told():
+    ours = {path.stem for path in Path(backbones.__file__).parent.glob("[a-z]*.py")}
+    assert ours <= GIGA_MACS.keys() == MILLION_PARAMETERS.keys()
+    for name, guessed in (("vit_large", False), ("resnet18", True)):
+        basis = estimate(grid.expand(study(axes=AXES | {"backbone": name}))).basis
+        assert (f"{name} taken for 5 GMAC" in basis) == guessed
 
 
 def test_measured_speeds_replace_arithmetic_and_carry_over_to_other_resolutions():
