@@ -49,6 +49,12 @@ def build_network(
     task, adaptation = tasks.load(config.task), adaptations.load(config.adaptation)
     with seeding.draws_at(config.seed, "network"):
         encoder = _encoder(plan, weights=weights, load=load)
+        if not adaptation.on_features and not any(parameter.requires_grad for parameter in encoder.parameters()):
+            raise TrialError(
+                "configuration",
+                f"{config.adaptation}: weights as large as those of {config.backbone} are loaded frozen, in bfloat16, "
+                "and would not learn; choose the adaptation probe",
+            )
         head = task.head(encoder.width, pathologies, dropout=config.recipe.dropout)
         network = Network(
             encoder,

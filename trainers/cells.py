@@ -1,6 +1,6 @@
 """Can this cell exist: initialization, backbone, resolution and adaptation together. Imports no torch."""
 
-from trainers import adaptations, initializations
+from trainers import adaptations, backbones, initializations
 from trainers.network_plan import NetworkPlan, Refusal
 
 
@@ -20,4 +20,6 @@ def resolve(initialization: str, backbone: str, resolution: int, adaptation: str
     plan = initializations.resolve(initialization, backbone, resolution)
     if isinstance(plan, Refusal):
         return plan
+    if backbones.find(backbone).frozen and not way.on_features:
+        return Refusal(f"{adaptation} × {backbone}: only its frozen features are of use; choose the adaptation probe")
     return way.refusal(plan.family) or plan

@@ -26,6 +26,7 @@ class Backbone:
         mean: of the input channels, for weights that bring none of their own.
         std: as mean.
         features: width of the pooled feature; None where only timm knows it.
+        frozen: whether only its frozen features are of use.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Backbone:
     mean: Triple | None = IMAGENET_MEAN
     std: Triple | None = IMAGENET_STD
     features: int | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,13 @@ declare_missing()  # timm imports torchvision, whose import fails where its oper
 import timm  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
+PATCHES = (
+    "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.weight",
+    "embeddings.patch_embeddings.projection.weight",
+)
+"""The patch embedding by timm's name and those of publishers, (width, 3, side, side)."""
+
 
 class TimmNetwork(nn.Module):
     """A timm backbone without classifier, and how it is fed.
@@ -133,6 +140,7 @@ def fitting(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[
     Raises:
         TrialError: as `load_exactly`.
     """
+    _check_patches(body, state, name=name)
     filtered = _filtered(body, dict(state), name=name)
     classifier = _classifier_names(body)
     filtered = {key: value for key, value in filtered.items() if not key.startswith(classifier)}
@@ -170,6 +178,19 @@ def _filtered(body: nn.Module, state: dict[str, Tensor], *, name: str) -> dict[s
     return filtered
 
 
+def _check_patches(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Refuse patches of another size, which timm's filter would resample without a word into another network."""
+    wanted = body.state_dict().get(PATCHES[0])
+    found = next((state[key] for key in PATCHES if key in state), None)
+    if wanted is None or found is None or found.ndim != wanted.ndim or found.shape[2:] == wanted.shape[2:]:
+        return
+    raise TrialError(
+        "weights",
+        f"{name}: its patches have {found.shape[-1]} px, those of the architecture {wanted.shape[-1]}; name a backbone "
+        "with the file's patch size (any timm name will do)",
+    )
+
+
 def _classifier_names(body: nn.Module) -> tuple[str, ...]:
     classifier = getattr(body, "pretrained_cfg", {}).get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -199,8 +220,12 @@ def _common_prefix(names: list[str]) -> str:
 
 
 def _normalisation(plan: NetworkPlan, body: nn.Module, published: Mapping[str, Any]) -> tuple[Triple, Triple]:
-    """Return mean and std: the table's, else the published configuration's, else timm's for the architecture."""
-    if plan.mean is not None and plan.std is not None:
+    """Return mean and std: the table's, else the published configuration's, else timm's for the architecture.
+
+    A local file's own configuration knows better than the table of its architecture.
+    """
+    tells = (plan.tag or "").startswith("file:") and "mean" in published
+    if plan.mean is not None and plan.std is not None and not tells:
         return plan.mean, plan.std
     default: Mapping[str, Any] = getattr(body, "pretrained_cfg", None) or {}
     if plan.tag and not plan.tag.startswith(("file:", "hf_hub:", "package:")):

@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from trainers import backbones, initializations, large_weights, offload, pretrained
+from trainers import assembly, backbones, cells, initializations, large_weights, offload, pretrained
 from trainers.commands import main
-from trainers.network_plan import NetworkPlan
+from trainers.network_plan import NetworkPlan, Refusal
 from trainers.timm_networks import build, create, load_exactly
-from trainers.trial import TrialError
+from trainers.trial import TrialConfig, TrialError
 from trainers.weights_folder import cells_in
 
 
@@ -199,6 +200,38 @@ def test_large_encoders_take_over_their_file_in_bfloat16(
         features = network(images.bfloat16()).float()
         expected = reference.bfloat16().forward_head(reference.forward_features(images.bfloat16()), pre_logits=True)
     assert torch.allclose(features, expected.float(), atol=2e-2)
+
+
+@pytest.mark.parametrize("adaptation", ["finetune", "lora"])
+def test_an_encoder_that_is_loaded_frozen_is_not_said_to_be_trained(
+    tmp_path: Path, trial: Callable[..., TrialConfig], adaptation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_of(tmp_path, "test_vit")
+    monkeypatch.setattr(large_weights, "LARGE", 1000)
+    config = trial(initialization=f"file:{path}", backbone="test_vit", adaptation=adaptation)
+    with pytest.raises(TrialError, match=f"{adaptation}: .* would not learn; choose the adaptation probe"):
+        assembly.build_network(config, ["a"], weights=None)
+    refused = cells.resolve("dinov3", "vit_7b", 224, adaptation)
+    assert isinstance(refused, Refusal)
+    assert "only its frozen features" in refused.reason
+    assert isinstance(cells.resolve("dinov3", "vit_7b", 224, "probe"), NetworkPlan)
+
+
+def test_a_local_file_says_itself_how_its_images_were_normalised(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "vit_tiny")
+    assert backbones.build(plan(f"file:{path}", "vit_tiny")).mean == (0.5, 0.5, 0.5)
+    told = {"pretrained_cfg": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+    path.with_suffix(".json").write_text(json.dumps(told))
+    network = backbones.build(plan(f"file:{path}", "vit_tiny"))
+    assert (network.mean, network.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_patches_of_another_size_are_another_network(tmp_path: Path) -> None:
+    body = create(plan("random", "vit_tiny"))
+    state = body.state_dict()
+    state["patch_embed.proj.weight"] = torch.zeros(192, 3, 14, 14)
+    with pytest.raises(TrialError, match="its patches have 14 px, those of the architecture 16"):
+        load_exactly(body, state, name="file.safetensors")
 
 
 def test_a_study_file_says_what_to_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,4 +2,6 @@
 
 from trainers.network_plan import Backbone
 
-BACKBONE = Backbone(name="vit_7b", architecture="vit_7b_patch16_dinov3", family="vit", patch_size=16, features=4096)
+BACKBONE = Backbone(
+    name="vit_7b", architecture="vit_7b_patch16_dinov3", family="vit", patch_size=16, features=4096, frozen=True
+)
