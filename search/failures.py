@@ -33,7 +33,7 @@ POLICIES: dict[str, Policy] = {
     "process_died": Policy(3, False, "its process died; goes on from its checkpoint, three times at most"),
     "host_memory": Policy(3, False, "the host ran out of memory; goes on from its checkpoint, three times at most"),
     "disk_full": Policy(None, False, "its disk is full; the study stops, make room and run it again", stops_study=True),
-    "out_of_memory": Policy(0, False, "not even one image fits on the GPU; not tried again"),
+    "out_of_memory": Policy(0, False, "it does not fit on the GPU, image by image; not tried again"),
     "data": Policy(0, True, "its data cannot be read; the cell stops"),
     "non_finite": Policy(0, False, "its loss is not finite; recorded, not tried again"),
     "weights": Policy(0, False, "its pretrained weights are missing or do not fit; not tried again"),
@@ -42,16 +42,25 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-DISK_FULL = ("no space left on device", "disk quota exceeded")
-"""Words of the system, which libraries pass on in exceptions of their own."""
+WORDS = {
+    "no space left on device": "disk_full",
+    "disk quota exceeded": "disk_full",
+    "cannot allocate memory": "host_memory",
+    "can't allocate memory": "host_memory",
+}
+"""Of the system and of torch on the host, which libraries pass on in exceptions of their own."""
+NAMES = {"OutOfMemoryError": "out_of_memory", "MemoryError": "host_memory"}
+"""Of exceptions: torch's, by its name (nothing here imports torch), and Python's."""
 
 
 def class_of(failure: BaseException) -> str:
     """Return the class of an exception that no code of a trial expected."""
     told: BaseException | None = failure
     while told is not None:
-        if any(words in str(told).lower() for words in DISK_FULL):
-            return "disk_full"
+        said = str(told).lower()
+        found = [kind for words, kind in WORDS.items() if words in said]
+        if found := found or [NAMES[kind.__name__] for kind in type(told).__mro__ if kind.__name__ in NAMES]:
+            return found[0]
         told = told.__cause__ or told.__context__
     return "bug"
 

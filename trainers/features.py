@@ -21,6 +21,7 @@ from datasets import preprocessing
 from datasets.cleaning import FEATURES, STORE_MARKER, record_origin
 from trainers import adaptations, assembly, offload, pretrained, seeding, tasks
 from trainers.material import ImageMaterial, TensorMaterial, open_images
+from trainers.micro_batch import Pieces
 from trainers.trial import Operation, TrialConfig, TrialError
 
 STORED = "features.f32"
@@ -95,7 +96,7 @@ def compute(
     width = network.encoder.width
     aside = folder / f".{STORED}"
     store = np.memmap(aside, np.float32, mode="w+", shape=(len(images.cache.readable), width))
-    _fill(store, images, rows, forward=forward)
+    _fill(store, images, rows, forward=forward, pieces=Pieces(operation.micro_batch))
     store.flush()
     aside.replace(folder / STORED)
     described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
@@ -133,12 +134,17 @@ def describe(config: TrialConfig, material: TensorMaterial) -> dict[str, Any]:
 
 @torch.no_grad()
 def _fill(
-    store: np.ndarray, images: ImageMaterial, rows: np.ndarray, *, forward: Callable[[torch.Tensor], torch.Tensor]
+    store: np.ndarray,
+    images: ImageMaterial,
+    rows: np.ndarray,
+    *,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pieces: Pieces,
 ) -> None:
     for first in range(0, len(rows), offload.IMAGES):
         chosen = rows[first : first + offload.IMAGES]
         pixels = torch.from_numpy(images.cache.pixels[chosen])[:, None]
-        features = forward(pixels).float().cpu().numpy()
+        features = pieces.run(forward, pixels).float().cpu().numpy()
         if not np.isfinite(features).all():
             raise TrialError("non_finite", f"the encoder's features of images {first + 1} and on are not finite")
         store[chosen] = features

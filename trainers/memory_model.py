@@ -1,7 +1,7 @@
 """How many images should fit on a GPU, before trying: what autograd keeps per image, and what stays in any case.
 
 Only a first guess: the first step corrects it (`micro_batch` halves on an out-of-memory error), and what fitted is
-remembered per (architecture, input size, adaptation, GPU) beside the cache.
+remembered per (architecture, input size, adaptation, precision, batch size, GPU) beside the cache.
 """
 
 import json

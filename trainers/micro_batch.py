@@ -79,6 +79,45 @@ class MicroBatch:
             ) from error
 
 
+@dataclass(slots=True)
+class Pieces:
+    """How many images go through at once where no gradient is kept: halved when memory runs out.
+
+    Attributes:
+        size: images at once; None: as many as there are.
+    """
+
+    size: int | None = None
+
+    def run(self, forward: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+        """Return the outputs of a batch, computed piece by piece.
+
+        Args:
+            forward: from parts of the batch's tensors to outputs, one row an image.
+            batch: images first, and what else belongs to each.
+
+        Raises:
+            TrialError: kind "out_of_memory" if a single image does not fit.
+        """
+        images = len(batch[0])
+        while True:
+            size = max(1, min(self.size or images, images))
+            try:
+                parts = zip(*(torch.split(tensor, size) for tensor in batch), strict=True)
+                return torch.cat([forward(*part) for part in parts])
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise TrialError(
+                        "out_of_memory",
+                        "not even one image fits in this device's memory; use a smaller resolution or backbone, or "
+                        f"more memory ({error})",
+                    ) from error
+            # Outside the except block: the error's traceback holds the failed attempt's tensors.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.size = -(-size // 2)
+
+
 def checkpointing_switch(network: nn.Module) -> Callable[[bool], None] | None:
     """Return timm's switch for activation checkpointing somewhere in the network, or None."""
     for module in network.modules():

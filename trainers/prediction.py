@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainers import adaptations, assembly, checkpoint, tasks
 from trainers.material import Material, open_images
+from trainers.micro_batch import Pieces
 from trainers.trial import Operation, TrialConfig, TrialError
 
 
@@ -33,7 +34,7 @@ def score_partition(
     if len(rows) == 0 or not shared:
         missing = "has no readable image" if len(rows) == 0 else f"shares no pathology with {', '.join(pathologies)}"
         raise TrialError("data", f"the {partition} partition of {config.dataset.name} {missing}")
-    scores = score(network, material, partition, config=trained, place=place)
+    scores = score(network, material, partition, config=trained, place=place, pieces=Pieces(operation.micro_batch))
     return material, scores[:, [pathologies.index(name) for name in shared]], rows, shared
 
 
@@ -57,16 +58,24 @@ def _opened(
 
 @torch.no_grad()
 def score(
-    network: nn.Module, material: Material, partition: str, *, config: TrialConfig, place: assembly.Place
+    network: nn.Module,
+    material: Material,
+    partition: str,
+    *,
+    config: TrialConfig,
+    place: assembly.Place,
+    pieces: Pieces,
 ) -> np.ndarray:
     """Return the task's scores, float64 (rows, pathologies of the network), of a partition in order."""
     task = tasks.load(config.task)
     placed = place.put(network).eval()
     bf16 = place.cuda and config.recipe.precision == "bf16"
-    scores = []
-    for images, labels, _ in material.partition(partition):
+
+    def forward(images: Tensor, labels: Tensor) -> Tensor:
         inputs, _ = task.collate(images, labels, device=place.device)
         with torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=bf16):
             outputs = placed(inputs)
-        scores.append(task.scores(outputs).cpu().numpy())
-    return np.concatenate(scores).astype(np.float64)
+        return task.scores(outputs)
+
+    found = [pieces.run(forward, images, labels).cpu().numpy() for images, labels, _ in material.partition(partition)]
+    return np.concatenate(found).astype(np.float64)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from trainers import adaptations, assembly, optim, seeding, tasks
+from trainers import adaptations, assembly, offload, optim, seeding, tasks
 from trainers.loop import Training
-from trainers.micro_batch import MicroBatch
+from trainers.micro_batch import MicroBatch, Pieces
 from trainers.trial import TrialConfig
 
 TARGETS = 14
@@ -32,17 +32,21 @@ def images_per_second(config: TrialConfig, *, steps: int) -> float:
     """
     place = assembly.choose_place("auto", precision=config.recipe.precision)
     names = [f"target {n}" for n in range(TARGETS)]
-    network = assembly.build_network(config, names, weights=None, load=False).to(place.device)
+    network = assembly.build_network(config, names, weights=None, load=False)
+    on_features = adaptations.load(config.adaptation).on_features
     draws = np.random.default_rng(config.seed)
-    side, batch = assembly.plan_network(config).input_size, config.recipe.batch_size
+    side = assembly.plan_network(config).input_size
+    batch = offload.IMAGES if on_features else config.recipe.batch_size
     images = torch.from_numpy(draws.random((batch, 1, side, side), dtype=np.float32))
     labels = torch.from_numpy(draws.integers(0, 2, (batch, TARGETS)).astype(np.float32))
-    if adaptations.load(config.adaptation).on_features:
-        return _forward(network, images.to(place.device), steps)
+    if on_features:
+        forward = offload.placed(network.eval(), place.device, bf16=config.recipe.precision == "bf16")
+        return _encoded(forward, images, steps)
+    trained = place.put(network)
     task = tasks.load(config.task)
     training = Training(
-        network=network,
-        optimizer=optim.build_optimizer(network, config.recipe),
+        network=trained,
+        optimizer=optim.build_optimizer(trained, config.recipe),
         task=task,
         loss=task.loss(labels.numpy(), config.recipe),
         recipe=config.recipe,
@@ -54,10 +58,12 @@ def images_per_second(config: TrialConfig, *, steps: int) -> float:
     return _timed(lambda index: training.step(images, labels, epoch=0, index=index), batch, steps)
 
 
-def _forward(network: torch.nn.Module, images: torch.Tensor, steps: int) -> float:
+def _encoded(forward: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, steps: int) -> float:
+    pieces = Pieces()
+
     def step(_: int) -> None:
         with torch.inference_mode():
-            network(images)
+            pieces.run(forward, images)
 
     with seeding.draws_at(0, "speed"):
         return _timed(step, len(images), steps)

@@ -118,7 +118,8 @@ def memory_key(config: TrialConfig, place: assembly.Place) -> str:
     """Return what decides about memory: what is built, how it is trained, on which GPU."""
     name = torch.cuda.get_device_name(place.device) if place.cuda else place.device.type
     plan = assembly.plan_network(config)
-    return f"{plan.architecture}|{plan.input_size}|{config.adaptation}|{config.recipe.precision}|{name}"
+    built = f"{plan.architecture}|{plan.input_size}|{config.adaptation}|{config.recipe.precision}"
+    return f"{built}|{config.recipe.batch_size}|{name}"  # what a smaller batch needs says nothing of a larger one
 
 
 def _micro_batch(

@@ -81,11 +81,15 @@ def test_a_full_disk_stops_the_study_and_the_next_run_goes_on():
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (MemoryError(), "host_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "host_memory"),
         (OSError(errno.EIO, "Input/output error"), "bug"),
         (KeyError("a"), "bug"),
     ],
 )
-def test_a_full_disk_is_nobodys_bug(failure, kind):
+def test_a_full_disk_or_memory_is_nobodys_bug(failure, kind):
     assert failures.class_of(failure) == kind
     try:
         raise ValueError("the checkpoint was not written") from failure

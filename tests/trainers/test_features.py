@@ -16,6 +16,7 @@ from trainers.evaluation.run import evaluate
 from trainers.material import open_images
 from trainers.neighbours import NeighboursHead
 from trainers.network_plan import NetworkPlan
+from trainers.timm_networks import TimmNetwork
 from trainers.train import train
 from trainers.trial import Operation, TrialConfig, TrialError
 
@@ -125,6 +126,33 @@ def test_an_image_that_could_be_read_later_is_not_taken_from_a_store_without_it(
     readable[3] = False
     partly = dataclasses.replace(whole, cache=dataclasses.replace(whole.cache, readable=readable))
     assert features.feature_key(config, whole) != features.feature_key(config, partly)
+
+
+@pytest.mark.parametrize("adaptation", ["probe", "finetune"])
+def test_a_device_that_trains_with_little_memory_also_computes_features_and_evaluates(
+    trial: Trials, operation: Operations, monkeypatch: pytest.MonkeyPatch, adaptation: str
+) -> None:
+    """Where no gradient is kept 64 images go through at once; on this device two fit."""
+    config = trial(adaptation=adaptation, seed=99, recipe={"epochs": 1, "batch_size": 2})
+    original, at_once = TimmNetwork.forward, set()
+
+    def limited(network: TimmNetwork, images: torch.Tensor, *, pooling: str = "family") -> torch.Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("injected")
+        at_once.add(len(images))
+        return original(network, images, pooling=pooling)
+
+    monkeypatch.setattr(TimmNetwork, "forward", limited)
+    given = operation(micro_batch=2 if adaptation == "finetune" else None)
+    result = train(config, operation=given, report=lambda _: None)
+    best = given.trial_folder / str(result.checkpoint)
+    scores = evaluate(config, operation=given, checkpoint_folder=best, partition="val")
+    assert 2 in at_once
+    monkeypatch.setattr(TimmNetwork, "forward", original)
+    whole = evaluate(config, operation=given, checkpoint_folder=best, partition="val")
+    names = [name for name in whole.table if name.startswith("score")]
+    assert names
+    np.testing.assert_allclose(scores.table[names], whole.table[names], atol=1e-5)
 
 
 def test_neighbours_vote_by_similarity_over_the_labels_that_are_given() -> None:

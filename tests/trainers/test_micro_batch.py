@@ -7,7 +7,7 @@ from torch import nn
 
 from trainers import tasks
 from trainers.loop import Training
-from trainers.micro_batch import MicroBatch, has_batch_norm
+from trainers.micro_batch import MicroBatch, Pieces, has_batch_norm
 from trainers.recipes import Recipe
 from trainers.trial import TrialError
 
@@ -93,6 +93,26 @@ def test_then_activations_are_recomputed_then_it_is_an_error() -> None:
     assert (tight.micro_batch.size, tight.micro_batch.checkpointing) == (1, True)
     with pytest.raises(TrialError, match="not even one image fits"):
         training(network(-1)).step(images, labels, epoch=0, index=0)
+
+
+def test_where_no_gradient_is_kept_batches_are_halved_until_they_fit() -> None:
+    images, labels = batch()
+    limited, free = network(4), network(99)
+    pieces = Pieces()
+
+    def forward(part: torch.Tensor, of_part: torch.Tensor) -> torch.Tensor:
+        assert len(part) == len(of_part)
+        return limited(part)
+
+    with torch.no_grad():
+        assert torch.allclose(pieces.run(forward, images, labels), free(images), rtol=0, atol=1e-14)
+        assert pieces.size == 4  # 13 → 7 → 4
+        attempts = limited.attempts
+        pieces.run(forward, images, labels)
+        assert limited.attempts == attempts + 4
+        with pytest.raises(TrialError, match="not even one image fits"):
+            Pieces().run(network(0), images)
+    assert Pieces(2).run(network(2), images).shape == (13, 3)
 
 
 def test_a_failed_attempt_leaves_no_trace_in_dropout_or_batch_norm() -> None:
