@@ -69,6 +69,7 @@ class Training:
                 self.network, lambda size: self._gradients(images, labels, weight, size=size), len(images)
             )
         self.ranks.add_gradients(self.network)
+        self.ranks.average_statistics(self.network)
         loss = float(self.ranks.total(total) / weight)
         if not math.isfinite(loss):
             raise TrialError("non_finite", f"the loss is {loss} at epoch {epoch + 1}, step {index + 1}")

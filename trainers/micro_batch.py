@@ -140,15 +140,16 @@ def _generators(network: nn.Module) -> list[torch.Generator]:
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:
-    return [buffer.clone() for buffer in _batch_norm_buffers(network)]
+    return [buffer.clone() for buffer in batch_norm_buffers(network)]
 
 
 def _put_back(network: nn.Module, statistics: list[Tensor]) -> None:
-    for buffer, value in zip(_batch_norm_buffers(network), statistics, strict=True):
+    for buffer, value in zip(batch_norm_buffers(network), statistics, strict=True):
         buffer.copy_(value)
 
 
-def _batch_norm_buffers(network: nn.Module) -> list[Tensor]:
+def batch_norm_buffers(network: nn.Module) -> list[Tensor]:
+    """Return the running statistics and counters of every batch normalisation."""
     return [
         buffer
         for module in network.modules()

@@ -1,8 +1,10 @@
 """Several processes on one trial: each takes its share of every batch, gradients are added up.
 
 The loss is a sum over the global batch divided by the global count of labels, so the sum of the processes' gradients
-is the gradient one process would compute, to rounding. Batch normalisation sees each process's share; on CUDA it is
-made to see the whole batch (SyncBatchNorm has no CPU kernel). One process is the ordinary case and costs nothing.
+is the gradient one process would compute, to rounding. Batch normalisation sees each process's share, as it sees
+micro-batches; its running statistics are averaged over the processes after every step. Layers that send messages of
+their own (SyncBatchNorm) would wait for ever where one process has fewer micro-batches than another. One process is the
+ordinary case and costs nothing.
 
 The calling process is rank 0: it alone writes checkpoints and reports. The others are started here and end with it.
 """
@@ -24,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainers.micro_batch import batch_norm_buffers
 from trainers.trial import Operation, TrialConfig
 
 Item = TypeVar("Item")
@@ -43,9 +46,14 @@ class Ranks:
     count: int = 1
 
     def share(self, length: int) -> slice:
-        """Return this process's part of a batch of that length."""
-        size = -(-length // self.count)
-        return slice(min(self.rank * size, length), min((self.rank + 1) * size, length))
+        """Return this process's part of a batch of that length.
+
+        Of fewer images than processes each takes all: no layer meets an empty batch, and sums over all processes are
+        divided by the sum of their weights.
+        """
+        if length < self.count:
+            return slice(0, length)
+        return slice(self.rank * length // self.count, (self.rank + 1) * length // self.count)
 
     def turns(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield every `count`-th item, starting with this process's rank."""
@@ -87,6 +95,16 @@ class Ranks:
         pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(piece.view(parameter.shape))
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """Give every process the mean of the running statistics of batch normalisation."""
+        buffers = [buffer for buffer in batch_norm_buffers(network) if buffer.is_floating_point()]
+        if self.count == 1 or not buffers:
+            return
+        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        dist.all_reduce(flat)
+        for buffer, piece in zip(buffers, torch.split(flat / self.count, [b.numel() for b in buffers]), strict=True):
+            buffer.copy_(piece.view(buffer.shape))
 
 
 @contextmanager
@@ -130,14 +148,6 @@ def leave() -> None:
     """Leave the processes' group, if in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def synchronized(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Let batch normalisation see the whole batch where that is possible (CUDA)."""
-    if ranks.count > 1 and device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return converted
-    return network
 
 
 def _start(

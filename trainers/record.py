@@ -60,7 +60,7 @@ def after_epoch(config: TrialConfig, training: Training, timing: dict[str, float
         "images_per_second": timing.get("train_images", 0.0) / seconds if seconds else None,
         "micro_batch": micro.size or batch,
         "activation_checkpointing": micro.checkpointing,
-        "batch_norm_saw_micro_batches": smaller and has_batch_norm(training.network),
+        "batch_norm_saw_micro_batches": (smaller or training.ranks.count > 1) and has_batch_norm(training.network),
         "processes": training.ranks.count,
         "peak_memory_bytes": peak_memory(training.device),
     }

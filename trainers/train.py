@@ -96,7 +96,7 @@ def prepare_attempt(
     task = tasks.load(config.task)
     network, trial = _network(config, operation, material)
     ranks = ranks or Ranks()
-    trained = parallel.synchronized(place.put(network), ranks, place.device)
+    trained = place.put(network)
     training = Training(
         network=trained,
         optimizer=optim.build_optimizer(trained, config.recipe),

@@ -1,9 +1,14 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from datasets.dataset_config import DatasetConfig
 from trainers import checkpoint
+from trainers.parallel import Ranks
 from trainers.recipes import Recipe
 from trainers.train import train
 from trainers.trial import EpochMetrics, Operation, TrialConfig
@@ -35,3 +40,62 @@ def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
     assert largest < 1e-4  # float32: sums are taken in another order
     for alone, shared in zip(told[1], told[2], strict=True):
         assert alone.metrics == pytest.approx(shared.metrics, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_batch_norm_sees_shares_and_every_process_keeps_the_same_statistics(tmp_path: Path) -> None:
+    """Of 27 images the third batch has one, which both processes take whole."""
+    config = TrialConfig(
+        dataset=DatasetConfig(name="phantom", source="phantom", options={"patients": 20, "size": 64}),
+        initialization="random",
+        backbone="test_efficientnet",
+        resolution=64,
+        recipe=Recipe(epochs=2, batch_size=13, learning_rate=1e-2, optimizer="sgd", ema=0.9),
+    )
+    told: list[list[EpochMetrics]] = [[], []]
+    kept = []
+    for number, events in enumerate(told):
+        folder = tmp_path / str(number)
+        operation = Operation(data_root=tmp_path / "root", cache=tmp_path / "cache", trial_folder=folder, processes=2)
+        result = train(config, operation=operation, report=events.append)
+        assert result.record["batch_norm_saw_micro_batches"] is True
+        last = checkpoint.find_last(folder)
+        assert last is not None
+        kept.append(checkpoint.read_tensors(last, "network"))
+    assert [event.metrics for event in told[0]] == [event.metrics for event in told[1]]
+    assert all(torch.equal(value, kept[1][name]) for name, value in kept[0].items())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_no_process_goes_without_images(count: int) -> None:
+    for length in range(1, 14):
+        shares = [range(length)[Ranks(rank, count).share(length)] for rank in range(count)]
+        assert all(shares)
+        whole = [image for share in shares for image in share]
+        assert whole == list(range(length)) * (count if length < count else 1)
+
+
+def test_running_statistics_are_averaged_over_the_processes(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        told = pool.map(_mean_of_two, [(rank, tmp_path) for rank in range(2)])
+        assert list(told) == [[1.5, 1.5]] * 2
+
+
+def _mean_of_two(place: tuple[int, Path]) -> list[float]:
+    code = (
+        "import sys, torch; from torch import nn; from trainers import parallel; from trainers.trial import Operation\n"
+        "rank, folder = int(sys.argv[1]), sys.argv[2]\n"
+        "operation = Operation(data_root=folder, cache=folder, trial_folder=folder, processes=2, device='cpu')\n"
+        "ranks = parallel.join(parallel.Ranks(rank, 2), operation, folder)\n"
+        "norm = nn.BatchNorm1d(1); norm.running_mean.fill_(1.0 + rank); norm.running_var.fill_(1.0 + rank)\n"
+        "ranks.average_statistics(nn.Sequential(norm)); print(norm.running_mean.item(), norm.running_var.item())\n"
+        "parallel.leave()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(place[0]), str(place[1])],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return [float(word) for word in found.stdout.split()]

@@ -12,7 +12,7 @@ from trainers.evaluation.multiplicity import adjust
 from trainers.evaluation.paper import paper_p_values, paper_table
 from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.seeds import over_seeds
-from trainers.evaluation.subgroups import by_subgroup
+from trainers.evaluation.subgroups import by_subgroup, comparable
 from trainers.evaluation.subgroups import table as subgroup_table
 from trainers.evaluation.summary import summarize
 
@@ -246,6 +246,56 @@ def test_subgroups_are_named_even_when_too_small() -> None:
     assert [(group.column, group.value, group.cases) for group in groups] == [("sex", "F", 70), ("sex", "M", 10)]
     assert groups[1].evaluation is None
     assert set(subgroup_table(groups)["group"]) == {"F"}
+
+
+def test_the_macros_of_a_division_are_over_the_pathologies_that_its_groups_share() -> None:
+    """Both groups are scored alike, but the hard pathology has no positive case among men."""
+    generator = np.random.default_rng(0)
+    labels = np.tile([[0.0, 0.0], [1.0, 1.0]], (60, 1))
+    scores = labels * [2.0, 0.5] + generator.normal(size=labels.shape)
+    labels[80:, 1] = 0
+    sexes = ["F"] * 80 + ["M"] * 40
+    groups = by_subgroup(table(labels, scores, sex=sexes), columns=["sex"], bootstrap=Bootstrap(redraws=10))
+    for group in groups:
+        assert group.evaluation is not None
+        assert group.evaluation.macro_over == ("f0",)
+        for estimates in group.evaluation.estimates.values():
+            assert estimates["macro"] == estimates["f0"]
+    assert groups[0].evaluation is not None and groups[0].evaluation.estimates["auroc"]["f1"].value is not None
+
+
+def test_a_group_in_which_nothing_is_defined_does_not_take_the_macro_from_the_others() -> None:
+    labels = np.tile([[0.0], [1.0]], (60, 1))
+    labels[80:] = 0
+    sexes = ["F"] * 80 + ["M"] * 40
+    scores = np.random.default_rng(0).random((120, 1))
+    groups = by_subgroup(table(labels, scores, sex=sexes), columns=["sex"], bootstrap=Bootstrap(redraws=10))
+    values = [group.evaluation and group.evaluation.estimates["auroc"]["macro"].value for group in groups]
+    assert values[0] is not None
+    assert values[1] is None
+
+
+def stored(group: str, target: str, value: float | None, counts: tuple[int | None, int | None]) -> dict[str, object]:
+    row = {"column": "sex", "group": group, "cases": 100, "metric": "auroc", "target": target, "value": value}
+    bounds = (None, None) if value is None else (value - 0.1, value + 0.1)
+    return row | dict(zip(("low", "high", "positives", "negatives"), (*bounds, *counts), strict=True))
+
+
+def test_stored_macros_over_other_pathologies_are_averaged_anew_without_an_interval() -> None:
+    """As versions before stored them: women's macro is over two pathologies, men's over one."""
+    rows = [
+        stored("F", "easy", 0.832, (20, 80)),
+        stored("F", "hard", 0.726, (9, 91)),
+        stored("F", "macro", 0.779, (None, None)),
+        stored("M", "easy", 0.805, (20, 80)),
+        stored("M", "hard", None, (0, 100)),
+        stored("M", "macro", 0.805, (None, None)),
+    ]
+    found = {(row["group"], row["target"]): row for row in comparable(rows)}
+    shares = {"macro_over": 1, "targets": 2}
+    assert found["F", "macro"] == rows[2] | shares | {"value": 0.832, "low": None, "high": None}
+    assert found["M", "macro"] == rows[5] | shares
+    assert [found["F", name] for name in ("easy", "hard")] == rows[:2]
 
 
 def test_the_spread_between_seeds_is_kept_apart_from_sampling() -> None:
