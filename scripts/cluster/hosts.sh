@@ -18,6 +18,8 @@ venv=${RADSWEEP_VENV:-$PWD/.venv}
 token=${RADSWEEP_TOKEN:-$PWD/storage/.ray-token}
 options="--disable-usage-stats ${RADSWEEP_RAY_OPTIONS:-}"
 
+refuse() { echo "hosts.sh: $1" >&2; exit 2; }
+
 on() { # on HOST COMMAND: run it there, with the token
     local host=$1 command="cd '$PWD' && PATH='$venv/bin':\$PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH='$token' $2"
     if [ "$host" = localhost ]; then bash -c "$command"; else ssh -o BatchMode=yes "$host" "$command"; fi
@@ -29,22 +31,31 @@ address_of() { # the address of a host as the others see it
 
 case $action in
 start)
+    # A running cluster keeps its token in this file alone: overwritten, nobody could reach that cluster any more.
+    [ ! -e "$token" ] || refuse "$token is there, so a cluster may be running: hosts.sh stop HEAD [WORKER …] ends it \
+and removes the file; if none is running, remove it yourself"
+    address=$(address_of "$head") && [ -n "$address" ] || refuse "no address for $head"
+    secret=$("$venv/bin/python" -c 'import secrets; print(secrets.token_hex(32), end="")')
     mkdir -p "$(dirname "$token")"
-    (umask 077 && "$venv/bin/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$token")
-    address=$(address_of "$head")
-    [ -n "$address" ] || { echo "hosts.sh: no address for $head" >&2; exit 2; }
+    (umask 077 && printf %s "$secret" >"$token")
     on "$head" "ray start --head --node-ip-address=$address --port=$port --include-dashboard=false $options" >/dev/null
     for worker in "$@"; do
         on "$worker" "ray start --address=$address:$port $options" >/dev/null
     done
     echo "Ray runs on $head${*:+, }$*. Search on it with:"
-    echo "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token python -m search run STUDY.yaml --address $address:$port"
+    printf 'RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=%q python -m search run STUDY.yaml --address %s\n' \
+        "$token" "$address:$port"
     ;;
 stop)
-    for host in "$@" "$head"; do
-        on "$host" "ray stop --force" >/dev/null
+    missed=()
+    for host in "$@" "$head"; do # one that is down must not keep the others running
+        on "$host" "ray stop --force" >/dev/null || missed+=("$host")
     done
     rm -f "$token"
+    if [ ${#missed[@]} -gt 0 ]; then
+        echo "hosts.sh: not reached, or \`ray stop\` failed there, so that Ray may still run on: ${missed[*]}" >&2
+        exit 1
+    fi
     ;;
 *)
     echo "$usage" >&2

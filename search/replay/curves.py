@@ -33,6 +33,7 @@ class Curve:
         outcome: what a choice of this trial is judged by, larger is better: its value on a test set, say. None: what
             it is chosen by.
         best: what it is chosen by once it has finished, if that is not its value at the end: its best epoch's.
+        sign: what turns values into those that were recorded, and back: -1 where smaller ones were better, else 1.
     """
 
     epochs: np.ndarray
@@ -41,6 +42,7 @@ class Curve:
     restarts: bool = False
     outcome: float | None = None
     best: float | None = None
+    sign: float = 1.0
 
     @property
     def final(self) -> float:
@@ -132,7 +134,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
-    table = _checked(_complete(table, name), name)
+    # Numbered as in the file, so that an error names that row even after others were left out.
+    table = _checked(_complete(table.reset_index(drop=True), name), name)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
@@ -144,6 +147,7 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
             rows["cost"].to_numpy() if "cost" in rows else trained,
             restarts,
             sign * float(rows["outcome"].iloc[-1]) if "outcome" in rows else None,
+            sign=sign,
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
@@ -217,8 +221,8 @@ def _counted(epoch: pd.Series) -> pd.Series:
 
 def _refuse(table: pd.DataFrame, name: str, broken: pd.Series, expected: str) -> None:
     if broken.any():
-        row = int(np.flatnonzero(broken)[0])
-        found = ", ".join(f"{column}={value}" for column, value in table.iloc[row].items())
+        row = table.index[broken][0]
+        found = ", ".join(f"{column}={value}" for column, value in table.loc[row].items())
         raise StudyError(f"{name}, row {row + 2}: {found}: {expected} ({int(broken.sum())} such rows)")
 
 
@@ -238,7 +242,7 @@ def _of_study(folder: Path) -> dict[str, Group]:
             epochs = np.array(sorted(found), dtype=np.int64)
             values = sign * np.array([found[int(epoch)] for epoch in epochs])
             groups.setdefault(progress.cell, {})[name_in_cell(progress.searched, progress.seed)] = Curve(
-                epochs, values, np.ones(len(epochs)), best=sign * progress.result.best_value
+                epochs, values, np.ones(len(epochs)), best=sign * progress.result.best_value, sign=sign
             )
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")

@@ -1,7 +1,7 @@
 """What each way of searching would have trained of a recorded group, and what it would have chosen.
 
-The pruners are the real ones, asked through the same `ComparisonGroup` that a live search uses. A policy sees a
-curve only as far as it has paid for it.
+The pruners are the real ones, asked through the same `ComparisonGroup` that a live search uses, and told the values as
+they were recorded: some have bounds. A policy sees a curve only as far as it has paid for it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,8 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
         restarts = any(curve.restarts for curve in group.values())
         known = {"past": _alike(past, group), "restarts": restarts, "trials": len(group)}
         pruner = pruners.create(name, settings, epochs=longest(group), known=known)
-        compared = ComparisonGroup(pruner, "maximize", {"trial": sorted(group)})
+        smaller = any(curve.sign < 0 for curve in group.values())
+        compared = ComparisonGroup(pruner, "minimize" if smaller else "maximize", {"trial": sorted(group)})
         return _synchronous(group, compared) if compared.rungs else _one_by_one(group, compared, rng)
 
     return policy
@@ -142,7 +143,7 @@ def _one_by_one(group: Group, compared: ComparisonGroup, rng: np.random.Generato
         compared.add(trial, {"trial": trial})
         curve = group[trial]
         for row, (epoch, value) in enumerate(zip(curve.epochs.tolist(), curve.values.tolist(), strict=True), 1):
-            compared.report(trial, epoch, value)
+            compared.report(trial, epoch, curve.sign * value)
             rows[trial] = row
             if row < len(curve.values) and compared.decide(trial).stops:
                 break
@@ -177,15 +178,17 @@ def _train_until(curve: Curve, compared: ComparisonGroup, trial: str, rows: dict
     until = curve.rows_until(rung)
     # Where every row is a training of its own, those that are not paid for are not seen either.
     for row in range(max(rows[trial], until - 1) if curve.restarts else rows[trial], until):
-        compared.report(trial, int(curve.epochs[row]), float(curve.values[row]))
+        compared.report(trial, int(curve.epochs[row]), curve.sign * float(curve.values[row]))
     if until and int(curve.epochs[until - 1]) != rung and until < len(curve.values):
-        compared.report(trial, rung, float(curve.values[until - 1]))  # no row just there: the last one stands for it
+        # No row just there: the last one stands for it.
+        compared.report(trial, rung, curve.sign * float(curve.values[until - 1]))
     rows[trial] = max(until, rows[trial])
 
 
 def _tell(compared: ComparisonGroup, trial: str, curve: Curve, rows: int) -> None:
     ended = rows == len(curve.values)
-    compared.tell(trial, TrialState.COMPLETE if ended else TrialState.PRUNED, curve.final if ended else None)
+    value = curve.sign * curve.final if ended else None
+    compared.tell(trial, TrialState.COMPLETE if ended else TrialState.PRUNED, value)
 
 
 def _paid(group: Group, rows: Mapping[str, int], looks: Mapping[str, Sequence[int]] | None = None) -> Replayed:

@@ -27,6 +27,16 @@ if [ "$1" = show ]; then printf 'one\\ntwo\\n'; else echo "$@" >>"$FAKE_SLURM/to
 HOSTNAME = """#!/usr/bin/env bash
 echo 127.0.0.1
 """
+RAY = """#!/usr/bin/env bash
+echo "${FAKE_HOST:-localhost}: $1 $2" >>"$FAKE_RAY"
+"""
+SSH = """#!/usr/bin/env bash
+[ "$3" != dead ] || exit 255
+FAKE_HOST=$3 exec bash -c "$4"
+"""
+GETENT = """#!/usr/bin/env bash
+exit 2
+"""
 
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "hosts.sh"])
@@ -34,14 +44,19 @@ def test_scripts_are_well_formed(script):
     subprocess.run(["bash", "-n", RECIPES / script], check=True)
 
 
+def made_up(folder: Path, **commands: str) -> Path:
+    """A folder of executables, for a PATH."""
+    folder.mkdir(parents=True)
+    for name, text in commands.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
 @pytest.fixture
 def slurm(tmp_path, elsewhere):
     """An environment in which Slurm's commands act on this machine, as two nodes of one CPU each."""
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("hostname", HOSTNAME)):
-        (commands / name).write_text(text)
-        (commands / name).chmod(0o755)
+    commands = made_up(tmp_path / "commands", srun=SRUN, scontrol=SCONTROL, hostname=HOSTNAME)
     venv = Path(sys.executable).parents[1]
     return {
         **environment(),
@@ -76,6 +91,82 @@ def test_a_slurm_job_that_is_preempted_asks_for_another_turn_and_then_finishes(s
         assert subprocess.run(words, env=second, stdout=log, stderr=log, timeout=280, check=False).returncode == 0
     assert {e["state"] for e in elsewhere.events() if e["kind"] == "ended"} == {"COMPLETE", "PRUNED"}
     assert not list(elsewhere.storage.glob(".ray-token-*"))
+
+
+class NamedHosts:
+    """Runs hosts.sh where Ray only writes down what it is told, and ssh reaches every host but `dead`."""
+
+    def __init__(self, folder: Path):
+        self.token = folder / "a folder" / "token"
+        self._told = folder / "told"
+        commands = made_up(folder / "commands", ssh=SSH, getent=GETENT)
+        made_up(folder / "a venv" / "bin", ray=RAY, python=f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+        self._environment = {
+            **environment(),
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "FAKE_RAY": str(self._told),
+            "RADSWEEP_VENV": str(folder / "a venv"),
+            "RADSWEEP_TOKEN": str(self.token),
+        }
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        script = ["bash", str(RECIPES / "hosts.sh"), *words]
+        done = subprocess.run(script, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    def told(self) -> list[str]:
+        """What Ray was told since this was asked last."""
+        lines = self._told.read_text().splitlines() if self._told.exists() else []
+        self._told.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def named_hosts(tmp_path) -> NamedHosts:
+    return NamedHosts(tmp_path)
+
+
+def test_a_running_clusters_token_is_not_replaced(named_hosts):
+    named_hosts("start", "localhost", "worker")
+    assert named_hosts.told() == ["localhost: start --head", "worker: start --address=127.0.0.1:6379"]
+    token = named_hosts.token.read_text()
+    refusal = named_hosts("start", "localhost", code=2)
+    assert f"{named_hosts.token} is there" in refusal
+    assert "hosts.sh stop HEAD [WORKER …]" in refusal
+    assert (named_hosts.told(), named_hosts.token.read_text()) == ([], token)
+    named_hosts("stop", "localhost", "worker")
+    named_hosts("start", "localhost")
+    assert len(token) == len(named_hosts.token.read_text()) == 64
+    assert named_hosts.token.read_text() != token
+    assert stat.S_IMODE(named_hosts.token.stat().st_mode) == 0o600
+
+
+def test_a_head_without_an_address_leaves_no_token_behind(named_hosts):
+    assert "no address for haed" in named_hosts("start", "haed", code=2)
+    assert (named_hosts.told(), named_hosts.token.exists()) == ([], False)
+
+
+def test_the_token_to_search_with_can_be_pasted_into_a_shell(named_hosts):
+    (command,) = (line for line in named_hosts("start", "localhost").splitlines() if "search run" in line)
+    assert command.endswith(" python -m search run STUDY.yaml --address 127.0.0.1:6379")
+    pasted = command.replace("python -m search", "printenv RAY_AUTH_TOKEN_PATH #")
+    done = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{named_hosts.token}\n"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "stopped"),
+    [
+        (["localhost", "dead", "worker"], ["worker: stop --force", "localhost: stop --force"]),
+        (["dead", "worker"], ["worker: stop --force"]),
+    ],
+)
+def test_hosts_that_are_not_reached_keep_no_others_from_being_stopped(named_hosts, hosts, stopped):
+    named_hosts("start", "localhost", "worker")
+    named_hosts.told()
+    assert named_hosts("stop", *hosts, code=1).rstrip().endswith(" on: dead")
+    assert (named_hosts.told(), named_hosts.token.exists()) == (stopped, False)
 
 
 @pytest.mark.slow

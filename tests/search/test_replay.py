@@ -10,8 +10,11 @@ from typer.testing import CliRunner
 from search import pruners
 from search.cli import app
 from search.errors import StudyError
+from search.ledger import Ledger
 from search.replay import curves, policies, run
 from search.replay.scores import score
+from search.study_sections import Pruning
+from tests.search.recorded import DECLARATION, Search
 
 RNG = np.random.default_rng(0)
 
@@ -182,14 +185,57 @@ def test_a_patient_pruner_holds_another_one_back():
         pruners.create("PatientPruner", {"patience": -1}, epochs=8)
 
 
-@pytest.mark.parametrize("name", [n for n in pruners.names() if n.islower() and n != "threshold"])
+WITHOUT_BOUNDS = [n for n in pruners.names() if n.islower() and n != "threshold"]
+
+
+def settings_for(name):
+    return {"n_startup_trials": 1} if name == "median" else {"percentile": 25.0} if name == "percentile" else {}
+
+
+@pytest.mark.parametrize("name", WITHOUT_BOUNDS)
 def test_every_pruner_leaves_a_finished_run_in_every_group(name):
-    settings_of = {"n_startup_trials": 1} if name == "median" else {"percentile": 25.0} if name == "percentile" else {}
-    policy = policies.pruned(name, settings_of)
+    policy = policies.pruned(name, settings_for(name))
     found = score(name, dict.fromkeys(GROUPS, policy), GROUPS, seeds=2).as_json()
     assert found["unfinished_groups"] == 0
     assert 0 < found["cost"] <= 1
     assert found["regret_worst"] >= found["regret_p90"] >= 0
+
+
+@pytest.mark.parametrize("name", WITHOUT_BOUNDS)
+def test_a_pruner_that_compares_decides_alike_whichever_way_is_better(name):
+    losses = curves.of_table(table().assign(value=lambda t: -t["value"]), name="t", minimize=True)
+    asked = {name: (name, settings_for(name))}
+    one, other = (next(run.replay(groups, asked, seeds=2)).as_json() for groups in (GROUPS, losses))
+    assert one == other
+
+
+LOSSES = {"high": [0.9, 0.8, 0.3], "low": [0.4, 0.3, 0.2]}
+
+
+def losses_in_a_table(folder):
+    rows = [("cell", trial, e, v) for trial, values in LOSSES.items() for e, v in enumerate(values, 1)]
+    pd.DataFrame(rows, columns=list(curves.COLUMNS)).to_csv(folder / "t.csv", index=False)
+    return curves.load(folder / "t.csv", minimize=True)
+
+
+def losses_of_a_study(folder):
+    search = Search(LOSSES, pruning=Pruning(pruner="none"))
+    search.run()
+    declaration = {"declaration": {**DECLARATION, "direction": "minimize"}}
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.append(*(event | declaration if event["kind"] == "data" else event for event in search.events))
+    return curves.load(folder)
+
+
+@pytest.mark.parametrize("source", [losses_in_a_table, losses_of_a_study])
+@pytest.mark.parametrize(
+    ("bounds", "rows"),
+    [({"upper": 0.5}, [1, 3]), ({"lower": 0.35}, [3, 2]), ({"lower": 0.0, "upper": 1.0}, [3, 3])],
+)
+def test_bounds_are_those_of_the_recorded_values_where_smaller_is_better(tmp_path, source, bounds, rows):
+    (group,) = source(tmp_path).values()
+    replayed = policies.pruned("threshold", bounds)(group, np.random.default_rng(0))
+    assert [replayed.rows[trial] for trial in group] == rows
 
 
 @settings(max_examples=40, deadline=None)
@@ -311,6 +357,18 @@ def test_parquet_is_read_as_csv_is(tmp_path):
 def test_a_table_that_cannot_be_used_is_refused_with_its_row(change, message):
     with pytest.raises(StudyError, match=message):
         curves.of_table(change(table()), name="t.csv")
+
+
+def test_a_row_is_that_of_the_file_where_trials_are_left_out(tmp_path):
+    """Of `t0`, which was pruned, the first 8 rows of the group tell nothing; the broken one is the 10th."""
+    rows = table().assign(state=lambda t: np.where(t["trial"] == "t0", "PRUNED", "COMPLETE"))
+    broken = rows.assign(value=rows["value"].where(rows.index != 9, np.inf))
+    broken.to_csv(tmp_path / "t.csv", index=False)
+    assert (tmp_path / "t.csv").read_text().splitlines()[11 - 1] == "g0,t1,2,inf,COMPLETE"
+    with pytest.raises(StudyError, match=r"t\.csv, row 11: group=g0, trial=t1, epoch=2, value=inf"):
+        curves.load(tmp_path / "t.csv")
+    with pytest.raises(StudyError, match="row 11: "):
+        curves.of_table(broken.set_index(np.zeros(len(broken))), name="t")  # whatever its index says
 
 
 @pytest.mark.parametrize(
