@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.evaluation.subgroups import comparable, defined
+from trainers.evaluation.summary import MACRO
+
 DESCRIPTION_CHARACTERS = 5000
 """What MLflow's database keeps of a version's description."""
 METRICS = ("auroc", "average_precision", "sensitivity", "specificity", "ece")
@@ -90,7 +93,8 @@ class Card:
         return _section("Licence", f"{weights} The data set has terms of its own.{note}\n")
 
     def _results(self) -> str:
-        table = _metric_table(self.evaluation["rows"], self.evaluation.get("thresholds", {}))
+        rows = self.evaluation["rows"]
+        table = _metric_table(rows, self.evaluation.get("thresholds", {}), macro=self._macro(rows))
         thresholds = (
             "Thresholds were chosen on validation (Youden), never on the test cases; `decisions` applies them.\n"
         )
@@ -135,16 +139,30 @@ class Card:
         rows = [row for row in self.evaluation.get("external", []) if row["metric"] == "auroc"]
         if not rows:
             return _section("Results on other data sets", "None were asked for.\n")
-        lines = [f"| {r['dataset']} | {r['target']} | {r['cases']} | {_figure(r)} |" for r in rows]
+        known = {name: [row for row in rows if row["dataset"] == name] for name in {row["dataset"] for row in rows}}
+        named = {name: self._macro(of_dataset) for name, of_dataset in known.items()}
+        lines = [
+            f"| {r['dataset']} | {named[r['dataset']] if r['target'] == MACRO else r['target']} | {r['cases']} "
+            f"| {_figure(r)} |"
+            for r in rows
+        ]
         return _section("Results on other data sets", _table(("data set", "pathology", "cases", "AUROC"), lines))
 
     def _subgroups(self) -> str:
-        rows = [row for row in self.evaluation.get("subgroups", []) if row["metric"] == "auroc"]
-        rows = [row for row in rows if row["target"] == "macro"]
+        rows = [row for row in comparable(self.evaluation.get("subgroups", [])) if row["metric"] == "auroc"]
+        rows = [row for row in rows if row["target"] == MACRO]
         if not rows:
             return _section("Subgroups", "No group of the test cases was large enough, or none was asked for.\n")
-        lines = [f"| {r['column']} | {r['group']} | {r['cases']} | {_figure(r)} |" for r in rows]
+        lines = [
+            f"| {r['column']} | {r['group']} | {r['cases']} | {_figure(r)}{_over(r['macro_over'], r['targets'])} |"
+            for r in rows
+        ]
         return _section("Subgroups", _table(("by", "group", "cases", "macro AUROC"), lines))
+
+    def _macro(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Name the macro mean of a set of cases, with how many pathologies it is over: it leaves out the undefined."""
+        both = defined({row["target"]: row for row in rows if row["metric"] == "auroc"})
+        return f"{MACRO}{_over(len(both), len(self.network['pathologies']))}"
 
     def _network(self) -> str:
         trial, plan = self.network["trial"], self.network["plan"]
@@ -163,7 +181,7 @@ class Card:
         )
 
 
-def _metric_table(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float | None]) -> str:
+def _metric_table(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float | None], *, macro: str) -> str:
     by_place = {(row["target"], row["metric"]): row for row in rows}
     targets = list(dict.fromkeys(row["target"] for row in rows))
     shown = [metric for metric in METRICS if any(metric == row["metric"] for row in rows)]
@@ -173,7 +191,8 @@ def _metric_table(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, fl
         cases = f"{counts['positives']} / {counts['negatives']}" if counts.get("positives") is not None else ""
         cut = thresholds.get(target)
         cells = [_figure(by_place.get((target, metric), {})) for metric in shown]
-        lines.append(f"| {target} | {cases} | {'' if cut is None else f'{cut:.3f}'} | {' | '.join(cells)} |")
+        name = macro if target == MACRO else target
+        lines.append(f"| {name} | {cases} | {'' if cut is None else f'{cut:.3f}'} | {' | '.join(cells)} |")
     return _table(("pathology", "positive / negative", "threshold", *shown), lines)
 
 
@@ -183,6 +202,10 @@ def _figure(row: Mapping[str, Any]) -> str:
     if row.get("low") is None or row.get("high") is None:
         return f"{row['value']:.3f}"
     return f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+
+
+def _over(number: int, of: int) -> str:
+    return "" if number == of else f", over {number} of {of} pathologies"
 
 
 def _section(title: str, text: str) -> str:

@@ -18,7 +18,7 @@ show = tables.show
 
 MARKER = "report.json"
 """Written last: where it is, the other files are whole."""
-FORMAT = 4
+FORMAT = 5
 """Of that file; raise it with every change of its keys."""
 
 

@@ -81,7 +81,7 @@ def averages_csv(found: dict[str, Any]) -> str | None:
 
 
 def subgroups_csv(found: dict[str, Any]) -> str | None:
-    """One row per cell, group of test cases, metric and target."""
+    """One row per cell, group of test cases, metric and target; macro also with how many targets it averages."""
     return _csv(
         {**axes_of(cell), **row, "trial": cell["trial"]} for cell in found["cells"] for row in cell["subgroups"]
     )

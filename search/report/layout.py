@@ -1,10 +1,11 @@
 """How a report reads its axes: what varies, what is told apart by place, colour and shape."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from search import grid
+from search.wording import counted
 
 MACRO = "macro"
 """The target name under which a task gives the mean over its targets."""
@@ -60,10 +61,43 @@ def rows_of(found: dict[str, Any], cell: dict[str, Any]) -> dict[str, dict[str, 
     return {row["target"]: row for row in cell["test"] if row["metric"] == primary(found)}
 
 
+def external_rows_of(found: dict[str, Any], cell: dict[str, Any], dataset: str) -> dict[str, dict[str, Any]]:
+    """Return a cell's rows of the primary metric on another data set, by target."""
+    return {r["target"]: r for r in cell["external"] if (r["dataset"], r["metric"]) == (dataset, primary(found))}
+
+
 def targets_of(found: dict[str, Any], dataset: str) -> list[str]:
     """Return the targets that a data set's cells were measured on, macro last; the declared ones if none was yet."""
     told = [target for cell in cells_of(found, dataset) for target in rows_of(found, cell)]
     return [*(dict.fromkeys(t for t in told or found["targets"] if t != MACRO)), MACRO]
+
+
+def groups_of(found: dict[str, Any], dataset: str) -> dict[tuple[str, str], list[dict[str, Any] | None]]:
+    """Return by division and group the macro row of each of a data set's cells, None where it has none."""
+    by_cell = [
+        {
+            (row["column"], row["group"]): row
+            for row in cell["subgroups"]
+            if row["target"] == MACRO and row["metric"] == primary(found)
+        }
+        for cell in cells_of(found, dataset)
+    ]
+    return {group: [rows.get(group) for rows in by_cell] for group in dict.fromkeys(g for r in by_cell for g in r)}
+
+
+def span(values: Iterable[int]) -> str:
+    """Write the counts of several cells: one if they agree, else the smallest and the largest."""
+    known = sorted(set(values))
+    return f"{known[0]}" if len(known) == 1 else f"{known[0]}-{known[-1]}"
+
+
+def share(rows: Iterable[dict[str, Any]]) -> str:
+    """Say of how many targets macro rows are the mean; empty where it is all of them."""
+    rows = list(rows)
+    if all(row["macro_over"] == row["targets"] for row in rows):
+        return ""
+    most = max(row["targets"] for row in rows)
+    return f"{span(row['macro_over'] for row in rows)} of {counted(most, 'target')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """What a report says, as plain values: every table and figure is drawn from this."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search import provenance, selection
-from search.grid import Grid
+from search.grid import Grid, Trial
 from search.identity import identified, key_of
 from search.live_regret import live_regret
 from search.report import differences
@@ -55,55 +55,62 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
         },
         "pruning": live_regret(state, trials),
         "refused": [{"cell": dict(r.cell.axes), "reason": r.reason} for r in wanted.refused],
-        "cells": [_cell(winner, state) for winner in chosen],
+        "cells": [_cell(winner, trials[winner.trial], state) for winner in chosen],
         "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
-        "trials": [_trial(trial, declaration.primary_metric) for trial in progress],
+        "trials": [_trial(trial, state.trials[name], declaration.primary_metric) for name, trial in trials.items()],
         "data": [_data(state.datasets[key]) for key in keys],
         "baselines": _baselines(state, keys),
         "provenance": {
             "version": provenance.code_version(),
             "libraries": provenance.library_versions(),
             "study": study.model_dump(mode="json"),
-            "use": _use(progress),
+            "use": _use(trials, state),
         },
     }
 
 
-def _cell(winner: selection.Winner, state: StudyState) -> dict[str, Any]:
+def _cell(winner: selection.Winner, trial: Trial, state: StudyState) -> dict[str, Any]:
+    """Collect what is known of a winner.
+
+    Its place in the study is as the file says now, its evaluation the one of this trial: a new axis renames cells, and
+    what was measured before still holds.
+    """
+    from trainers.evaluation.subgroups import comparable
+
     progress = state.trials[winner.trial]
-    event = state.evaluated.get(winner.cell, {})
+    event = state.evaluations.get(winner.trial, {})
     return {
         "cell": winner.cell,
-        "axes": progress.axes,
+        "axes": dict(trial.cell.axes),
         "trial": winner.trial,
-        "searched": progress.searched,
-        "seed": progress.seed,
+        "searched": dict(trial.searched),
+        "seed": trial.seed,
         "epoch": progress.result.best_epoch if progress.result else None,
         "validation": winner.value,
-        "test": event.get("rows", []) if event.get("trial") == winner.trial else [],
-        "external": event.get("external", []) if event.get("trial") == winner.trial else [],
-        "subgroups": event.get("subgroups", []) if event.get("trial") == winner.trial else [],
+        "test": event.get("rows", []),
+        "external": event.get("external", []),
+        "subgroups": comparable(event.get("subgroups", [])),
         "record": progress.result.record if progress.result else {},
     }
 
 
-def _use(trials: Sequence[TrialProgress]) -> dict[str, dict[str, float]]:
+def _use(trials: Mapping[str, Trial], state: StudyState) -> dict[str, dict[str, float]]:
     """Return the hours that each cell's trials held their slots, pruned and repeated work included."""
     used: dict[str, dict[str, float]] = {}
-    for trial in trials:
-        cell = used.setdefault(trial.cell, {"hours": 0.0, "gpu_hours": 0.0})
-        cell["hours"] += trial.use.seconds / 3600
-        cell["gpu_hours"] += trial.use.gpu_seconds / 3600
+    for name, trial in trials.items():
+        cell, use = used.setdefault(trial.cell.name, {"hours": 0.0, "gpu_hours": 0.0}), state.trials[name].use
+        cell["hours"] += use.seconds / 3600
+        cell["gpu_hours"] += use.gpu_seconds / 3600
     return used
 
 
-def _trial(progress: TrialProgress, metric: str) -> dict[str, Any]:
+def _trial(trial: Trial, progress: TrialProgress, metric: str) -> dict[str, Any]:
     return {
         "trial": progress.trial,
-        "cell": progress.cell,
-        "axes": progress.axes,
-        "searched": progress.searched,
-        "seed": progress.seed,
+        "cell": trial.cell.name,
+        "axes": dict(trial.cell.axes),
+        "searched": dict(trial.searched),
+        "seed": trial.seed,
         "state": progress.outcome,
         "reason": progress.reason,
         "epochs": len(progress.epochs),

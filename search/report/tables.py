@@ -8,18 +8,33 @@ from rich.console import Console
 from rich.table import Table
 
 from search.report import words
-from search.report.layout import MACRO, axes_of, cells_of, datasets, primary, rows_of, short_name, targets_of, varies
+from search.report.layout import (
+    MACRO,
+    axes_of,
+    cells_of,
+    datasets,
+    external_rows_of,
+    groups_of,
+    primary,
+    rows_of,
+    share,
+    short_name,
+    span,
+    targets_of,
+    varies,
+)
 
 FEW_CELLS = 8
 """Up to here a table with a column for each cell can be read."""
+MACRO_OVER = "macro over"
 
 
 def interval(row: dict[str, Any] | None) -> str:
     """Write a value with its interval, or why there is none."""
     if row is None:
         return "not measured"
-    if row["value"] is None:
-        return f"undefined ({row['positives']}+ {row['negatives']}-)"
+    if row["value"] is None:  # macro has no counts of its own
+        return "undefined" if row["positives"] is None else f"undefined ({row['positives']}+ {row['negatives']}-)"
     if row["low"] is None:
         return f"{row['value']:.3f}"
     return f"{row['value']:.3f} ({_short(row['low'])}-{_short(row['high'])})"
@@ -71,14 +86,20 @@ def by_subgroup(found: dict[str, Any], dataset: str, divisions: Sequence[str] | 
         dataset: whose cells.
         divisions: such as sex; all that were measured by default.
     """
-    rows: dict[tuple[str, str, int], dict[str, str]] = {}
-    for cell in cells_of(found, dataset):
-        for row in cell["subgroups"]:
-            wanted = divisions is None or row["column"] in divisions
-            if wanted and row["target"] == MACRO and row["metric"] == primary(found):
-                group = rows.setdefault((row["column"], row["group"], row["cases"]), {})
-                group[_column(found, cell)] = interval(row)
-    return pd.DataFrame([{"division": d, "group": g, "cases": n, **cells} for (d, g, n), cells in rows.items()])
+    names = [_column(found, cell) for cell in cells_of(found, dataset)]
+    rows = []
+    for (division, group), measured in groups_of(found, dataset).items():
+        if divisions is None or division in divisions:
+            known = [row for row in measured if row]
+            about = {"division": division, "group": group, "cases": span(row["cases"] for row in known)}
+            values = dict(zip(names, map(interval, measured), strict=True))
+            rows.append({**about, MACRO_OVER: share(known), **values})
+    return _with_shares(rows)
+
+
+def _with_shares(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
+    """Return a table of macro means, without the column that tells of how many targets if it is always all."""
+    return pd.DataFrame(rows).drop(columns=[] if any(row[MACRO_OVER] for row in rows) else MACRO_OVER, errors="ignore")
 
 
 def _column(found: dict[str, Any], cell: dict[str, Any]) -> str:
@@ -86,20 +107,32 @@ def _column(found: dict[str, Any], cell: dict[str, Any]) -> str:
 
 
 def external(found: dict[str, Any]) -> pd.DataFrame:
-    """One row per cell and external data set: macro over the pathologies that both know; empty where none was asked."""
-    rows = [
-        {
-            "cell": short_name(found, cell),
-            "tested on": row["dataset"],
-            "cases": row["cases"],
-            f"external {primary(found)}": interval(row),
-            f"internal {primary(found)}": interval(rows_of(found, cell).get(MACRO)),
-        }
-        for cell in found["cells"]
-        for row in cell["external"]
-        if row["target"] == MACRO and row["metric"] == primary(found)
-    ]
-    return pd.DataFrame(rows)
+    """One row per cell and external data set, both macros over the pathologies that have both classes in both.
+
+    Empty where none was asked for.
+    """
+    from trainers.evaluation.subgroups import averaged, defined, shared
+
+    rows = []
+    for cell in found["cells"]:
+        inside = rows_of(found, cell)
+        for dataset in dict.fromkeys(row["dataset"] for row in cell["external"]):
+            outside = external_rows_of(found, cell, dataset)
+            if MACRO not in inside or MACRO not in outside:
+                continue
+            over = shared([defined(inside), defined(outside)])
+            here, there = averaged(inside, over), averaged(outside, over)
+            rows.append(
+                {
+                    "cell": short_name(found, cell),
+                    "tested on": dataset,
+                    "cases": str(there["cases"]),
+                    MACRO_OVER: share([here]),
+                    f"external {primary(found)}": interval(there),
+                    f"internal {primary(found)}": interval(here),
+                }
+            )
+    return _with_shares(rows)
 
 
 def macro_differences(found: dict[str, Any]) -> pd.DataFrame:

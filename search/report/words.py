@@ -43,8 +43,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 
 def findings(found: dict[str, Any]) -> list[str]:
-    """Say what came of it: the highest cell of each data set, then what each axis did."""
-    return [*_highest(found), *(_effect(found, contrast) for contrast in differences.contrasts(found))]
+    """Say what came of it: the best cell of each data set, then what each axis did."""
+    return [*_best(found), *(_effect(found, contrast) for contrast in differences.contrasts(found))]
 
 
 def method(found: dict[str, Any]) -> str:
@@ -98,7 +98,7 @@ def _pruning(told: dict[str, Any]) -> list[str]:
     ]
 
 
-def _highest(found: dict[str, Any]) -> list[str]:
+def _best(found: dict[str, Any]) -> list[str]:
     told = []
     for dataset in datasets(found):
         measured = [
@@ -111,7 +111,8 @@ def _highest(found: dict[str, Any]) -> list[str]:
             value, cell, row = choose(measured, key=lambda one: one[0])
             name = short_name(found, cell, without=("dataset",)) or cell["cell"]
             bounds = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
-            which = "the only cell" if len(measured) == 1 else f"the highest of {len(measured)} cells"
+            end = "highest" if choose is max else "lowest"
+            which = "the only cell" if len(measured) == 1 else f"the {end} of {len(measured)} cells"
             told.append(f"{dataset}: {which} is {name}, {value:.3f}{bounds}.")
     return told
 

@@ -418,3 +418,33 @@ def test_a_long_card_is_cut_to_what_the_registry_keeps_with_its_warnings_first(t
     assert "It is no medical device" in description
     assert "| pathology_13 |" in description
     assert description.endswith("the whole card is `artifacts/MODEL_CARD.md` of the model.*\n")
+
+
+def test_a_card_says_over_how_many_pathologies_a_macro_is(tmp_path):
+    def measured(values, **more):
+        """Rows of AUROC by pathology, None where a class is missing; macro as the mean of the others."""
+        known = [value for value in values if value is not None]
+        counts = [(None, None) if value is None else (5, 9) for value in values]
+        named = zip((*names, "macro"), (*values, sum(known) / len(known)), (*counts, (None, None)), strict=True)
+        plain = {"metric": "auroc", "low": None, "high": None}
+        return [
+            plain | more | {"target": name, "value": value, "positives": positives, "negatives": negatives}
+            for name, value, (positives, negatives) in named
+        ]
+
+    names = ["easy", "hard"]
+    made = package(tmp_path, pathologies=names)
+    group = {"column": "sex", "cases": 100}
+    evaluation = made.evaluation | {
+        "rows": measured([0.8, 0.7]),
+        "external": measured([0.9, None], dataset="chexpert", cases=50),
+        "subgroups": [*measured([0.82, 0.72], group="F", **group), *measured([0.8, None], group="M", **group)],
+    }
+    card = dataclasses.replace(made, evaluation=evaluation).card().markdown()
+    assert "| macro |  |  | 0.750 |" in card
+    assert "| chexpert | macro, over 1 of 2 pathologies | 50 | 0.900 |" in card
+    assert "| sex | F | 100 | 0.820, over 1 of 2 pathologies |" in card
+    assert "| sex | M | 100 | 0.800, over 1 of 2 pathologies |" in card
+    evaluation["rows"] = measured([0.8, None])
+    card = dataclasses.replace(made, evaluation=evaluation).card().markdown()
+    assert "| macro, over 1 of 2 pathologies |  |  | 0.800 |" in card

@@ -1,5 +1,6 @@
 """What all figures share: style, panels, legends, and how they become files."""
 
+import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,10 @@ STYLE = {
 }
 
 
+LONGEST_NAME = 120
+"""Bytes; with the endings, and what is added while they are written, files may have 255."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A figure as files.
@@ -72,7 +77,15 @@ def styled() -> Iterator[None]:
 
 
 def picture(figure: Figure, *, name: str, section: str, title: str, alt: str) -> Picture:
-    """Turn a figure into files; equal figures give equal bytes."""
+    """Turn a figure into files; equal figures give equal bytes.
+
+    Args:
+        figure: drawn.
+        name: of the files, as it may come from a study's names and paths; `file_name` makes it one.
+        section: of the page it stands in.
+        title: short.
+        alt: what it shows.
+    """
     svg, png = io.BytesIO(), io.BytesIO()
     if engine := figure.get_layout_engine():  # lay out once, not for each draft of each file
         engine.execute(figure)
@@ -80,7 +93,14 @@ def picture(figure: Figure, *, name: str, section: str, title: str, alt: str) ->
     figure.savefig(svg, format="svg", metadata={"Date": None})
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     width = round(figure.get_figwidth() * 96)
-    return Picture(name, section, title, alt, width, svg.getvalue(), png.getvalue())
+    return Picture(file_name(name), section, title, alt, width, svg.getvalue(), png.getvalue())
+
+
+def file_name(name: str) -> str:
+    """Return a name that can stand in a folder and in a link; one that is changed for it ends in a hash of its own."""
+    clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    clean = clean.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return clean if clean == name else f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def panels(names: Sequence[str], *, height: float = 2.7, legend: float = 0.4) -> tuple[Figure, list[Axes]]:

@@ -49,7 +49,7 @@ def _by_pair(
     figure = _forest(labels, pairs, f"{value} − {against}: difference of macro test {metric}", len(average))
     return picture(
         figure,
-        name=f"difference-{axis}-{_file(value)}-{_file(against)}",
+        name=f"difference-{axis}-{value}-{against}",
         section="differences",
         title=f"{axis}: {value} − {against}, by cell",
         alt=f"Forest plot of the macro test {metric} of {value} minus {against} for {len(labels)} rows, with paired "
@@ -64,7 +64,7 @@ def _by_target(found: dict[str, Any], contrast: tuple[str, str, str], rows: Sequ
     figure = _forest(labels, rows, f"{value} − {against}: mean difference of test {metric} over pairs of cells", 0)
     return picture(
         figure,
-        name=f"difference-{axis}-{_file(value)}-{_file(against)}-by-target",
+        name=f"difference-{axis}-{value}-{against}-by-target",
         section="differences",
         title=f"{axis}: {value} − {against}, by target (number of pairs averaged)",
         alt=f"Forest plot of the mean test {metric} of {value} minus {against} on {len(labels)} targets, with paired "
@@ -123,7 +123,3 @@ def _colour(row: Row) -> str:
     if row["holm"] is None or row["holm"] >= ALPHA:
         return UNSURE
     return HIGHER if row["difference"] > 0 else LOWER
-
-
-def _file(value: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in value)[:40]
