@@ -188,7 +188,10 @@ def _listed(given: Any, side: int) -> tuple[Any, Sequence[Any] | np.ndarray]:
     """Return the index of the answer and the images, however they were given."""
     if isinstance(given, dict):
         columns = {
-            name: list(c) if isinstance(c, (list, tuple, np.ndarray, pd.Series)) else [c] for name, c in given.items()
+            name: list(_of_array(c, side) if isinstance(c, np.ndarray) else c)
+            if isinstance(c, (list, tuple, np.ndarray, pd.Series))
+            else [c]
+            for name, c in given.items()
         }
         given = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
     if isinstance(given, pd.DataFrame):
@@ -217,7 +220,9 @@ def _of_array(given: np.ndarray, side: int) -> Sequence[Any] | np.ndarray:
             f"an array {given.shape} may be one image of grey values or one prepared square; give the former as "
             f"{given.shape[1:]}, the latter as {(1, *given.shape)}"
         )
-    if given.ndim == 3 and given.dtype != object and given.shape[-1] in (3, 4):
+    if given.ndim == 3 and given.shape[-1] == 1:
+        return [given[..., 0]]
+    if given.ndim == 3 and given.dtype != object and given.shape[-1] in (2, 3, 4):
         raise ValueError(f"an array {given.shape} looks like a colour image; give its grey values (H, W)")
     if given.ndim not in (1, 3, 4):
         raise ValueError(f"an array of images has 1 to 4 dimensions, not {given.ndim}")

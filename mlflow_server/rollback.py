@@ -26,7 +26,8 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     champion = registry.champion(name)
     if champion is None:
         raise PromotionError(f"{name}: there is no champion to roll back")
-    before = _line(succession.told(name, registry=registry, history=history), champion.version)[:-1]
+    told = succession.told(name, registry=registry, history=history)
+    before = _line([entry for entry in told if _of_now(entry, name, registry)], champion.version)[:-1]
     gone = [version for version in before if not registry.has(version, name)]
     there = [version for version in before if version not in {*gone, champion.version}]
     if not there:
@@ -36,15 +37,23 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
             "another"
         )
     version = registry.find(f"models:/{name}/{there[-1]}")
-    told = {"registered_model": name, "champion_before": champion.version}
+    evidence = {"registered_model": name, "champion_before": champion.version}
     return succession.crown(
         version,
         instead_of=champion,
         action=succession.ROLLED_BACK,
-        evidence=told,
+        evidence=evidence,
         registry=registry,
         history=history,
     )
+
+
+def _of_now(entry: dict[str, Any], name: str, registry: Registry) -> bool:
+    """Say whether an entry is of the version that bears its number now: a model made anew counts from 1 again."""
+    version = entry.get("version")
+    if not entry.get("run_id") or version is None or not registry.has(version, name):
+        return True
+    return registry.find(f"models:/{name}/{version}").run_id == str(entry["run_id"])
 
 
 def _line(entries: list[dict[str, Any]], champion: str) -> list[str]:
@@ -52,10 +61,10 @@ def _line(entries: list[dict[str, Any]], champion: str) -> list[str]:
     line: list[str] = []
 
     def back_to(version: str) -> None:
-        while line and line[-1] != version:
-            line.pop()
-        if not line:
+        if version not in line:  # it was made champion by hand
             line.append(version)
+        while line[-1] != version:
+            line.pop()
 
     for entry in entries:
         if entry["action"] == succession.PROMOTED:

@@ -25,6 +25,15 @@ Values = Mapping[float, float]
 """A curve: value (larger is better) by the share of the epochs that were trained."""
 Keys = frozenset[str]
 
+
+def ended(curve: Values) -> Values:
+    """Return the curve of a trial that came to its own end, however early: from there on it stays as it is.
+
+    One that was pruned is known until then only, and is compared with others as they stood there.
+    """
+    return {**curve, 1.0: curve[max(curve)]}
+
+
 SMALLEST_SPREAD = 1e-3
 """Below this, differences between trials are noise, in units of the metric."""
 RISES = 2.0
@@ -45,8 +54,8 @@ class Past:
     """A group that is over; a curve that stops before share 1 was pruned there.
 
     Attributes:
-        curves: (key, curve) of each trial; the key names hyperparameters that recur in other groups, and several
-            trials (seeds) may have the same.
+        curves: (key, curve) of each trial; see `ended` for one that was over before its last epoch. The key names
+            hyperparameters that recur in other groups, and several trials (seeds) may have the same.
         by_best: whether trials are chosen by their best epoch, not by their last.
     """
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.curve_endings import Past
+from search.curve_endings import Past, ended
 from search.pruning import ComparisonGroup, create_group
 from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
@@ -144,10 +144,11 @@ class Groups:
         sign = self._state.declaration.sign
         curves = []
         for entry in group.entries:
-            curve = self._progress(entry.trial).curve
-            if curve:
-                values = {epoch / entry.epochs: sign * value for epoch, value in curve.items()}
-                curves.append((group.race.key_of(entry.searched), values))
+            progress = self._progress(entry.trial)
+            if progress.curve and progress.state is not TrialState.FAILED:
+                values = {epoch / entry.epochs: sign * value for epoch, value in progress.curve.items()}
+                over = ended(values) if progress.state is TrialState.COMPLETE else values
+                curves.append((group.race.key_of(entry.searched), over))
         return Past(curves, by_best=True)
 
     def _over(self, name: str) -> bool:

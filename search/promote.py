@@ -167,7 +167,7 @@ def _already(chosen: Candidate, champion: "Version", *, dry_run: bool) -> dict[s
 def show(outcome: dict[str, Any], console: Console) -> None:
     """Print a decision for people."""
     promoted = "would be promoted" if outcome["dry_run"] else "promoted"
-    if outcome["promoted"] and outcome["version"] == outcome["champion_before"]:
+    if outcome["promoted"] and outcome["version"] is not None and outcome["version"] == outcome["champion_before"]:
         promoted = "champion already"
     verdict = f"[green]{promoted}[/green]" if outcome["promoted"] else "[yellow]not promoted[/yellow]"
     console.print(f"{verdict}: {outcome['cell']} (trial {outcome['trial']}) of study {outcome['study']}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from search import failures, grid, ledger, sampling
@@ -72,7 +73,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         done = sum(row["state"] in {"COMPLETE", "PRUNED", "DROPPED", "FAILED"} for row in rows)
         best = choose((row["best"] for row in rows if row["best"] is not None), default=None)
         table.add_row(
-            cell,
+            escape(cell),
             f"{done}/{len(rows)}",
             f"{best:.4f}" if best is not None else "-",
             duration(sum(row["seconds"] for row in rows)),
@@ -80,20 +81,20 @@ def show(found: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     for row in found["trials"]:
-        point = ", ".join(f"{k}={v}" for k, v in row["searched"].items())
+        where = escape(f"{row['cell']} " + ", ".join(f"{k}={v}" for k, v in row["searched"].items()))
         if row["state"] == "FAILED":
-            _show_failure(row, point, console)
+            _show_failure(row, where, console)
         elif row["state"] == "DROPPED":
-            console.print(f"[yellow]dropped[/yellow] {row['cell']} {point}: {row['reason']}", soft_wrap=True)
+            console.print(f"[yellow]dropped[/yellow] {where}: {escape(row['reason'])}", soft_wrap=True)
         elif row["interrupted"]:
             classes = ", ".join(f"{name} x{times}" for name, times in Counter(row["interrupted"]).items())
-            console.print(f"[yellow]interrupted[/yellow] {row['cell']} {point}: {classes}; went on", soft_wrap=True)
+            console.print(f"[yellow]interrupted[/yellow] {where}: {classes}; went on", soft_wrap=True)
 
 
-def _show_failure(row: dict[str, Any], point: str, console: Console) -> None:
+def _show_failure(row: dict[str, Any], where: str, console: Console) -> None:
     """Print why a trial failed, what its class of failure means, and the last lines of its log."""
     kind = row["reason"].partition(":")[0]
-    console.print(f"[red]failed[/red] {row['cell']} {point}: {row['reason']}", soft_wrap=True)
+    console.print(f"[red]failed[/red] {where}: {escape(row['reason'])}", soft_wrap=True)
     if kind in failures.POLICIES:
         console.print(f"  {kind}: {failures.POLICIES[kind].meaning}", soft_wrap=True, highlight=False)
     for line in row["log"][-LINES_OF_LOG:]:

@@ -135,6 +135,7 @@ def has_batch_norm(network: nn.Module) -> bool:
 def _generators(network: nn.Module) -> list[torch.Generator]:
     """Return the generators that a forward pass may draw from."""
     device = next(network.parameters()).device
+    # Parameters say which GPU they are on.
     own = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
     return [torch.default_generator, *own]
 

@@ -29,7 +29,8 @@ def draws_at(*place: int | str, device: torch.device | None = None) -> Iterator[
     # Not torch.manual_seed and fork_rng: they format a stack trace at every call, 1.5 ms in every step.
     generators = [torch.default_generator]
     if device is not None and device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
     states = [generator.get_state() for generator in generators]
     try:
         for generator in generators:

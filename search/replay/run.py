@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from search.curve_endings import Past
+from search.curve_endings import Past, ended
 from search.errors import StudyError
 from search.replay import policies
 from search.replay.curves import Group, by_cost, longest
@@ -131,7 +131,7 @@ def _of_group(group: Group) -> Past:
         [
             (
                 policies.key_of(trial),
-                dict(zip((curve.epochs / epochs).tolist(), curve.values.tolist(), strict=True)),
+                ended(dict(zip((curve.epochs / epochs).tolist(), curve.values.tolist(), strict=True))),
             )
             for trial, curve in group.items()
         ],

@@ -73,6 +73,39 @@ def test_rolling_back_passes_over_a_version_that_was_deleted(promoted):
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
+def test_a_champion_made_by_hand_is_rolled_back_to_the_one_before(promoted):
+    storage, registry, history = promoted
+    run = MlflowClient(f"sqlite:///{storage}/mlflow.db").create_run("1").info.run_id
+    by_hand = registry.register("m", source=str(storage), run_id=run, tags={})
+    registry.crown(by_hand, instead_of=registry.champion("m"))
+    assert roll_back("m", registry=registry, history=history)["version"] == "3"
+
+
+def test_numbers_that_a_model_made_anew_gives_again_are_not_those_on_record(tmp_path):
+    """The first model's version 2 was champion; that of the second was refused."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client, registry, history = MlflowClient(uri), Registry(uri), History(tmp_path, "m")
+    experiment = client.create_experiment("e")
+
+    def registered():
+        run = client.create_run(experiment).info.run_id
+        return registry.register("m", source=str(tmp_path), run_id=run, tags={})
+
+    def promote(version, before):
+        registry.crown(version, instead_of=before)
+        told = {"version": version.version, "run_id": version.run_id, "study": "s", "reasons": []}
+        history.append("promoted", {**told, "champion_before": before.version if before else None})
+        return version
+
+    promote(registered(), promote(registered(), None))
+    client.delete_registered_model("m")
+    promote(registered(), None)
+    registered()
+    with pytest.raises(PromotionError, match="no champion before version 1 is on record and still there"):
+        roll_back("m", registry=registry, history=history)
+    assert registry.champion("m").version == "1"
+
+
 def test_where_all_earlier_versions_are_deleted_that_is_told(promoted):
     storage, registry, history = promoted
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")

@@ -234,6 +234,8 @@ def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path)
         ([np.zeros((4, 4))], r"image 0: grey values are uint8 or uint16 \(H, W\), not float64 \(4, 4\)"),
         (np.zeros((2, 1, 8, 8), np.uint8), r"prepared squares are uint8 \(N, 1, 32, 32\), not uint8 \(2, 1, 8, 8\)"),
         (np.zeros((40, 40, 3), np.uint8), r"an array \(40, 40, 3\) looks like a colour image; give its grey values"),
+        (np.zeros((40, 40, 2), np.uint8), r"an array \(40, 40, 2\) looks like a colour image; give its grey values"),
+        ({"image": np.zeros((40, 40, 3), np.uint8)}, r"an array \(40, 40, 3\) looks like a colour image"),
         (np.zeros((0, 0), np.uint8), r"image 0: grey values are uint8 or uint16 \(H, W\), not uint8 \(0, 0\)"),
         (
             np.zeros((1, SIDE, SIDE), np.uint8),
@@ -250,6 +252,13 @@ def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path)
 def test_what_is_no_image_is_refused_and_named(saved, given, message):
     with pytest.raises(ValueError, match=message):
         saved[2].predict(given)
+
+
+def test_a_grey_image_with_a_channel_of_its_own_is_one_image(saved):
+    grey = np.random.default_rng(0).integers(0, 255, (40, 36), np.uint8)
+    expected = saved[2].predict([grey])
+    for given in (grey, grey[..., None], {"image": grey[..., None]}, {"image": grey}):
+        pd.testing.assert_frame_equal(saved[2].predict(given), expected)
 
 
 def test_text_never_names_a_file_of_the_server(saved, film, monkeypatch):

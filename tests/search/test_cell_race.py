@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import improvement
-from search.curve_endings import Endings, Past
+from search.curve_endings import Endings, Past, ended
 from search.pruners import cell_race
 from search.pruners.cell_race import CellRacePruner
 from search.replay import curves, policies, run
@@ -292,6 +292,17 @@ def test_a_study_that_chooses_by_the_best_epoch_is_foreseen_by_it():
     )
     assert by_best.argmax() == 1
     assert by_last.argmin() == 1
+
+
+def test_who_came_to_its_end_early_ended_where_it_stood():
+    """`x` leads when patience ends it; `y` would have been ahead later, and was where it trained on."""
+    leader, others = {0.25: 0.8, 0.5: 0.8}, [("y", {0.25: 0.7, 0.5: 0.75, 1.0: 0.9}), ("z", {0.25: 0.6, 1.0: 0.6})]
+    early, pruned = Past([("x", ended(leader)), *others]), Past([("x", leader), *others])
+    now = [("x", {0.25: 0.7}), ("y", {0.25: 0.6}), ("z", {0.25: 0.5})]
+    of_ended, of_pruned = (Endings([past] * 4, [0.25]).expected(now, [True] * 3, 0).behind for past in (early, pruned))
+    assert of_ended.argmax() == 1
+    assert of_ended[0] < of_pruned[0]
+    assert ended({0.5: 0.7, 1.0: 0.9}) == {0.5: 0.7, 1.0: 0.9}
 
 
 def test_doubt_is_that_of_trials_that_stood_as_far_behind():

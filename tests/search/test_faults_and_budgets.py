@@ -152,7 +152,7 @@ def test_a_budget_drops_what_tells_least_and_leaves_every_cell_a_finished_run(sl
 
 @pytest.mark.parametrize("slots", [1, 4, 8])
 def test_what_is_begun_under_a_budget_is_finished(slots):
-    """Of 32 trials a third fits: what was dropped says nothing of how long a trial takes, what runs says it as it goes."""
+    """Of 32 trials a third fits: what was dropped says nothing of how long a trial takes, what runs says it."""
     curves = {f"{cell}{n}": [0.5 + n / 100] * 10 for cell in "wxyz" for n in range(8)}
     cells = {name: name[0] for name in curves}
     budget = Budget(gpu_hours=32 * 10 * slots / 3 / 3600)

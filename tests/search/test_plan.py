@@ -1,10 +1,12 @@
 """What a plan says of cost, and of what is done already."""
 
+import io
 import os
 import socket
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from search import grid, recorded_speed
 from search.candidate import best_winner
@@ -15,7 +17,7 @@ from search.ledger import Ledger, read
 from search.plan import Known, plan
 from search.recorded_speed import Speeds
 from search.report import summary, words
-from search.status import status
+from search.status import show, status
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import OVER_BUDGET, StudyState
@@ -216,3 +218,24 @@ def test_a_probe_measures_every_kind_of_trial():
     for adaptation in ("finetune", "probe"):
         config = grid.expand(study(axes=axes | {"adaptation": adaptation}, recipe={"batch_size": 4})).trials[0].config
         assert images_per_second(config, steps=3) > 1
+
+
+def test_brackets_in_a_reason_are_no_markup():
+    told = "bug: RuntimeError: [enforce fail at alloc.cpp:121] closing [/__w/pair.cc:553] in [batch, channels]"
+    row = {
+        "trial": "t",
+        "cell": "c[1]",
+        "searched": {"x": 1.0},
+        "state": "FAILED",
+        "reason": told,
+        "log": [],
+        "best": None,
+        "seconds": 1.0,
+        "gpu_seconds": 0.0,
+        "interrupted": [],
+    }
+    written = io.StringIO()
+    found = {"study": "s", "cells": 1, "counts": {"FAILED": 1}, "direction": "maximize", "trials": [row]}
+    show(found, Console(file=written, width=200))
+    assert told in written.getvalue()
+    assert "c[1]" in written.getvalue()

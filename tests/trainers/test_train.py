@@ -186,6 +186,21 @@ def test_layer_decay_lowers_the_rate_towards_the_input(trial: Trials) -> None:
     assert counted == sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.parametrize(
+    ("backbone", "last"),
+    [("vit_tiny", "blocks.11."), ("convnext_tiny", "stages.3.blocks.2."), ("resnet18", "layer4.1.")],
+)
+def test_the_head_has_the_whole_rate_and_the_last_block_one_step_less(trial: Trials, backbone: str, last: str) -> None:
+    from trainers.optim import parameter_groups
+
+    with torch.device("meta"):
+        network = assembly.build_network(trial(backbone=backbone), ["a"], weights=None, load=False)
+    scale = {id(p): g["lr_scale"] for g in parameter_groups(network, Recipe(layer_decay=0.65)) for p in g["params"]}
+    of_head = {scale[id(parameter)] for parameter in network.head.parameters()}
+    of_last = {scale[id(p)] for name, p in network.encoder.body.named_parameters() if name.startswith(last)}
+    assert (of_head, of_last) == ({1.0}, {0.65})
+
+
 def test_draws_depend_on_the_place_alone_and_leave_the_callers_generator() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)

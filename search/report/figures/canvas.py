@@ -19,7 +19,10 @@ from search.report.layout import MARKERS, Looks
 INK = "#222222"
 FAINT = "#666666"
 PANELS_A_ROW = 3
+LETTER, HANDLE, LEGEND_ROW = 0.068, 0.5, 0.2
+"""Inches: of a letter of a legend, of what stands before an entry, and of a row."""
 STYLE = {
+    "text.parse_math": False,  # a path may hold dollar signs
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -127,16 +130,19 @@ def panels(names: Sequence[str], *, height: float = 2.7, legend: float = 0.4) ->
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], *, columns: int = 10) -> None:
-    """Put a legend above the panels."""
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            ncols=min(columns, len(handles)),
-            fontsize=8.5,
-            handletextpad=0.4,
-            columnspacing=1.1,
-        )
+    """Put a legend above the panels, in as many rows as it takes; the figure grows by those it has no room for."""
+    if not handles:
+        return
+    widest = HANDLE + LETTER * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(columns, len(handles), int(figure.get_figwidth() / widest)))
+    layout = figure.get_layout_engine()
+    if isinstance(layout, ConstrainedLayoutEngine):
+        share = layout.get()["rect"][3]
+        tall = figure.get_figheight()
+        grown = max(tall, tall * share + LEGEND_ROW * (-(-len(handles) // columns) + 1))
+        figure.set_figheight(grown)
+        layout.set(rect=(0, 0, 1, share * tall / grown))
+    figure.legend(handles=handles, loc="upper left", ncols=columns, fontsize=8.5, handletextpad=0.4, columnspacing=1.1)
 
 
 def key_of(looks: Looks, *, lines: bool = True) -> list[Line2D]:

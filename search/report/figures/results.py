@@ -8,6 +8,7 @@ from search.report.figures.canvas import Picture, errors, key_of, legend, panels
 from search.report.layout import (
     COLOURS,
     MACRO,
+    MARKERS,
     Looks,
     cells_of,
     datasets,
@@ -74,10 +75,11 @@ def _by_target(found: dict[str, Any], dataset: str) -> Picture:
     for index, cell in enumerate(cells):
         rows = rows_of(found, cell)
         label, colour = short_name(found, cell, without=("dataset",)), COLOURS[index % len(COLOURS)]
+        marker = MARKERS[index // len(COLOURS)]
         for place, target in enumerate(targets):
             if target in rows and rows[target]["value"] is not None:
                 row, y = rows[target], place + (index - (len(cells) - 1) / 2) * step
-                axes.errorbar(row["value"], y, xerr=errors(row), fmt="o", markersize=4, color=colour, label=label)
+                axes.errorbar(row["value"], y, xerr=errors(row), fmt=marker, markersize=4, color=colour, label=label)
                 label = ""
     axes.set_yticks(range(len(targets)), [target.replace("_", " ") for target in targets])
     axes.invert_yaxis()
