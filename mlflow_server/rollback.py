@@ -5,11 +5,11 @@ from typing import Any
 from mlflow_server import succession
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import Entry, History
-from mlflow_server.registry import Registry
+from mlflow_server.registry import Registry, Version
 
 
 def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
-    """Undo the promotion of the present champion.
+    """Undo the promotion of the present champion, or give the alias back where it was lost.
 
     Args:
         name: of the registered model.
@@ -24,20 +24,17 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     """
     succession.settle(name, registry=registry, history=history)
     champion = registry.champion(name)
-    if champion is None:
+    there, gone = before(name, champion, registry=registry, history=history)
+    if champion is None and not there:
         raise PromotionError(f"{name}: there is no champion to roll back")
-    told = succession.told(name, registry=registry, history=history)
-    before = _line([entry for entry in told if _of_now(entry, name, registry)], champion.version)[:-1]
-    gone = [version for version in before if not registry.has(version, name)]
-    there = [version for version in before if version not in {*gone, champion.version}]
     if not there:
         deleted = f" (deleted since: {', '.join(sorted(set(gone)))})" if gone else ""
         raise PromotionError(
-            f"{name}: no champion before version {champion.version} is on record and still there{deleted}; promote "
-            "another"
+            f"{name}: no champion before version {champion.version if champion else ''} is on record and still "
+            f"there{deleted}; promote another"
         )
     version = registry.find(f"models:/{name}/{there[-1]}")
-    evidence = {"registered_model": name, "champion_before": champion.version}
+    evidence = {"registered_model": name, "champion_before": champion.version if champion else None}
     return succession.crown(
         version,
         instead_of=champion,
@@ -48,6 +45,25 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     )
 
 
+def before(name: str, champion: Version | None, *, registry: Registry, history: History) -> tuple[list[str], list[str]]:
+    """Return the versions that were champion before the present one, eldest first.
+
+    Args:
+        name: of the registered model.
+        champion: the present one; None: nothing bears the alias, though something may have.
+        registry: says which versions are there.
+        history: with the registry, says which were champion.
+
+    Returns:
+        Those that are still there, and those that were deleted since.
+    """
+    told = succession.told(name, registry=registry, history=history)
+    line = _line([entry for entry in told if _of_now(entry, name, registry)], champion)
+    gone = [version for version in line if not registry.has(version, name)]
+    present = champion.version if champion else None
+    return [version for version in line if version not in {*gone, present}], gone
+
+
 def _of_now(entry: dict[str, Any], name: str, registry: Registry) -> bool:
     """Say whether an entry is of the version that bears its number now: a model made anew counts from 1 again."""
     version = entry.get("version")
@@ -56,8 +72,8 @@ def _of_now(entry: dict[str, Any], name: str, registry: Registry) -> bool:
     return registry.find(f"models:/{name}/{version}").run_id == str(entry["run_id"])
 
 
-def _line(entries: list[dict[str, Any]], champion: str) -> list[str]:
-    """Return the champions that lead to the present one, eldest first: a promotion adds one, a roll-back takes away."""
+def _line(entries: list[dict[str, Any]], champion: Version | None) -> list[str]:
+    """Return the champions that led to the present one, eldest first: a promotion adds one, a roll-back takes away."""
     line: list[str] = []
 
     def back_to(version: str) -> None:
@@ -73,5 +89,7 @@ def _line(entries: list[dict[str, Any]], champion: str) -> list[str]:
             line.append(entry["version"])
         elif entry["action"] == succession.ROLLED_BACK:
             back_to(entry["version"])
-    back_to(champion)
-    return line
+    if champion is None:
+        return line
+    back_to(champion.version)
+    return line[:-1]

@@ -60,6 +60,8 @@ def promote(
     champion = registry.champion(chosen.name)
     if champion is not None and champion.run_id == chosen.run_id:
         return _already(chosen, champion, dry_run=dry_run)
+    if champion is None:
+        _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
     package = chosen.package(weights)
     with _packaged(chosen, package, registry, uri=uri, dry_run=dry_run) as (source, version):
@@ -72,6 +74,23 @@ def promote(
     if version is not None:
         _carry_out(chosen, outcome, pair=(version, champion), registry=registry, history=history)
     return outcome
+
+
+def _check_first(name: str, registry: "Registry", history: "History") -> None:
+    """Refuse to promote without a comparison where a champion is on record: its alias was lost.
+
+    Raises:
+        PromotionError: says which version it was and how it gets the alias back.
+    """
+    from mlflow_server import rollback
+    from mlflow_server.errors import PromotionError
+
+    there, _ = rollback.before(name, None, registry=registry, history=history)
+    if there:
+        raise PromotionError(
+            f"{name}: nothing bears the alias champion, though version {there[-1]} did and is still there; give it "
+            f"back with `python -m mlflow_server rollback {name}`, then promote again"
+        )
 
 
 def _policy(chosen: Candidate) -> Any:

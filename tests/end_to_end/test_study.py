@@ -298,6 +298,8 @@ def test_the_winner_is_promoted_and_its_scores_come_back(again):
     assert np.abs(loaded.predict(pixels).to_numpy() - stored).max() < 1e-5
 
     assert json.loads(again("promote", "--json"))["reasons"][0]["condition"] == "this model is the champion"
+    found.delete_registered_model_alias("tiny", "champion")
+    assert "though version 1 did and is still there" in again("promote", code=2)
     assert len(found.search_model_versions("name='tiny'")) == 1
 
 

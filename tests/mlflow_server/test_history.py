@@ -11,7 +11,7 @@ from mlflow_server import succession
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import History
 from mlflow_server.registry import SCORES_HASH, Registry
-from mlflow_server.rollback import roll_back
+from mlflow_server.rollback import before, roll_back
 
 
 @pytest.fixture
@@ -79,6 +79,17 @@ def test_a_champion_made_by_hand_is_rolled_back_to_the_one_before(promoted):
     by_hand = registry.register("m", source=str(storage), run_id=run, tags={})
     registry.crown(by_hand, instead_of=registry.champion("m"))
     assert roll_back("m", registry=registry, history=history)["version"] == "3"
+
+
+def test_an_alias_that_was_lost_is_given_back(promoted):
+    """MLflow drops the alias with the version that bore it, and with nobody's word in the UI."""
+    storage, registry, history = promoted
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    client.delete_model_version("m", "3")
+    assert registry.champion("m") is None
+    assert before("m", None, registry=registry, history=history) == (["1", "2"], ["3"])
+    assert roll_back("m", registry=registry, history=history)["version"] == "2"
+    assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
 def test_numbers_that_a_model_made_anew_gives_again_are_not_those_on_record(tmp_path):
