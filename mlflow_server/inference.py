@@ -187,13 +187,7 @@ def _check_hash(path: Path, sha256: str) -> None:
 def _listed(given: Any, side: int) -> tuple[Any, Sequence[Any] | np.ndarray]:
     """Return the index of the answer and the images, however they were given."""
     if isinstance(given, dict):
-        columns = {
-            name: list(_of_array(c, side) if isinstance(c, np.ndarray) else c)
-            if isinstance(c, (list, tuple, np.ndarray, pd.Series))
-            else [c]
-            for name, c in given.items()
-        }
-        given = pd.DataFrame({name: pd.Series(column) for name, column in columns.items()})
+        given = pd.DataFrame({name: pd.Series(_column(column, side)) for name, column in given.items()})
     if isinstance(given, pd.DataFrame):
         if "image" not in given and given.shape[1] != 1:
             raise ValueError(f"which column holds the images? Name it `image`; found {', '.join(map(str, given))}")
@@ -209,6 +203,12 @@ def _listed(given: Any, side: int) -> tuple[Any, Sequence[Any] | np.ndarray]:
             f"images are given as a list, a DataFrame, a Series or an array, not as {type(given).__name__}"
         )
     return None, given
+
+
+def _column(given: Any, side: int) -> list[Any]:
+    if isinstance(given, np.ndarray):
+        return list(_of_array(given, side))
+    return list(given) if isinstance(given, (list, tuple, pd.Series)) else [given]
 
 
 def _of_array(given: np.ndarray, side: int) -> Sequence[Any] | np.ndarray:

@@ -260,9 +260,9 @@ class Registry:
         mirrored = [entry for version, value in tags if (entry := entry_of(value, str(version)))]
         return sorted(mirrored, key=lambda entry: entry["time_ms"])
 
-    def has(self, version: str, name: str) -> bool:
-        """Say whether a version of a model is there."""
-        return any(str(v.version) == version for v in self._client.search_model_versions(f"name='{name}'"))
+    def runs(self, name: str) -> dict[str, str]:
+        """Return the run of each version of a model that is there, by the version's number."""
+        return {str(v.version): str(v.run_id) for v in self._client.search_model_versions(f"name='{name}'")}
 
     def tags_of_run(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""

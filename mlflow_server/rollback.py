@@ -1,5 +1,6 @@
 """Gives the alias `champion` back to the version that had it before."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_server import succession
@@ -25,13 +26,13 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     succession.settle(name, registry=registry, history=history)
     champion = registry.champion(name)
     there, gone = before(name, champion, registry=registry, history=history)
-    if champion is None and not there:
-        raise PromotionError(f"{name}: there is no champion to roll back")
     if not there:
+        if champion is None:
+            raise PromotionError(f"{name}: there is no champion to roll back")
         deleted = f" (deleted since: {', '.join(sorted(set(gone)))})" if gone else ""
         raise PromotionError(
-            f"{name}: no champion before version {champion.version if champion else ''} is on record and still "
-            f"there{deleted}; promote another"
+            f"{name}: no champion before version {champion.version} is on record and still there{deleted}; promote "
+            "another"
         )
     version = registry.find(f"models:/{name}/{there[-1]}")
     evidence = {"registered_model": name, "champion_before": champion.version if champion else None}
@@ -57,19 +58,22 @@ def before(name: str, champion: Version | None, *, registry: Registry, history: 
     Returns:
         Those that are still there, and those that were deleted since.
     """
-    told = succession.told(name, registry=registry, history=history)
-    line = _line([entry for entry in told if _of_now(entry, name, registry)], champion)
-    gone = [version for version in line if not registry.has(version, name)]
+    told, runs = succession.told(name, registry=registry, history=history), registry.runs(name)
+    line = _line([entry for entry in told if _of_now(entry, runs)], champion)
+    gone = [version for version in line if version not in runs]
     present = champion.version if champion else None
     return [version for version in line if version not in {*gone, present}], gone
 
 
-def _of_now(entry: dict[str, Any], name: str, registry: Registry) -> bool:
-    """Say whether an entry is of the version that bears its number now: a model made anew counts from 1 again."""
-    version = entry.get("version")
-    if not entry.get("run_id") or version is None or not registry.has(version, name):
-        return True
-    return registry.find(f"models:/{name}/{version}").run_id == str(entry["run_id"])
+def _of_now(entry: dict[str, Any], runs: Mapping[str, str]) -> bool:
+    """Say whether an entry is of the version that bears its number now: a model made anew counts from 1 again.
+
+    Args:
+        entry: of the history; not all say their run.
+        runs: of the versions that are there.
+    """
+    told = entry.get("run_id")
+    return not told or runs.get(str(entry.get("version")), told) == told
 
 
 def _line(entries: list[dict[str, Any]], champion: Version | None) -> list[str]:

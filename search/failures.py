@@ -58,8 +58,9 @@ def class_of(failure: BaseException) -> str:
     told: BaseException | None = failure
     while told is not None:
         said = str(told).lower()
-        found = [kind for words, kind in WORDS.items() if words in said]
-        if found := found or [NAMES[kind.__name__] for kind in type(told).__mro__ if kind.__name__ in NAMES]:
+        by_words = [kind for words, kind in WORDS.items() if words in said]
+        by_name = [NAMES[one.__name__] for one in type(told).__mro__ if one.__name__ in NAMES]
+        if found := by_words + by_name:
             return found[0]
         told = told.__cause__ or told.__context__
     return "bug"

@@ -5,8 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.curve_endings import Past, ended
 from search.pruning import ComparisonGroup, create_group
+from search.standings import Past, ended
 from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from search import pruners
-from search.curve_endings import Past
+from search.standings import Past
 from search.study_sections import Pruning
 from search.wording import counted
 from trainers.trial import TrialState

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainers import seeding
 from trainers.trial import TrialError
 
 
@@ -46,7 +47,7 @@ class MicroBatch:
             TrialError: kind "out_of_memory" if a single image does not fit.
         """
         statistics = _statistics(network) if self.guarded else []
-        generators = _generators(network)
+        generators = seeding.generators(next(network.parameters()).device)
         states = [generator.get_state() for generator in generators]
         while True:
             try:
@@ -72,11 +73,7 @@ class MicroBatch:
             enable(True)
             self.checkpointing = True
         else:
-            raise TrialError(
-                "out_of_memory",
-                "not even one image fits in this device's memory, with activations recomputed; "
-                f"use a smaller resolution or backbone, or more memory ({error})",
-            ) from error
+            raise _too_large(error, tried=", with activations recomputed") from error
 
 
 @dataclass(slots=True)
@@ -107,15 +104,19 @@ class Pieces:
                 return torch.cat([forward(*part) for part in parts])
             except torch.OutOfMemoryError as error:
                 if size == 1:
-                    raise TrialError(
-                        "out_of_memory",
-                        "not even one image fits in this device's memory; use a smaller resolution or backbone, or "
-                        f"more memory ({error})",
-                    ) from error
+                    raise _too_large(error) from error
             # Outside the except block: the error's traceback holds the failed attempt's tensors.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.size = -(-size // 2)
+
+
+def _too_large(error: torch.OutOfMemoryError, *, tried: str = "") -> TrialError:
+    return TrialError(
+        "out_of_memory",
+        f"not even one image fits in this device's memory{tried}; use a smaller resolution or backbone, or more memory "
+        f"({error})",
+    )
 
 
 def checkpointing_switch(network: nn.Module) -> Callable[[bool], None] | None:
@@ -130,14 +131,6 @@ def checkpointing_switch(network: nn.Module) -> Callable[[bool], None] | None:
 def has_batch_norm(network: nn.Module) -> bool:
     """Tell whether the micro-batch is seen by batch normalisation."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
-
-
-def _generators(network: nn.Module) -> list[torch.Generator]:
-    """Return the generators that a forward pass may draw from."""
-    device = next(network.parameters()).device
-    # Parameters say which GPU they are on.
-    own = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
-    return [torch.default_generator, *own]
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

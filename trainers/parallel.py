@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -90,21 +90,26 @@ class Ranks:
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
         ]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
-        pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad = torch.empty_like(parameter).copy_(piece.view(parameter.shape))
+        for parameter, total in zip(parameters, _summed(gradients), strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(total)
 
     def average_statistics(self, network: nn.Module) -> None:
         """Give every process the mean of the running statistics of batch normalisation."""
-        buffers = [buffer for buffer in batch_norm_buffers(network) if buffer.is_floating_point()]
-        if self.count == 1 or not buffers:
+        if self.count == 1:
             return
-        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
-        dist.all_reduce(flat)
-        for buffer, piece in zip(buffers, torch.split(flat / self.count, [b.numel() for b in buffers]), strict=True):
-            buffer.copy_(piece.view(buffer.shape))
+        buffers = [buffer for buffer in batch_norm_buffers(network) if buffer.is_floating_point()]
+        for buffer, total in zip(buffers, _summed(buffers), strict=True):
+            buffer.copy_(total / self.count)
+
+
+def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the sums of tensors over all processes, by one message."""
+    if not tensors:
+        return []
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for tensor, piece in zip(tensors, pieces, strict=True)]
 
 
 @contextmanager

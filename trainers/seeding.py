@@ -27,15 +27,20 @@ def draws_at(*place: int | str, device: torch.device | None = None) -> Iterator[
         device: whose generator is set as well as the CPU's.
     """
     # Not torch.manual_seed and fork_rng: they format a stack trace at every call, 1.5 ms in every step.
-    generators = [torch.default_generator]
-    if device is not None and device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
+    drawn_from = generators(device)
+    states = [generator.get_state() for generator in drawn_from]
     try:
-        for generator in generators:
+        for generator in drawn_from:
             generator.manual_seed(derive(*place))
         yield
     finally:
-        for generator, state in zip(generators, states, strict=True):
+        for generator, state in zip(drawn_from, states, strict=True):
             generator.set_state(state)
+
+
+def generators(device: torch.device | None) -> list[torch.Generator]:
+    """Return the generators that work on a device may draw from: the CPU's, and the GPU's own."""
+    if device is None or device.type != "cuda":
+        return [torch.default_generator]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.default_generator, torch.cuda.default_generators[index]]

@@ -25,8 +25,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners
-from search.curve_endings import Endings, Past, recurring_keys
+from search.curve_endings import Endings, recurring_keys
 from search.improvement import improvements
+from search.standings import Past
 
 LADDER = {1 / 8: 0.75, 1 / 4: 0.5, 3 / 8: 0.45, 1 / 2: 0.25, 3 / 4: 0.1}
 """Exponent by rung, a share of the epochs: of five trials 4, 3, 3, 2 and 2 go on, of twelve 7, 4, 4, 2 and 2. Where the
@@ -75,8 +76,8 @@ class Field:
         values: at the rung.
         places: 1 for the leader, by the expected end; in this order. Seeds share a place.
         ends: where each is expected to end, the mean over its seeds.
-        improvements: what each is expected to improve on those ahead of it; infinite where nothing says how sure the
-            ends are.
+        improvements: what each place is expected to improve on those ahead of it, from the leader on; infinite where
+            nothing says how sure the ends are.
         way: in which the ends were reckoned.
         quota: how many go on whatever their distance.
         margin: distance to the leader from where on the others stop.
@@ -87,7 +88,7 @@ class Field:
     values: Mapping[int, float]
     places: Mapping[int, int]
     ends: Mapping[int, float]
-    improvements: Mapping[int, float]
+    improvements: Sequence[float]
     way: str
     quota: int
     margin: float
@@ -98,7 +99,7 @@ class Field:
         """Say whether a trial stops, and why in one line."""
         leader, place = next(iter(self.places)), self.places[trial]
         gap = self.ends[leader] - self.ends[trial]
-        improvement = self.improvements[trial]
+        improvement = self.improvements[place - 1]
         too_far = gap > self.hopeless or (place > self.quota and gap >= self.margin)
         stops = place > 1 and (too_far or improvement < self.least)
         seeds = list(self.places.values()).count(place)
@@ -202,17 +203,16 @@ class CellRacePruner(optuna.pruners.BasePruner):
         doubts = {number: math.hypot(*(doubts[n] for n in same)) / len(same) for number, same in seeds.items()}
         values = {number: fmean(standings[n].value for n in same) for number, same in seeds.items()}
         ranked = sorted(ends, key=lambda number: (-ends[number], -values[number], min(seeds[number]), number))
-        order = list(dict.fromkeys(points[number] for number in ranked))
+        of_place = {points[number]: (ends[number], doubts[number]) for number in ranked}  # seeds share theirs
+        place = {point: number for number, point in enumerate(of_place, 1)}
         # It counts those that began, so that a rung's quota does not depend on which were stopped before.
         quota = max(1, math.ceil(len(set(points.values())) ** self._exponent_at[rung] - 1e-9))
         least = self._tolerance * (1 - rung / self._epochs)
-        of_point = {points[number]: (ends[number], doubts[number]) for number in ranked}
-        improved = dict(zip(order, improvements([of_point[p] for p in order], quota, least), strict=True))
         return Field(
             values={number: standings[number].value for number in ranked},
-            places={number: order.index(points[number]) + 1 for number in ranked},
+            places={number: place[points[number]] for number in ranked},
             ends=ends,
-            improvements={number: improved[points[number]] for number in ranked},
+            improvements=improvements(list(of_place.values()), quota, least),
             way=way,
             quota=quota,
             margin=margin,

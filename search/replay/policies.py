@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from search import pruners
-from search.curve_endings import Past
 from search.pruning import ComparisonGroup
 from search.replay.curves import Curve, Group, by_cost, longest
+from search.standings import Past
 from trainers.trial import TrialState
 
 

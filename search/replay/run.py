@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from search.curve_endings import Past, ended
 from search.errors import StudyError
 from search.replay import policies
 from search.replay.curves import Group, by_cost, longest
 from search.replay.policies import Policy
 from search.replay.scores import Score, score
+from search.standings import Past, ended
 
 OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {}}
 FIRST_SHARES = (0.05, 0.1, 0.2)

@@ -7,11 +7,12 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import improvement
-from search.curve_endings import Endings, Past, ended
+from search.curve_endings import Endings
 from search.pruners import cell_race
 from search.pruners.cell_race import CellRacePruner
 from search.replay import curves, policies, run
 from search.replay.curves import Curve
+from search.standings import Past, ended
 
 EARLY_BIRD = {0.25: 0.8, 1.0: 0.8}
 LATE_RISER = {0.25: 0.7, 1.0: 0.9}

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +15,21 @@ from trainers.train import train
 from trainers.trial import EpochMetrics, Operation, TrialConfig
 
 
+def small(backbone: str, **recipe: Any) -> TrialConfig:
+    """A trial of 27 images and two epochs."""
+    return TrialConfig(
+        dataset=DatasetConfig(name="phantom", source="phantom", options={"patients": 20, "size": 64}),
+        initialization="random",
+        backbone=backbone,
+        resolution=64,
+        recipe=Recipe(epochs=2, learning_rate=1e-2, optimizer="sgd", **recipe),
+    )
+
+
 @pytest.mark.slow
 def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
     """No batch norm, no dropout: the same global batch gives the same weights to rounding."""
-    config = TrialConfig(
-        dataset=DatasetConfig(name="phantom", source="phantom", options={"patients": 20, "size": 64}),
-        initialization="random",
-        backbone="test_convnext2",
-        resolution=64,
-        recipe=Recipe(epochs=2, batch_size=7, learning_rate=1e-2, optimizer="sgd"),  # 7: uneven shares
-    )
+    config = small("test_convnext2", batch_size=7)  # uneven shares
     told: dict[int, list[EpochMetrics]] = {1: [], 2: []}
     networks = {}
     for processes, events in told.items():
@@ -45,13 +51,7 @@ def test_one_and_two_processes_train_the_same_network(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_batch_norm_sees_shares_and_every_process_keeps_the_same_statistics(tmp_path: Path) -> None:
     """Of 27 images the third batch has one, which both processes take whole."""
-    config = TrialConfig(
-        dataset=DatasetConfig(name="phantom", source="phantom", options={"patients": 20, "size": 64}),
-        initialization="random",
-        backbone="test_efficientnet",
-        resolution=64,
-        recipe=Recipe(epochs=2, batch_size=13, learning_rate=1e-2, optimizer="sgd", ema=0.9),
-    )
+    config = small("test_efficientnet", batch_size=13, ema=0.9)
     told: list[list[EpochMetrics]] = [[], []]
     kept = []
     for number, events in enumerate(told):
