@@ -121,11 +121,18 @@ class Dispatcher:
             if "result" in end:
                 self._schedule.ended(trial, TrialResult.model_validate_json(end["result"]))
             elif "failure" in end:
-                log = str(end.get("log", "")).splitlines()
-                self._schedule.failed(trial, end["failure_kind"], end["failure"], log)
+                self._failed(trial, end)
             else:
                 self._schedule.released(trial)
             self._after_trial(trial)
+
+    def _failed(self, trial: str, end: Message) -> None:
+        kind, reason = end["failure_kind"], end["failure"]
+        policy = failures.POLICIES[kind]
+        if policy.retries == 0 or policy.stops_study:
+            self._schedule.failed(trial, kind, reason, str(end.get("log", "")).splitlines())
+        else:
+            self._schedule.interrupted(trial, kind, reason)
 
     def lost(self, tune_trial: str, said: str) -> None:
         """Take in that a trial's process went away, and what Ray said of it."""

@@ -49,8 +49,8 @@ WORDS = {
     "can't allocate memory": "host_memory",
 }
 """Of the system and of torch on the host, which libraries pass on in exceptions of their own."""
-NAMES = {"OutOfMemoryError": "out_of_memory", "MemoryError": "host_memory"}
-"""Of exceptions: torch's, by its name (nothing here imports torch), and Python's."""
+NAMES = {"OutOfMemoryError": "out_of_memory", "MemoryError": "host_memory", "LostProcessError": "process_died"}
+"""Of exceptions, by name, since nothing here imports torch: torch's, Python's and that of `trainers.parallel`."""
 
 
 def class_of(failure: BaseException) -> str:

@@ -85,8 +85,10 @@ def _join(_: argparse.Namespace) -> None:
 
     message = json.load(sys.stdin)
     operation = Operation.model_validate(message["operation"])
-    ranks = parallel.join(parallel.Ranks(message["rank"], operation.processes), operation, message["meeting"])
-    try:
-        join_trial(TrialConfig.model_validate(message["config"]), operation, message["until_epoch"], ranks=ranks)
-    finally:
-        parallel.leave()
+    rank, meeting = message["rank"], message["meeting"]
+    with parallel.telling(rank, meeting):
+        ranks = parallel.join(parallel.Ranks(rank, operation.processes), operation, meeting)
+        try:
+            join_trial(TrialConfig.model_validate(message["config"]), operation, message["until_epoch"], ranks=ranks)
+        finally:
+            parallel.leave()

@@ -7,6 +7,8 @@ their own (SyncBatchNorm) would wait for ever where one process has fewer micro-
 ordinary case and costs nothing.
 
 The calling process is rank 0: it alone writes checkpoints and reports. The others are started here and end with it.
+One that fails leaves its reason in the folder where they met, and rank 0 raises it as its own: a lost connection says
+nothing of what was wrong.
 """
 
 import json
@@ -14,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +30,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainers.micro_batch import batch_norm_buffers
-from trainers.trial import Operation, TrialConfig
+from trainers.trial import Operation, TrialConfig, TrialError
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(minutes=20)  # how long the others wait for rank 0 to validate or to write a checkpoint
+SECONDS_TO_END = 10.0
+"""A lost connection is seen a moment before the process behind it has ended."""
+
+Others = dict[int, "subprocess.Popen[str]"]
+"""The other processes of a trial, by rank."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the trial is gone and left no reason: a signal, or a host without memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +137,18 @@ def together(config: TrialConfig, operation: Operation, until_epoch: int | None)
         yield Ranks()
         return
     with tempfile.TemporaryDirectory() as meeting:
-        others = [_start(config, operation, until_epoch, (rank, meeting)) for rank in range(1, operation.processes)]
+        ranks = range(1, operation.processes)
+        others = {rank: _start(config, operation, until_epoch, (rank, meeting)) for rank in ranks}
         try:
+            _await_arrival(others, Path(meeting))
             yield join(Ranks(0, operation.processes), operation, meeting)
+        except RuntimeError as failure:
+            if (reason := _reason(others, Path(meeting))) is not None:
+                raise reason from failure
+            raise
         finally:
             leave()
-            for other in others:
+            for other in others.values():
                 _end(other)
 
 
@@ -139,6 +157,7 @@ def join(ranks: Ranks, operation: Operation, meeting: str) -> Ranks:
     cuda = operation.device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(ranks.rank)
+    _arrived(Path(meeting), ranks.rank).touch()
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         init_method=f"file://{meeting}/ranks",
@@ -149,10 +168,63 @@ def join(ranks: Ranks, operation: Operation, meeting: str) -> Ranks:
     return ranks
 
 
+@contextmanager
+def telling(rank: int, meeting: str) -> Iterator[None]:
+    """Leave the reason of a failure, other than in rank 0, where rank 0 looks for it."""
+    try:
+        yield
+    except Exception as failure:
+        kind = failure.kind if isinstance(failure, TrialError) else None
+        told = str(failure) if kind else f"process {rank}: {type(failure).__name__}: {failure}"
+        # Whoever fails after rank 0 has left finds the folder gone.
+        if Path(meeting).is_dir():
+            _told(Path(meeting), rank).write_text(json.dumps({"kind": kind, "message": told}))
+        raise
+
+
 def leave() -> None:
     """Leave the processes' group, if in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _arrived(meeting: Path, rank: int) -> Path:
+    return meeting / f"arrived-{rank}"
+
+
+def _told(meeting: Path, rank: int) -> Path:
+    return meeting / f"failure-{rank}.json"
+
+
+def _await_arrival(others: Others, meeting: Path) -> None:
+    """Wait until all are about to join; whoever joins without them waits as long as the group's patience is.
+
+    Raises:
+        LostProcessError: one ended before; `_reason` knows whether it said why.
+    """
+    while not all(_arrived(meeting, rank).exists() for rank in others):
+        if any(other.poll() is not None for other in others.values()):
+            raise LostProcessError("another process of the trial ended before it joined")
+        time.sleep(0.05)
+
+
+def _reason(others: Others, meeting: Path) -> Exception | None:
+    """Return why another process failed; None where none did.
+
+    What one knows of the trial comes first, then that one died in silence: the rest fail because of it.
+    """
+    until = time.monotonic() + SECONDS_TO_END
+    while all(other.poll() is None for other in others.values()) and time.monotonic() < until:
+        time.sleep(0.05)
+    ended = {rank: other.returncode for rank, other in others.items() if other.poll()}
+    told = {rank: json.loads(_told(meeting, rank).read_text()) for rank in ended if _told(meeting, rank).exists()}
+    for failure in told.values():
+        if failure["kind"] is not None:
+            return TrialError(failure["kind"], failure["message"])
+    for rank, code in ended.items():
+        if rank not in told:
+            return LostProcessError(f"process {rank} of {len(others) + 1} ended with exit code {code}")
+    return next((RuntimeError(failure["message"]) for failure in told.values()), None)
 
 
 def _start(

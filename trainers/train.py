@@ -50,7 +50,9 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
         attempt = prepare_attempt(config, operation, open_material(config, operation, place), place=place, ranks=ranks)
         result = attempt.run(report, until_epoch)
         if place.cuda and attempt.training.micro_batch.size is not None:
-            memory_model.remember(operation.cache, memory_key(config, place), attempt.training.micro_batch.size)
+            memory_model.remember(
+                operation.cache, memory_key(config, operation, place), attempt.training.micro_batch.size
+            )
         return result
 
 
@@ -114,12 +116,13 @@ def prepare_attempt(
     return attempt
 
 
-def memory_key(config: TrialConfig, place: assembly.Place) -> str:
-    """Return what decides about memory: what is built, how it is trained, on which GPU."""
+def memory_key(config: TrialConfig, operation: Operation, place: assembly.Place) -> str:
+    """Return what decides about memory: what is built, how it is trained, by how many processes, on which GPU."""
     name = torch.cuda.get_device_name(place.device) if place.cuda else place.device.type
     plan = assembly.plan_network(config)
     built = f"{plan.architecture}|{plan.input_size}|{config.adaptation}|{config.recipe.precision}"
-    return f"{built}|{config.recipe.batch_size}|{name}"  # what a smaller batch needs says nothing of a larger one
+    # What a smaller batch, or a smaller share of one, needs says nothing of a larger one.
+    return f"{built}|{config.recipe.batch_size}/{operation.processes}|{name}"
 
 
 def _micro_batch(
@@ -128,7 +131,7 @@ def _micro_batch(
     """Return the images to try at once: as told, as remembered, or as the memory model guesses; None: all (CPU)."""
     if operation.micro_batch is not None or not place.cuda:
         return operation.micro_batch
-    known = memory_model.recall(operation.cache, memory_key(config, place))
+    known = memory_model.recall(operation.cache, memory_key(config, operation, place))
     if known is not None:
         return known
     image, _, _ = next(iter(material.partition("val")))

@@ -22,7 +22,7 @@ class Cluster:
             Entry(trial, trial, trial, {"x": 1.0}, 1, cost=1000.0 - rank, slot=slot)
             for rank, (trial, slot) in enumerate(slots.items())
         ]
-        state = StudyState.of(opening(entries))
+        self.state = state = StudyState.of(opening(entries))
 
         def record(*events):
             for event in events:
@@ -71,3 +71,15 @@ def test_on_a_node_of_its_own_nobody_goes_ahead_of_one_that_waits():
 def test_a_slot_that_no_node_alive_could_hold_holds_up_nobody():
     cluster = Cluster([V100], {"big": ON_A100, "small": ANY})
     assert cluster.give(2) == ["small", None]
+
+
+@pytest.mark.parametrize(("kind", "again"), [("host_memory", True), ("process_died", True), ("bug", False)])
+def test_a_failure_that_a_trial_tells_is_tried_again_as_its_policy_says(kind, again):
+    cluster = Cluster([V100], {"small": ANY})
+    for attempt in range(1, 5 if again else 2):
+        assert cluster.give(1) == ["small"]
+        cluster.dispatcher.told(str(attempt), {"failure": "why", "failure_kind": kind, "log": ""}, dict)
+        cluster.dispatcher.left(str(attempt))
+    reason = f"{kind}: 4 times, the last: why" if again else f"{kind}: why"
+    assert cluster.state.trials["small"].reason == reason
+    assert cluster.dispatcher.over

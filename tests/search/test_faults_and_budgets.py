@@ -10,6 +10,7 @@ from search.errors import StudyError
 from search.study_sections import Budget, Pruning
 from search.study_state import OVER_BUDGET
 from tests.search.recorded import Search
+from trainers.parallel import LostProcessError
 
 NONE = Pruning(pruner="none")
 FLAT = [0.5] * 4
@@ -83,6 +84,7 @@ def test_a_full_disk_stops_the_study_and_the_next_run_goes_on():
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (MemoryError(), "host_memory"),
+        (LostProcessError("process 1 of 2 ended with exit code -9"), "process_died"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "host_memory"),
         (OSError(errno.EIO, "Input/output error"), "bug"),

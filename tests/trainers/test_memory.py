@@ -8,7 +8,7 @@ from torch import nn
 from trainers import assembly, memory_model
 from trainers.quota import Ended, enforce
 from trainers.train import memory_key
-from trainers.trial import TrialConfig
+from trainers.trial import Operation, TrialConfig
 
 
 def test_what_autograd_keeps_is_counted_without_parameters() -> None:
@@ -33,11 +33,14 @@ def test_what_fitted_is_remembered(tmp_path: Path) -> None:
     assert memory_model.recall(tmp_path, "vit|224|gpu") == 8
 
 
-def test_what_a_small_batch_needed_says_nothing_of_a_large_one(trial: Callable[..., TrialConfig]) -> None:
+def test_what_a_small_batch_or_share_needed_says_nothing_of_a_large_one(
+    trial: Callable[..., TrialConfig], operation: Callable[..., Operation]
+) -> None:
     place = assembly.Place(torch.device("cpu"))
-    keys = {memory_key(trial(recipe={"batch_size": size}), place) for size in (8, 64)}
+    keys = {memory_key(trial(recipe={"batch_size": size}), operation(), place) for size in (8, 64)}
     assert len(keys) == 2
-    assert memory_key(trial(seed=5), place) in keys
+    assert memory_key(trial(seed=5), operation(), place) in keys
+    assert memory_key(trial(), operation(processes=2), place) not in keys
 
 
 def test_a_quota_takes_resume_state_first_then_weights_nobody_needs(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 from datasets.dataset_config import DatasetConfig
-from trainers import checkpoint
-from trainers.parallel import Ranks
+from trainers import checkpoint, parallel
+from trainers.parallel import LostProcessError, Ranks
 from trainers.recipes import Recipe
 from trainers.train import train
-from trainers.trial import EpochMetrics, Operation, TrialConfig
+from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError
 
 
 def small(backbone: str, **recipe: Any) -> TrialConfig:
@@ -99,3 +100,60 @@ def _mean_of_two(place: tuple[int, Path]) -> list[float]:
         cwd=Path(__file__).parents[2],
     )
     return [float(word) for word in found.stdout.split()]
+
+
+def ends_itself(how: str) -> Callable[..., Any]:
+    """Return what starts another process of a trial that fails in some way."""
+
+    def start(_: Any, operation: Operation, __: Any, place: tuple[int, str]) -> "subprocess.Popen[str]":
+        code = (
+            "import os, sys; from trainers import parallel; from trainers.trial import Operation, TrialError\n"
+            "rank, folder = int(sys.argv[1]), sys.argv[2]\n"
+            "operation = Operation(data_root=folder, cache=folder, trial_folder=folder, processes=2, device='cpu')\n"
+            "join = lambda: parallel.join(parallel.Ranks(rank, 2), operation, folder)\n"
+            f"with parallel.telling(rank, folder):\n{how}"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(place[0]), place[1]], text=True, cwd=Path(__file__).parents[2]
+        )
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("    raise TrialError('data', 'no image 7')", TrialError("data", "no image 7")),
+        (
+            "    join(); raise TrialError('out_of_memory', 'not one image')",
+            TrialError("out_of_memory", "not one image"),
+        ),
+        ("    os.kill(os.getpid(), 9)", LostProcessError("process 1 of 2 ended with exit code -9")),
+        ("    join(); os.kill(os.getpid(), 9)", LostProcessError("process 1 of 2 ended with exit code -9")),
+        ("    join(); {}['a']", RuntimeError("process 1: KeyError: 'a'")),
+    ],
+)
+def test_why_another_process_failed_is_told_at_once(
+    how: str, expected: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(parallel, "_start", ends_itself(how))
+    operation = Operation(data_root=tmp_path, cache=tmp_path, trial_folder=tmp_path, processes=2, device="cpu")
+    with (
+        pytest.raises(type(expected)) as raised,
+        parallel.together(small("a"), operation, None) as ranks,
+    ):
+        while True:
+            ranks.total(torch.ones(1))
+    assert type(raised.value) is type(expected)
+    assert raised.value.args == expected.args
+
+
+def test_a_failure_of_its_own_is_not_taken_for_anothers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parallel, "_start", ends_itself("    join(); sys.stdin.read()"))
+    monkeypatch.setattr(parallel, "SECONDS_TO_END", 0.1)
+    operation = Operation(data_root=tmp_path, cache=tmp_path, trial_folder=tmp_path, processes=2, device="cpu")
+    for own in (TrialError("non_finite", "own"), RuntimeError("own")):
+        with pytest.raises(type(own), match="own") as raised, parallel.together(small("a"), operation, None):
+            raise own
+        assert raised.value is own
+        assert raised.value.__cause__ is None
