@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 UncertainPolicy = Literal["zeros", "ones", "ignore", "soft"]
 
+QUESTION = ("labels", "uncertain", "validation_fraction", "partition_seed")
+"""Settings under which the same images are other cases or carry other labels: values do not compare across them."""
+
 
 class DatasetConfig(BaseModel):
     """Everything that decides which labels and pixels a trial sees.
@@ -34,3 +37,8 @@ class DatasetConfig(BaseModel):
         0.01, ge=0, le=1, description="largest share of unreadable images before the study is stopped"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the source's own settings")
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What networks are asked: all that decides by which cases and labels they are chosen and measured."""
+        return self.model_dump(include={"name", "source", "options", *QUESTION})

@@ -73,9 +73,9 @@ class History:
         """Write down durably what is about to happen, so that it can be put on record after a crash.
 
         Returns:
-            What `intended` gives until `forget`: action, evidence, and an `intent` that names it.
+            What `intended` gives until `forget`: action, evidence, time_ms, and an `intent` that names it.
         """
-        intent = {"action": action, "evidence": _plain(evidence), "intent": secrets.token_hex(8)}
+        intent = {"action": action, "evidence": _plain(evidence), "intent": secrets.token_hex(8), "time_ms": _now_ms()}
         with replacing(self._intent) as aside:
             aside.write_text(json.dumps(intent))
         return intent
@@ -89,20 +89,25 @@ class History:
         return intent
 
     def record(self, intent: Entry) -> Entry:
-        """Append, unless that was done, that what was intended has happened; returns the entry."""
+        """Append, unless that was done, that what was intended has happened, and when; returns the entry."""
         told = [entry for entry in self.read() if entry.get("intent") == intent["intent"]]
-        return told[0] if told else self.append(intent["action"], {**intent["evidence"], "intent": intent["intent"]})
+        if told:
+            return told[0]
+        return self.append(
+            intent["action"], {**intent["evidence"], "intent": intent["intent"]}, time_ms=intent.get("time_ms")
+        )
 
     def forget(self) -> None:
         """Drop what was intended: it has not happened, or is on record."""
         self._intent.unlink(missing_ok=True)
 
-    def append(self, action: str, evidence: Mapping[str, Any]) -> Entry:
+    def append(self, action: str, evidence: Mapping[str, Any], *, time_ms: int | None = None) -> Entry:
         """Write an entry durably.
 
         Args:
             action: promoted, refused or rolled_back.
             evidence: what it rests on, as JSON.
+            time_ms: when it happened, since 1970; None: now.
 
         Returns:
             The entry with action, time_ms, who, origin, previous and hash.
@@ -116,7 +121,7 @@ class History:
             entry: Entry = {
                 **_plain(evidence),
                 "action": action,
-                "time_ms": time.time_ns() // 1_000_000,
+                "time_ms": _now_ms() if time_ms is None else time_ms,
                 "who": who(),
                 "origin": self.origin(),
                 "previous": entries[-1]["hash"] if entries else START,
@@ -173,6 +178,10 @@ def who() -> str:
     except (KeyError, OSError):
         local = f"uid {os.getuid()}"
     return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or local}@{socket.gethostname()}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _plain(evidence: Mapping[str, Any]) -> Entry:

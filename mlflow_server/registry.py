@@ -186,7 +186,10 @@ class Registry:
             self._client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def challenge(self, version: Version) -> None:
-        """Give a version the alias `challenger`."""
+        """Give a version the alias `challenger`, unless it is champion."""
+        champion = self.champion(version.name)
+        if champion is not None and champion.version == version.version:
+            return
         self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
     @contextmanager

@@ -41,6 +41,7 @@ def crown(
     """
     with history.alone():
         _settle(version.name, registry, history)
+        history.read()  # a ledger that cannot be read refuses this before the alias moves
         intent = history.intend(action, {**evidence, "version": version.version})
         try:
             registry.crown(version, instead_of=instead_of, note=intent["intent"])
@@ -96,12 +97,23 @@ def _settle(name: str, registry: Registry, history: History) -> Entry | None:
     if intent is None:
         return None
     registry.release(name, intent["intent"])
-    champion = registry.champion(name)
-    if champion is None or champion.version != intent["evidence"]["version"]:
+    number = intent["evidence"]["version"]
+    if number not in registry.runs(name) or not _has_happened(name, number, intent, registry):
         history.forget()
         return None
-    registry.no_challenger(champion)
-    return _record(champion, intent, registry, history)
+    version = registry.find(f"models:/{name}/{number}")
+    registry.no_challenger(version)
+    return _record(version, intent, registry, history)
+
+
+def _has_happened(name: str, number: str, intent: Entry, registry: Registry) -> bool:
+    """Say whether a version became champion: it is, or somebody with another storage folder has replaced it since."""
+    champion = registry.champion(name)
+    if champion is not None and champion.version == number:
+        return True
+    since = intent.get("time_ms", float("inf"))
+    later = [entry for entry in registry.remembered(name) if entry["time_ms"] >= since]
+    return any(entry.get("champion_before") == number for entry in later)
 
 
 def _record(champion: Version, intent: Entry, registry: Registry, history: History) -> Entry:

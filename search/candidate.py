@@ -2,11 +2,12 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets.dataset_config import DatasetConfig
 from search import data_roots, delivery, ledger, provenance, sampling, selection
 from search.errors import StudyError
 from search.identity import identified
@@ -181,7 +182,7 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
     """Return the cell winner with the best validation value, among those that were measured on the test partition.
 
     Raises:
-        StudyError: none was, or the cells are of several data sets, whose values cannot be compared.
+        StudyError: none was, or the cells are of several data sets or label sets, whose values cannot be compared.
     """
     if not state.datasets:
         raise StudyError(f"study {study.name} was not run in this storage; run it first, or give another --storage")
@@ -197,13 +198,23 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
             f"study {study.name} is not finished: {done} of {len(wanted.trials)} trials are done, {len(measured)} of "
             f"{len(chosen)} winners measured; `python -m search run` it to its end first"
         )
-    if len({trials[winner.trial].config.dataset.name for winner in chosen}) > 1:
+    _check_one_question(study, [trials[winner.trial].config.dataset for winner in chosen])
+    sign = state.declaration.sign
+    return max(chosen, key=lambda winner: sign * winner.value)
+
+
+def _check_one_question(study: StudyConfig, asked: Sequence[DatasetConfig]) -> None:
+    if len({dataset.name for dataset in asked}) > 1:
         raise StudyError(
             f"study {study.name} has winners on several data sets; a promotion compares models on one. Promote from a "
             "study of one data set"
         )
-    sign = state.declaration.sign
-    return max(chosen, key=lambda winner: sign * winner.value)
+    first, *others = (dataset.question for dataset in asked)
+    if differing := sorted({name for other in others for name in first if other[name] != first[name]}):
+        raise StudyError(
+            f"study {study.name} has winners that differ in {', '.join(differing)}: chosen by other labels or "
+            "patients, they cannot be ranked. Promote from a study with one value of each"
+        )
 
 
 def _test_scores(content: bytes) -> Any:

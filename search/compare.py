@@ -97,7 +97,7 @@ def _compared(first: Measured, second: Measured, question: Question) -> dict[str
         found = comparison.compare(*scores, metric=metric, bootstrap=bootstrap)
     except ValueError as problem:
         raise StudyError(f"{first.name} and {second.name} cannot be compared: {problem}") from None
-    values = [_values(side, metric, RANKING[metric]) for side in scores]
+    values = [_values(side.aligned(scores[0]), metric, RANKING[metric]) for side in scores]
     rows = [
         {"pathology": row["pathology"], "first": own, "second": other, **_plain(row)}
         for row, own, other in zip(found.table().to_dict(orient="records"), *values, strict=True)
@@ -183,6 +183,7 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     found = [entry for entry in known if reference in (*entry[:3], f"{entry[3].study}/{entry[0]}")]
     if not found and len(reference) >= SHORTEST_PREFIX:
         found = [entry for entry in known if entry[0].startswith(reference)]
+    found = list({(entry[3].study, entry[0]): entry for entry in found}.values())  # a new axis gives cells new names
     if len(found) == 1:
         trial, name, _, folder, state = found[0]
         scores = folder.winner(trial) / "scores.parquet"

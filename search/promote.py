@@ -59,12 +59,14 @@ def promote(
         _settle(chosen, registry, history)
     champion = registry.champion(chosen.name)
     if champion is not None and champion.run_id == chosen.run_id:
+        if not dry_run:
+            registry.no_challenger(champion)
         return _already(chosen, champion, dry_run=dry_run)
     if champion is None:
         _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
     package = chosen.package(weights)
-    with _packaged(chosen, package, registry, uri=uri, dry_run=dry_run) as (source, version):
+    with _packaged(chosen, package, registry, None if dry_run else history, uri=uri) as (source, version):
         original = chosen.original(challenger, roots or {})
         checks = reload.checks(source, original, uri=uri, tolerance=study.promotion.reproduction)
     rival = chosen.rival(registry, champion, history) if champion else None
@@ -111,13 +113,21 @@ def _policy(chosen: Candidate) -> Any:
 
 @contextmanager
 def _packaged(
-    chosen: Candidate, package: "Package", registry: "Registry", *, uri: str, dry_run: bool
+    chosen: Candidate, package: "Package", registry: "Registry", history: "History | None", *, uri: str
 ) -> "Iterator[tuple[str, Version | None]]":
-    """Package the network: as a registered version with the alias `challenger`, or, dry, in a passing folder."""
+    """Package the network: as a registered version with the alias `challenger`, or in a passing folder for a dry run.
+
+    Args:
+        chosen: what is packaged.
+        package: of it.
+        registry: where it is registered.
+        history: of the registered model; None: a dry run.
+        uri: of the tracking server.
+    """
     from mlflow_server import packaging
     from mlflow_server.registry import SCORES_HASH
 
-    if dry_run:
+    if history is None:
         with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
             packaging.save_model(package, Path(place) / "model")
             yield str(Path(place) / "model"), None
@@ -129,7 +139,8 @@ def _packaged(
         tags[SCORES_HASH] = chosen.scores_sha256
         tags |= {f"{SCORES_HASH}.{name}": sha256 for name, sha256 in chosen.external_sha256.items()}
         card = package.card().description()
-        version = registry.register(chosen.name, source=source, run_id=chosen.run_id, tags=tags, description=card)
+        with history.alone():  # two at once would find no version both, and register the run twice
+            version = registry.register(chosen.name, source=source, run_id=chosen.run_id, tags=tags, description=card)
     registry.challenge(version)
     yield f"models:/{version.name}/{version.version}", version
 

@@ -51,6 +51,11 @@ def datasets(found: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(cell["axes"]["dataset"] for cell in found["cells"]))
 
 
+def data_name(told: dict[str, Any]) -> str:
+    """Return what data or a baseline are called: a data set that is read in several ways, with what differs."""
+    return str(told.get("name") or told["dataset"])  # reports of earlier versions have no names
+
+
 def cells_of(found: dict[str, Any], dataset: str) -> list[dict[str, Any]]:
     """Return the cells of one data set."""
     return [cell for cell in found["cells"] if cell["axes"]["dataset"] == dataset]

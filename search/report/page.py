@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from search.report import tables, words
 from search.report.figures.canvas import Picture
-from search.report.layout import cells_of, datasets, varies
+from search.report.layout import cells_of, data_name, datasets, varies
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SECTIONS = ("results", "targets", "differences", "hyperparameters", "cost", "curves", "subgroups")
@@ -82,4 +82,4 @@ def _uri(picture: Picture) -> str:
 
 def _provenance(found: dict[str, Any]) -> dict[str, str]:
     facts = {"code (commit)": found["provenance"]["version"], **found["provenance"]["libraries"]}
-    return facts | {f"data: {data['dataset']}": data["fingerprint"] for data in found["data"]}
+    return facts | {f"data: {data_name(data)}": data["fingerprint"] for data in found["data"]}

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datasets.dataset_config import QUESTION, DatasetConfig
 from search import provenance, selection
-from search.grid import Grid, Trial
+from search.grid import Grid, Trial, readable
 from search.identity import identified, key_of
 from search.live_regret import live_regret
 from search.report import differences
@@ -38,7 +39,7 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
     states = Counter(trial.outcome for trial in progress)
     states["UNFINISHED"] += len(wanted.trials) - len(trials)
     declaration = state.declaration
-    keys = [key for key in map(key_of, wanted.datasets) if key in state.datasets]
+    datasets = {key: dataset for dataset in wanted.datasets if (key := key_of(dataset)) in state.datasets}
     return {
         "study": study.name,
         "primary_metric": declaration.primary_metric,
@@ -58,8 +59,8 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
         "cells": [_cell(winner, trials[winner.trial], state) for winner in chosen],
         "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
         "trials": [_trial(trial, state.trials[name], declaration.primary_metric) for name, trial in trials.items()],
-        "data": [_data(state.datasets[key]) for key in keys],
-        "baselines": _baselines(state, keys),
+        "data": [_data(state.datasets[key], name) for key, name in _names(datasets, tuple(DatasetConfig.model_fields))],
+        "baselines": _baselines(state, _names(datasets, QUESTION)),
         "provenance": {
             "version": provenance.code_version(),
             "libraries": provenance.library_versions(),
@@ -120,17 +121,29 @@ def _trial(trial: Trial, progress: TrialProgress, metric: str) -> dict[str, Any]
     }
 
 
-def _data(event: dict[str, Any]) -> dict[str, Any]:
+def _names(datasets: Mapping[str, DatasetConfig], fields: Sequence[str]) -> list[tuple[str, str]]:
+    """Return keys and names: of a data set that is read in several ways, with those of the fields that differ."""
+    named = []
+    for key, dataset in datasets.items():
+        others = [other for other in datasets.values() if other.name == dataset.name]
+        differing = [field for field in fields if any(getattr(o, field) != getattr(dataset, field) for o in others)]
+        settings = ", ".join(f"{field}={readable(getattr(dataset, field))}" for field in differing)
+        named.append((key, f"{dataset.name} ({settings})" if settings else dataset.name))
+    return named
+
+
+def _data(event: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: event[key] for key in ("dataset", "fingerprint", "images", "validation")} | {
+        "name": name,
         "quarantined": len(event["quarantined"]),
         "reasons": dict(Counter(event["quarantined"].values())),
     }
 
 
-def _baselines(state: StudyState, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The metadata-only baseline of each data configuration."""
+def _baselines(state: StudyState, named: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The metadata-only baseline of each data configuration; those that ask the same have the same name."""
     return [
-        {"dataset": state.datasets[key]["dataset"], "rows": state.baselines[key]["rows"]}
-        for key in keys
+        {"dataset": state.datasets[key]["dataset"], "name": name, "rows": state.baselines[key]["rows"]}
+        for key, name in named
         if key in state.baselines
     ]

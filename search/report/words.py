@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from datasets.dataset_config import QUESTION
+from search.grid import readable
 from search.report import differences
-from search.report.layout import MACRO, cells_of, datasets, primary, rows_of, short_name, spoken
+from search.report.layout import MACRO, cells_of, data_name, datasets, primary, rows_of, short_name, spoken, varies
 from search.study_state import OVER_BUDGET, point_of
 from search.wording import counted
 
@@ -23,7 +25,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     for data in found["data"]:
         images = data["images"]
         told.append(
-            f"{data['dataset']}: {images['train']} training, {images['val']} validation and {images['test']} "
+            f"{data_name(data)}: {images['train']} training, {images['val']} validation and {images['test']} "
             f"test images ({data['validation']}); {data['quarantined']} quarantined."
         )
     told.append(
@@ -99,22 +101,29 @@ def _pruning(told: dict[str, Any]) -> list[str]:
 
 
 def _best(found: dict[str, Any]) -> list[str]:
-    told = []
+    measured: dict[str, list[tuple[float, dict[str, Any], dict[str, Any]]]] = {}
     for dataset in datasets(found):
-        measured = [
-            (row["value"], cell, row)
-            for cell in cells_of(found, dataset)
-            if (row := rows_of(found, cell).get(MACRO)) and row["value"] is not None
-        ]
-        if measured:
-            choose = max if found["direction"] == "maximize" else min
-            value, cell, row = choose(measured, key=lambda one: one[0])
-            name = short_name(found, cell, without=("dataset",)) or cell["cell"]
-            bounds = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
-            end = "highest" if choose is max else "lowest"
-            which = "the only cell" if len(measured) == 1 else f"the {end} of {len(measured)} cells"
-            told.append(f"{dataset}: {which} is {name}, {value:.3f}{bounds}.")
+        for cell in cells_of(found, dataset):
+            if (row := rows_of(found, cell).get(MACRO)) and row["value"] is not None:
+                measured.setdefault(_question(found, cell), []).append((row["value"], cell, row))
+    told = []
+    for question, cells in measured.items():
+        choose = max if found["direction"] == "maximize" else min
+        value, cell, row = choose(cells, key=lambda one: one[0])
+        name = short_name(found, cell, without=("dataset", *QUESTION)) or cell["cell"]
+        bounds = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
+        end = "highest" if choose is max else "lowest"
+        which = "the only cell" if len(cells) == 1 else f"the {end} of {len(cells)} cells"
+        told.append(f"{question}: {which} is {name}, {value:.3f}{bounds}.")
     return told
+
+
+def _question(found: dict[str, Any], cell: dict[str, Any]) -> str:
+    """Name what a cell was asked: its data set, and labels and patients where these are compared."""
+    asked = [
+        f"{axis}={readable(cell['axes'][axis])}" for axis in QUESTION if axis in cell["axes"] and varies(found, axis)
+    ]
+    return str(cell["axes"]["dataset"]) + (f" ({', '.join(asked)})" if asked else "")
 
 
 def _effect(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:

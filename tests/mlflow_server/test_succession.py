@@ -120,6 +120,47 @@ def test_an_interrupted_change_is_completed_by_the_next_one(storage):
     ]
 
 
+def test_a_killed_promotion_that_another_storage_folder_overtook_is_on_record(storage, tmp_path):
+    process = FORK.Process(target=promote_and_die, args=(storage, "client", "set_registered_model_alias", True))
+    process.start()
+    process.join(60)
+    registry, history = opened(storage)
+    elsewhere = History(tmp_path / "elsewhere", "m")
+    registry.unlock("m")  # as the other folder's owner was told to
+    crown("3", "2", registry, elsewhere)
+    assert succession.settle("m", registry=registry, history=history)["version"] == "2"
+    told = [entry["version"] for entry in succession.told("m", registry=registry, history=history)]
+    assert told == ["1", "2", "3"]
+    assert roll_back("m", registry=registry, history=history)["version"] == "2"
+    assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_a_killed_promotion_of_a_version_that_is_gone_holds_up_nobody(storage):
+    registry, history = opened(storage)
+    history.intend("promoted", {"version": "2"})
+    MlflowClient(f"sqlite:///{storage}/mlflow.db").delete_model_version("m", "2")
+    assert succession.settle("m", registry=registry, history=history) is None
+    crown("3", "1", registry, history)
+    assert registry.champion("m").version == "3"
+
+
+def test_with_a_history_that_cannot_be_read_the_alias_does_not_move(storage):
+    registry, history = opened(storage)
+    path = storage / "mlpromotions" / "m.jsonl"
+    path.write_text(path.read_text().replace('"study": "s"', '"study": "t"'))
+    with pytest.raises(PromotionError, match="line 1 was changed"):
+        crown("2", "1", registry, history)
+    assert registry.champion("m").version == "1"
+    assert history.intended() is None
+
+
+def test_a_champion_is_no_challenger(storage):
+    registry, _ = opened(storage)
+    registry.challenge(registry.champion("m"))
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    assert client.get_registered_model("m").aliases[CHALLENGER] == 2
+
+
 def test_while_one_changes_the_champion_another_is_refused(storage):
     registry, history = opened(storage)
     with history.alone(), pytest.raises(PromotionError, match="another promotion or rollback is being carried out"):

@@ -85,6 +85,52 @@ def test_a_trial_that_two_studies_share_is_named_with_its_study(storage):
     assert ask(storage, "three/aaaaaa0001", "bbbbbb")["first"]["name"] == "three/d/vit/224"
 
 
+def test_a_trial_whose_cell_got_a_new_name_is_still_one(storage):
+    """An axis that was added renames cells; the ledger has the trial's evaluation under both names."""
+    with Ledger(StudyFolder(storage, "one").ledger) as ledger:
+        ledger.append({"kind": "evaluated", "trial": "aaaaaa0001", "cell": "d/vit/224/lora", "time_ms": 3})
+    names = [ask(storage, ref, "bbbbbb")["first"]["name"] for ref in ("aaaaaa", "one/aaaaaa0001", "d/vit/224/lora")]
+    assert names == ["one/d/vit/224/lora"] * 3
+
+
+def test_pathologies_in_another_order_are_the_same_ones(storage):
+    path = StudyFolder(storage, "two").winner("cccccc0003") / "scores.parquet"
+    before = ask(storage, "aaaaaa", "cccccc")
+    table = pd.read_parquet(path)
+    table[[*table.columns[: len(IDENTITY)], *reversed(table.columns[len(IDENTITY) :])]].to_parquet(path)
+    assert ask(storage, "aaaaaa", "cccccc")["rows"] == before["rows"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(partition="val"), "not the same cases"),
+        (lambda table: table.assign(patient="p0"), "60 of 60 cases are of different patients"),
+        (lambda table: table.assign(case=table["case"].replace("c119", "c118")), "not the same cases: 1 only in"),
+    ],
+)
+def test_tables_of_other_patients_or_cases_are_refused(storage, change, message):
+    path = StudyFolder(storage, "two").winner("cccccc0003") / "scores.parquet"
+    change(pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(StudyError, match=message):
+        ask(storage, "aaaaaa", "cccccc")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(partition="val"), "there is no test case"),
+        (lambda table: table.assign(case=table["case"].replace("c119", "c118")), "1 rows repeat a case, first c118"),
+    ],
+)
+def test_a_table_that_is_no_test_of_anything_is_refused(storage, change, message):
+    for study, trial in (("one", "aaaaaa0001"), ("two", "cccccc0003")):
+        path = StudyFolder(storage, study).winner(trial) / "scores.parquet"
+        change(pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(StudyError, match=message):
+        ask(storage, "aaaaaa", "cccccc")
+
+
 def test_a_pathology_that_is_named_twice_counts_once(storage):
     once, twice = (ask(storage, "aaaaaa", "cccccc", pathologies=named) for named in (["nodule"], ["nodule", "nodule"]))
     assert twice == once

@@ -5,10 +5,13 @@ import re
 import pytest
 
 from scripts import synthetic_study
-from search import grid, report
-from search.report import summary
+from search import grid, ledger, report
+from search.candidate import best_winner
+from search.errors import StudyError
+from search.report import summary, words
 from search.report.figures.canvas import LONGEST_NAME, file_name
 from search.study_config import StudyConfig
+from search.study_state import StudyState
 
 
 def written(storage, name="chest", **axes):
@@ -73,6 +76,25 @@ def test_what_was_measured_before_an_axis_was_added_still_holds(reported):
             assert now[key] == then[key]
     assert {trial["cell"] for trial in found["trials"]} == {cell["cell"] for cell in found["cells"]}
     assert set(found["provenance"]["use"]) == {cell["cell"] for cell in found["cells"]}
+
+
+def test_cells_of_other_labels_are_not_ranked_together_and_data_are_told_apart(tmp_path):
+    study, folder = written(tmp_path, uncertain=["zeros", "ones"], initialization=["imagenet", "dinov2"])
+    found = report.read(folder)
+    best = [sentence for sentence in words.findings(found) if "cells is" in sentence]
+    assert [sentence.partition(" is ")[0] for sentence in best] == [
+        f"chest (uncertain={policy}): the highest of 2 cells" for policy in ("zeros", "ones")
+    ]
+    names = ["chest (uncertain=zeros)", "chest (uncertain=ones)"]
+    assert [data["name"] for data in found["data"]] == names
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    state.baselines = {key: {"rows": [{"target": key, "value": None}]} for key in state.datasets}
+    baselines = summary.summarize(study, grid.expand(study), state, folder)["baselines"]
+    assert [(baseline["name"], baseline["rows"][0]["target"]) for baseline in baselines] == [
+        *zip(names, state.datasets, strict=True)
+    ]
+    with pytest.raises(StudyError, match=r"winners that differ in uncertain: .* Promote from a study with one value"):
+        best_winner(study, state)
 
 
 def test_its_report_is_drawn_with_the_new_axis(tmp_path):

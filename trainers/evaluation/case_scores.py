@@ -44,9 +44,9 @@ class CaseScores:
         return index
 
     def aligned(self, other: "CaseScores") -> "CaseScores":
-        """Return the same scores with the cases in the order of `other`, which has the same cases."""
+        """Return the same scores with cases and pathologies in the order of `other`, which has the same."""
         order = self.table.set_index("case").index.get_indexer(pd.Index(other.table["case"]))
-        return CaseScores(self.table.iloc[order].reset_index(drop=True), self.pathologies)
+        return CaseScores(self.table.iloc[order].reset_index(drop=True), other.pathologies)
 
     def where(self, kept: np.ndarray) -> "CaseScores":
         """Return the cases for which `kept` (bool) is true."""

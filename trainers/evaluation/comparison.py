@@ -90,7 +90,7 @@ def compare(
         correction: over the pathologies.
 
     Raises:
-        ValueError: not the same cases, patients or labels.
+        ValueError: not the same cases, patients, pathologies or labels.
     """
     bootstrap = bootstrap or Bootstrap()
     check_paired(first, second)
@@ -146,7 +146,7 @@ def check_paired(first: CaseScores, second: CaseScores) -> None:
     Raises:
         ValueError: says what differs and by how much.
     """
-    if first.pathologies != second.pathologies:
+    if sorted(first.pathologies) != sorted(second.pathologies):
         raise ValueError(
             f"different pathologies: {', '.join(first.pathologies)} against {', '.join(second.pathologies)}"
         )
@@ -156,7 +156,15 @@ def check_paired(first: CaseScores, second: CaseScores) -> None:
             f"not the same cases: {len(cases[0] - cases[1])} only in the first, {len(cases[1] - cases[0])} only in the "
             "second (hashes agree only within one key folder)"
         )
+    if not cases[0]:
+        raise ValueError("there is no test case")
+    for side in (first, second):
+        if len(twice := side.table["case"][side.table["case"].duplicated()]):
+            raise ValueError(f"{len(twice)} rows repeat a case, first {twice.iloc[0]}; every case is scored once")
     second = second.aligned(first)
+    patients = [side.table["patient"].fillna("") for side in (first, second)]
+    if differing := int((patients[0] != patients[1]).sum()):
+        raise ValueError(f"{differing} of {len(first.table)} cases are of different patients")
     if not np.array_equal(first.labels, second.labels, equal_nan=True):
         differing = int((np.nan_to_num(first.labels, nan=-1) != np.nan_to_num(second.labels, nan=-1)).sum())
         raise ValueError(f"the same cases carry {differing} different labels; the data changed between the two")
