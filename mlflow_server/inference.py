@@ -171,10 +171,12 @@ def import_reader(folder: Path, sha256: str) -> ModuleType:
 
 
 def hash_of_folder(folder: Path) -> str:
-    """Return the sha256 over names and contents of the Python files of a folder."""
+    """Return the sha256 over names and contents of the Python files of a folder, those of its subfolders included."""
     total = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for path in sorted(folder.rglob("*.py")):
+        total.update(
+            f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
     return total.hexdigest()
 
 

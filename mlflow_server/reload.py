@@ -54,8 +54,12 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
     mlflow.set_tracking_uri(uri)
     try:
         loaded = mlflow.pyfunc.load_model(source)
-    except (MlflowException, OSError, ValueError) as problem:  # ValueError: a file is not the one that was packaged
-        return (Reason("the packaged model can be loaded", False, str(problem).splitlines()[0]),)
+    except Exception as problem:  # whatever stands in its files; a ValueError: one is not what was packaged
+        told = next(iter(str(problem).splitlines()), "")
+        evidence = (
+            told if isinstance(problem, MlflowException | OSError | ValueError) else f"{type(problem).__name__}: {told}"
+        )
+        return (Reason("the packaged model can be loaded", False, evidence),)
     facts = loaded.metadata.metadata or {}
     return (
         _same(

@@ -14,7 +14,8 @@ marker=.venv/.installed-$lock
 if [ -f "$marker" ] && cmp -s "$lock" "$marker"; then
     exit 0
 fi
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# Without pip: an installation that was cut off while it made the environment.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
 echo "installing $lock into .venv (a few minutes the first time)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$lock"
 cp "$lock" "$marker"

@@ -13,7 +13,8 @@ from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
 from search.study_config import StudyConfig
 from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, is_whole
-from trainers import adaptations, initializations, tasks
+from trainers import adaptations, tasks
+from trainers.cells import resolve as resolve_cell
 from trainers.network_plan import Refusal as Refused
 from trainers.trial import TrialConfig
 
@@ -239,10 +240,7 @@ def _refusal(config: TrialConfig) -> str | None:
         StudyError: something that does not exist at all.
     """
     try:
-        network = initializations.resolve(config.initialization, config.backbone, config.resolution)
+        found = resolve_cell(config.initialization, config.backbone, config.resolution, config.adaptation)
     except ValueError as problem:
         raise StudyError(str(problem)) from None
-    if isinstance(network, Refused):
-        return network.reason
-    refused = adaptations.load(config.adaptation).refusal(network.family)
-    return f"{config.adaptation} × {config.backbone}: {refused.reason}" if refused else None
+    return found.reason if isinstance(found, Refused) else None

@@ -1,6 +1,7 @@
 """What pruning has cost this study, as far as the trials tell that were spared to find out."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -8,7 +9,7 @@ from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
 
 
-def live_regret(state: StudyState, trials: Iterable[str]) -> dict[str, Any]:
+def live_regret(state: StudyState, cells: Mapping[str, str]) -> dict[str, Any]:
     """Hold each spared trial's end against the best that its cell would have had without it.
 
     A spared trial is a fair draw of those that the pruner wanted to stop (`pruning.spared`), so the mean over them
@@ -16,16 +17,18 @@ def live_regret(state: StudyState, trials: Iterable[str]) -> dict[str, Any]:
 
     Args:
         state: of the study.
-        trials: those that are asked for.
+        cells: cell by trial, those that are asked for; a new axis gives cells other names than the ledger has.
 
     Returns:
         Counts of pruned, spared and finished spared trials; how many would have won their cell; the mean and the
         largest gain of the primary metric (0 for a trial that would not have won), None where nothing is known.
     """
-    asked = [state.trials[trial] for trial in trials]
-    pruned = sum(_decided(trial, "prune") for trial in asked)
-    spared = [trial for trial in asked if _decided(trial, "spare")]
-    gains = [gain for trial in spared if (gain := _gain(trial, asked, state)) is not None]
+    by_cell: dict[str, list[TrialProgress]] = defaultdict(list)
+    for trial, cell in cells.items():
+        by_cell[cell].append(state.trials[trial])
+    pruned = sum(_decided(state.trials[trial], "prune") for trial in cells)
+    spared = [(state.trials[trial], cell) for trial, cell in cells.items() if _decided(state.trials[trial], "spare")]
+    gains = [gain for trial, cell in spared if (gain := _gain(trial, by_cell[cell], state)) is not None]
     return {
         "pruned": pruned,
         "spared": len(spared),
@@ -36,9 +39,9 @@ def live_regret(state: StudyState, trials: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _gain(spared: TrialProgress, asked: list[TrialProgress], state: StudyState) -> float | None:
+def _gain(spared: TrialProgress, of_cell: list[TrialProgress], state: StudyState) -> float | None:
     """Return by how much a spared trial ended above all others of its cell that were not spared; at least 0."""
-    others = [t for t in asked if t.cell == spared.cell and not _decided(t, "spare")]
+    others = [trial for trial in of_cell if not _decided(trial, "spare")]
     best = [value for trial in others if (value := _end(trial, state)) is not None]
     own = _end(spared, state)
     return max(0.0, own - max(best)) if best and own is not None else None

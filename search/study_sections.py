@@ -113,6 +113,13 @@ class _Amounts(Section):
     memory_gb: float | None = Field(None, gt=0, description="host memory to reserve; None: none")
     loader_workers: int | None = Field(None, ge=0, description="None: none")
 
+    @field_validator("gpus")
+    @classmethod
+    def _a_share_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"a trial gets a share of one GPU or whole ones; write {int(gpus)} or {int(gpus) + 1}")
+        return gpus
+
 
 class Override(_Amounts):
     """Other amounts for the trials of some axis values."""

@@ -20,7 +20,8 @@ class Backbone:
 
     Attributes:
         architecture: timm's name, used when the initialization names no other (random weights, local files).
-        family: decides input-size rule, pooling and which layers LoRA adapts.
+        family: decides input-size rule, pooling and which layers LoRA adapts; `cnn` is all that is neither of the other
+            two, Swin included.
         patch_size: side of a patch in pixels; None where any size goes.
         smallest: smallest side in pixels that leaves at least one output position.
         mean: of the input channels, for weights that bring none of their own.

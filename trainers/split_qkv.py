@@ -35,8 +35,12 @@ def split_fused(body: nn.Module) -> None:
         fused = getattr(module, "qkv", None)
         if not name.endswith("attn") or not isinstance(fused, nn.Linear):
             continue
-        if getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False):
-            raise ValueError(f"{name} adds its query bias outside the fused layer; lora cannot reach it there")
+        if getattr(module, "q_bias", None) is not None:
+            if not hasattr(module, "qkv_bias_separate"):
+                raise ValueError(f"{name} adds its query bias outside the fused layer; lora cannot reach it there")
+            module.qkv_bias_separate = (
+                True  # BEiT, EVA: call the layer, then add the bias, instead of reading its weight
+            )
         module.qkv = SplitQkv(fused)
 
 

@@ -73,6 +73,8 @@ def create(
     if reserved := sorted(NOT_SETTINGS & set(settings)):
         raise StudyError(f"pruning.settings: {name}: {', '.join(reserved)} is no setting; it takes: {takes}")
     try:
+        if kind is optuna.pruners.HyperbandPruner and given.get("reduction_factor", 3) < 2:
+            raise ValueError("reduction_factor must be at least 2")  # Optuna divides by its logarithm
         pruner: optuna.pruners.BasePruner = kind(**given)
     except (TypeError, ValueError) as problem:
         raise StudyError(f"pruning.settings: {name}: {problem}; it takes: {takes}") from None

@@ -15,6 +15,9 @@ from search.replay.scores import Score, score
 from search.standings import Past, ended
 
 OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {}}
+"""Optuna's pruners that stand beside every replay, and what is set otherwise than by default."""
+CLASS_NAMES = {"MedianPruner": "median"}
+"""A pruner under its class's name is the same pruner."""
 FIRST_SHARES = (0.05, 0.1, 0.2)
 MOST_TEACHERS = 200
 """Of more groups so many teach all others: what a thousand would teach is the same, and takes five times as long."""
@@ -44,7 +47,7 @@ def _name_and_settings(text: str) -> tuple[str, Mapping[str, Any]]:
     except yaml.YAMLError:
         read = None
     if isinstance(read, str):
-        return read, OPTUNAS.get(read, {})
+        return read, OPTUNAS.get(CLASS_NAMES.get(read, read), {})
     if isinstance(read, dict) and len(read) == 1:
         ((name, settings),) = read.items()
         if isinstance(name, str) and isinstance(settings, dict):

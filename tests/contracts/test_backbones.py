@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers import adaptations, assembly, backbones, initializations, timm_names
+from trainers import adaptations, assembly, backbones, cells, initializations, timm_names
 from trainers.network import Network
 from trainers.network_plan import NetworkPlan, Refusal
 from trainers.timm_networks import meta_network, parameter_count
@@ -86,21 +86,30 @@ def test_every_adaptation_trains_its_part_of_every_study_network(plan: NetworkPl
 
 
 def test_lora_refuses_families_without_agreed_layers() -> None:
-    refusal = adaptations.load("lora").refusal("cnn")
-    assert isinstance(refusal, Refusal)
-    assert "finetune" in refusal.reason
+    for backbone in ("tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"):
+        refusal = cells.resolve("random", backbone, 224, "lora")
+        assert isinstance(refusal, Refusal)
+        assert "finetune" in refusal.reason
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext2", "test_vit4"])
-def test_lora_starts_as_the_pretrained_network(name: str) -> None:
-    plan = initializations.resolve("random", name, 64)
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("test_vit", 64), ("test_convnext2", 64), ("test_vit4", 64), ("eva02_tiny_patch14_224", 56)],
+)
+def test_lora_starts_as_the_pretrained_network_and_every_adapter_learns(name: str, side: int) -> None:
+    plan = initializations.resolve("random", name, side)
     assert isinstance(plan, NetworkPlan)
     encoder = backbones.build(plan)
     network = Network(encoder, nn.Linear(encoder.width, 2), plan=plan, normalise=True, pooling="family").eval()
-    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0))
     before = network(images)
     adaptations.load("lora").adapt(network)
-    assert torch.allclose(network.eval()(images), before, atol=1e-6)
+    after = network.eval()(images)
+    assert torch.allclose(after, before, atol=1e-6)
+    after.square().sum().backward()
+    adapters = {key: value.grad for key, value in network.named_parameters() if "lora_B" in key}
+    assert adapters
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in adapters.values())
 
 
 @pytest.mark.parametrize("pooling", ["all_tokens", "patch_tokens", "class_token"])

@@ -237,7 +237,7 @@ def test_the_kubernetes_manifest_is_closed_and_shares_what_must_be_shared():
         assert mounts["data"]["readOnly"] is True
         assert "value" not in next(e for e in container["env"] if e["name"] == "MLFLOW_TRACKING_PASSWORD")
     assert groups[1]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    assert "--address auto --storage /storage" in job["spec"]["entrypoint"]
+    assert "--address auto --storage /storage --weights /weights" in job["spec"]["entrypoint"]
 
 
 def test_the_image_holds_what_a_search_needs():

@@ -150,3 +150,12 @@ def test_plan_and_run_refuse_what_cannot_be_before_any_data_is_read(tmp_path, ch
     with pytest.raises(StudyError, match=message):
         run_study(wrong, Machine(storage=tmp_path), None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_is_only_used_frozen_is_refused_in_the_plan_unless_it_is_probed():
+    found = grid.expand(
+        study(axes={"dataset": "phantom", "initialization": "dinov3", "backbone": "vit_7b", "resolution": 224,
+                    "adaptation": ["finetune", "probe"]})
+    )  # fmt: skip
+    assert [dict(cell.axes)["adaptation"] for cell in found.cells] == ["probe"]
+    assert "only its frozen features are of use" in found.refused[0].reason

@@ -10,6 +10,10 @@ LATE = [0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]
 """Would have been stopped, and wins."""
 
 
+def cells(search):
+    return {trial: progress.cell for trial, progress in search.state.trials.items()}
+
+
 @pytest.mark.parametrize(
     ("other", "won", "regret"),
     [(WORSE, 0, 0.0), (LATE, 1, 0.2)],
@@ -17,15 +21,24 @@ LATE = [0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]
 def test_a_spared_trial_tells_what_stopping_it_would_have_cost(other, won, regret):
     search = Search({"a": FLAT, "b": other}, pruning=Pruning(spare_share=1.0))
     search.run()
-    told = live_regret(search.state, search.state.trials)
+    told = live_regret(search.state, cells(search))
     assert (told["pruned"], told["spared"], told["finished"], told["would_have_won"]) == (0, 1, 1, won)
     assert told["mean_regret"] == told["worst_regret"] == pytest.approx(regret)
+
+
+def test_trials_are_held_against_those_of_their_cell_as_it_is_called_now():
+    """The ledger keeps the name under which a trial was begun; a trial that was added later has the new one."""
+    search = Search({"a": FLAT, "b": LATE}, pruning=Pruning(spare_share=1.0))
+    search.run()
+    search.state.trials["b"].cell = "cell/new"
+    told = live_regret(search.state, dict.fromkeys(search.state.trials, "cell/new"))
+    assert (told["finished"], told["would_have_won"]) == (1, 1)
 
 
 def test_without_spared_trials_nothing_is_known():
     search = Search({"a": FLAT, "b": WORSE})
     search.run()
-    told = live_regret(search.state, search.state.trials)
+    told = live_regret(search.state, cells(search))
     assert told == {
         "pruned": 1,
         "spared": 0,
@@ -48,7 +61,7 @@ def test_a_spared_trial_changes_nothing_for_the_others(seed):
     unspared = {trial: end for trial, end in without.ends().items() if trial not in spared}
     assert {trial: search.ends()[trial] for trial in unspared} == unspared
     assert all(search.ends()[trial] == "COMPLETE" for trial in spared)
-    told = live_regret(search.state, search.state.trials)
+    told = live_regret(search.state, cells(search))
     assert told["finished"] == len(spared)
     assert told["would_have_won"] == ("late" in spared)
     assert (told["worst_regret"] or 0.0) == pytest.approx(0.2 if "late" in spared else 0.0)

@@ -183,6 +183,12 @@ def test_a_patient_pruner_holds_another_one_back():
         pruners.create("patient", {"wrapped_pruner": "madian"}, epochs=8)
     with pytest.raises(StudyError, match="patience"):
         pruners.create("PatientPruner", {"patience": -1}, epochs=8)
+    with pytest.raises(StudyError, match="hyperband: reduction_factor must be at least 2; it takes: min_resource"):
+        pruners.create("hyperband", {"reduction_factor": 1}, epochs=8)
+
+
+def test_a_pruner_under_its_classs_name_is_the_same_one():
+    assert run.asked(["MedianPruner"])["MedianPruner"][1] == run.asked(["median"])["median"][1] != {}
 
 
 WITHOUT_BOUNDS = [n for n in pruners.names() if n.islower() and n != "threshold"]

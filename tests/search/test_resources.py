@@ -90,3 +90,13 @@ def test_who_names_a_gpu_is_not_trained_on_a_cpu_without_a_word():
         slot_for(Resources(gpu_type="A100", gpu_memory_gb=40), {}, None, [{"CPU": 2.0}])
     assert slot_for(Resources(gpus=0, gpu_type="A100"), {}, None, [{"CPU": 2.0}]) == Slot(1)
     assert slot_for(Resources(gpu_memory_gb=40), {}, None, [{"CPU": 2.0}]) == Slot(1)
+
+
+@pytest.mark.parametrize(("gpus", "taken"), [(0, True), (0.25, True), (1, True), (2.0, True), (1.5, False)])
+def test_a_trial_gets_a_share_of_one_gpu_or_whole_ones(gpus, taken):
+    for section in ({"gpus": gpus}, {"overrides": [{"when": {"resolution": 512}, "gpus": gpus}]}):
+        if taken:
+            Resources.model_validate(section)
+        else:
+            with pytest.raises(ValidationError, match="a share of one GPU or whole ones; write 1 or 2"):
+                Resources.model_validate(section)

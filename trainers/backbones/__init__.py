@@ -55,6 +55,8 @@ def build(plan: NetworkPlan, *, weights: Path | None = None) -> "TimmNetwork":
 def _family(architecture: str) -> Family:
     if architecture.startswith("convnext") or "_convnext" in architecture:
         return "convnext"
+    if architecture.startswith("swin"):  # patches, but maps of several sizes and attention in windows
+        return "cnn"
     if "_patch" in architecture or architecture.startswith(("vit_", "test_vit")):
         return "vit"
     return "cnn"

@@ -22,8 +22,8 @@ def draw(found: dict[str, Any]) -> Iterator[Picture]:
 
 def _curves(found: dict[str, Any]) -> Picture:
     looks = Looks.of(found)
-    axes_of = {trial["cell"]: trial["axes"] for trial in found["trials"]}
-    names = datasets(found) or list(dict.fromkeys(axes["dataset"] for axes in axes_of.values()))
+    axes_of = {trial["cell"]: trial["axes"] for trial in found["trials"] if trial["curve"]}
+    names = list(dict.fromkeys([*datasets(found), *(axes["dataset"] for axes in axes_of.values())]))
     figure, drawn = panels(names)
     by_name = dict(zip(names, drawn, strict=True))
     for trial in found["trials"]:

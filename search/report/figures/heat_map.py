@@ -35,8 +35,8 @@ def _map(found: dict[str, Any], dataset: str, cells: list[dict[str, Any]]) -> Pi
     image = axes.imshow(above, cmap=PALETTE, norm=TwoSlopeNorm(0, -largest, largest), aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.3f}".removeprefix("0")
-        dark = not np.isnan(value) and abs(above[row, column]) > 0.7 * largest
-        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
+        ink = "black" if np.isnan(value) else _ink(image.to_rgba(above[row, column]))
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
     axes.set_xticks(
         range(len(targets)), [t.replace("_", " ") for t in targets], rotation=40, ha="right", rotation_mode="anchor"
     )
@@ -57,6 +57,13 @@ def _map(found: dict[str, Any], dataset: str, cells: list[dict[str, Any]]) -> Pi
         alt=f"Heat map of {len(cells)} cells by {len(targets)} targets on {dataset}. The number is the test {metric}; "
         "orange stands above the mean of the column's cells, purple below. The values are in the table below.",
     )
+
+
+def _ink(background: np.ndarray) -> str:
+    """Return black or white, whichever stands out more from a colour (RGBA, 0 to 1; luminance as in WCAG 2.2)."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in background[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
 def _values(found: dict[str, Any], cell: dict[str, Any], targets: list[str]) -> list[float]:
