@@ -41,8 +41,9 @@ FACTS = {
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read the official tables and lists.
 
-    Images lie in images_001/images … images_012/images (as published), in images/ or in images-224/. An
-    optional sources.csv (`Image Index,source_repo`) beside the labels fills the column `origin`.
+    Images lie in images_001/images … images_012/images (as published) or in images/; where neither is there, in
+    images-224/ (reduced copies, which must not stand in for the films). An optional sources.csv
+    (`Image Index,source_repo`) beside the labels fills the column `origin`.
     """
     parse_options(config, SourceOptions)
     entries = read_csv(_first_that_exists(root, _TABLES), columns=_COLUMNS)
@@ -78,8 +79,9 @@ def _first_that_exists(root: Path, names: tuple[str, ...]) -> Path:
 
 def _paths(root: Path, images: pd.Series) -> dict[str, str]:
     """Map each image to the folder that holds it; one that is nowhere is expected in the first folder."""
-    folders = [folder for folder in ("images", "images-224") if (root / folder).is_dir()]
+    folders = ["images"] if (root / "images").is_dir() else []
     folders += sorted(f"{folder.parent.name}/images" for folder in root.glob("images_[0-9]*/images"))
+    folders = folders or [folder for folder in ("images-224",) if (root / folder).is_dir()]
     if not folders:
         raise DatasetError(
             "no folder of images", str(root), "images_001/images … images_012/images, or images/", "unpack the archives"

@@ -121,4 +121,5 @@ def _read_kaggle(path: Path, options: VindrOptions) -> SourceTable:
         completeness=completeness,
         differences=differences,
         test_fraction=0.2,
+        validation_on_test=options.validation_on_test,
     )

@@ -1,6 +1,7 @@
 """What is particular to one source or another."""
 
 import gzip
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def test_nih_reads_plain_images_and_the_origin(tmp_path: Path):
     manifest = load(_config("nih_chest_xray14"), tmp_path)
     assert (tmp_path / manifest.instances["path"].iloc[0]).is_file()
     assert list(manifest.instances["origin"].dropna()) == ["somewhere"]
+
+
+def test_nih_takes_reduced_copies_only_where_there_are_no_films(tmp_path: Path):
+    miniatures.nih_chest_xray14(tmp_path)
+    before = load(_config("nih_chest_xray14"), tmp_path)
+    (tmp_path / "images-224").mkdir()
+    for name in before.instances["path"].map(lambda path: Path(path).name):
+        miniatures.write_png(tmp_path / "images-224" / name, miniatures.picture(0))
+    assert load(_config("nih_chest_xray14"), tmp_path).fingerprint == before.fingerprint
+    for folder in tmp_path.glob("images_0*"):
+        shutil.rmtree(folder)
+    alone = load(_config("nih_chest_xray14"), tmp_path)
+    assert {Path(path).parent.name for path in alone.instances["path"]} == {"images-224"}
 
 
 def test_nih_refuses_images_in_no_list(tmp_path: Path):
