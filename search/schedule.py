@@ -97,8 +97,12 @@ class Schedule:
 
     def _first_of_each_slot(self) -> list[tuple[int, str]]:
         for candidates in self._candidates.values():
-            while candidates and not self._ready(self._entries[candidates[0][1]]):
-                heapq.heappop(candidates)
+            first = None
+            while candidates and candidates[0] != first:
+                head = heapq.heappop(candidates)  # taken out first: deciding its rung may put others before it
+                if self._ready(self._entries[head[1]]):
+                    heapq.heappush(candidates, head)
+                    first = head
         return sorted(candidates[0] for candidates in self._candidates.values() if candidates)
 
     def next(self) -> Assignment | None:

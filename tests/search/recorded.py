@@ -111,9 +111,17 @@ class Search:
         self.ends_of_records.append(len(self.events))
 
     def run(
-        self, *, slots: int = 1, order: Callable[[list[Any]], Any] | None = None, stop_after: int | None = None
+        self,
+        *,
+        slots: int = 1,
+        order: Callable[[list[Any]], Any] | None = None,
+        stop_after: int | None = None,
+        loses: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Carry the schedule out; `order` picks the slot that moves next; killed after `stop_after` epochs."""
+        """Carry the schedule out; `order` picks the slot that moves next; killed after `stop_after` epochs.
+
+        Before every step `loses` says whether the node of the slot goes away.
+        """
         busy: list[list[Any]] = []
         steps = 0
         while True:
@@ -127,7 +135,10 @@ class Search:
             steps += 1
             if stop_after is not None and steps > stop_after:
                 return
-            if not self._step(slot):
+            if loses():
+                self.schedule.interrupted(slot[0], "node_lost", "gone")
+                busy.remove(slot)
+            elif not self._step(slot):
                 busy.remove(slot)
 
     def _step(self, slot: list[Any]) -> bool:

@@ -122,6 +122,20 @@ def test_what_ray_says_of_a_lost_process_is_classified(said, kind):
     assert failures.class_of_loss(said)[0] == kind
 
 
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(20))
+def test_nodes_that_go_away_at_any_moment_change_nothing_in_the_end(slots, seed):
+    """Also after a rung's last epoch was told and before its end: whoever is asked next may decide the rung."""
+    cells = {trial: f"cell {number % 2}" for number, trial in enumerate("fedcba")}
+    curves = {trial: [0.5 + 0.03 * place + 0.01 * e for e in range(8)] for place, trial in enumerate("fedcba")}
+    undisturbed, search = Search(curves, cells=cells), Search(curves, cells=cells)
+    undisturbed.run()
+    chance = random.Random(seed)
+    search.run(slots=slots, order=chance.choice, loses=lambda: chance.random() < 0.2)
+    assert search.ends() == undisturbed.ends()
+    assert sum(event["kind"] == "interrupted" for event in search.events) > 0
+
+
 def test_time_is_counted_over_attempts_pauses_and_cut_off_runs():
     search = Search({"a": FLAT, "b": FLAT}, pruning=NONE, gpus=0.5)
     search.run(stop_after=6)  # a whole, b cut off in the middle
