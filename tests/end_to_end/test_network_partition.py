@@ -29,7 +29,7 @@ from search.resources import Slot
 from search.schedule import Assignment
 from search.worker import WorkOrder
 from tests.end_to_end.conftest import ROOT, Command, environment
-from tests.end_to_end.test_study import report, rows_per_metric, runs
+from tests.end_to_end.results import report, rows_per_metric, runs
 from tests.search.recorded import PRIMARY, Search
 from trainers.trial import EpochMetrics, Operation, TrialConfig
 

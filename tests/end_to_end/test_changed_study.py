@@ -1,0 +1,105 @@
+"""A study whose file was edited trains only what is missing."""
+
+import json
+
+import pytest
+
+from tests.end_to_end.results import client, report, runs
+
+pytestmark = pytest.mark.slow
+
+
+def test_winners_are_also_measured_on_other_data_sets_when_the_study_comes_to_ask(elsewhere):
+    """Another phantom would be the same source; a CSV table over its films is another one."""
+    from datasets import sources
+    from datasets.dataset_config import DatasetConfig
+
+    phantom = DatasetConfig(name="p", source="phantom", options={"patients": 24, "size": 64, "seed": 5})
+    root = elsewhere.storage / "other"
+    manifest = sources.load(phantom, root)
+    table = manifest.instances[["path", "patient"]].assign(nodule=manifest.labels[:, 2], split="test")
+    table.loc[:3, "split"] = "train"
+    table.loc[4:7, "split"] = "val"
+    table["patient"] = range(len(table))
+    table["nodule"] = [i % 2 for i in range(len(table))]
+    table.to_csv(root / "labels.csv", index=False)
+    study = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_convnext2")
+    elsewhere.study.write_text(study)
+    elsewhere("run")
+    alone, trained = report(elsewhere)["cells"][0], sum(e["kind"] == "epoch" for e in elsewhere.events())
+    (scores,) = elsewhere.folder.glob("winners/*/scores.parquet")
+    written = scores.stat().st_mtime_ns
+    study = study.replace("redraws: 200, metadata_baseline: true", "redraws: 300, external: {phantom: [other]}")
+    study = study.replace("data: {", "data: {other: {source: csv, findings: [nodule], partition: split}, ")
+    elsewhere.study.write_text(study + "promotion: {external: {other: {margin: 0.1}}}\n")
+    elsewhere("run", "--data-root", f"other={root}")
+    both = report(elsewhere)["cells"][0]
+    assert sum(e["kind"] == "epoch" for e in elsewhere.events()) == trained
+    assert scores.stat().st_mtime_ns == written  # the test images were looked at once
+    assert [row["value"] for row in both["test"]] == [row["value"] for row in alone["test"]]
+    assert [row["low"] for row in both["test"]] != [row["low"] for row in alone["test"]]
+    (winner,) = [run for run in runs(elsewhere) if run.data.tags.get("radsweep.winner") == "true"]
+    history = client(elsewhere).get_metric_history(winner.info.run_id, "test/auroc/macro")
+    assert len(history) == 1  # what came out the same has no second row
+    external = report(elsewhere)["cells"][0]["external"]
+    assert {(row["dataset"], row["target"]) for row in external} == {("other", "nodule"), ("other", "macro")}
+    assert {row["cases"] for row in external} == {len(table) - 8}
+    assert "external: other" in (elsewhere.folder / "report" / "results.csv").read_text()
+    reasons = json.loads(elsewhere("promote", "--json", "--dry-run"))["reasons"]
+    (reason,) = [reason for reason in reasons if reason["condition"].startswith("on other, non_inferiority:")]
+    assert reason["holds"]
+    assert reason["evidence"] == f"no champion to compare with; measured on {len(table) - 8} cases"
+
+
+def test_a_changed_grid_runs_only_what_is_missing(again):
+    known = {e["trial"] for e in again.events() if e["kind"] == "trial"}
+    text = again.study.read_text().replace("3e-3]", "3e-3, 5e-4]").replace("[test_convnext2, test_vit3]", "test_vit3")
+    again.study.write_text(text)
+    events = len(again.events())
+    again("run")
+    new = again.events()[events:]
+    assert {e["searched"]["learning_rate"] for e in new if e["kind"] == "trial"} == {5e-4}
+    assert not {e["trial"] for e in new if e["kind"] in {"started", "epoch"}} & known
+    assert report(again)["counts"]["cells"] == 1
+
+
+def test_chosen_trials_get_more_epochs_and_the_others_are_not_trained_again(again):
+    known = {e["trial"] for e in again.events() if e["kind"] == "trial"}
+    text = again.study.read_text().replace("recipe: {epochs: 4, ", "recipe: {")
+    longer = "resolution: 32\n  epochs: [4, 5]\nexclude:\n  - {epochs: 5, backbone: test_convnext2}"
+    again.study.write_text(text.replace("resolution: 32", longer))
+    events = len(again.events())
+    again("run")
+    new = again.events()[events:]
+    trained = {e["trial"] for e in new if e["kind"] == "started"}
+    assert len(trained) == 3
+    assert not trained & known
+    assert {e["config"]["recipe"]["epochs"] for e in new if e["kind"] == "trial" and e["trial"] in trained} == {5}
+    found = report(again)
+    assert (found["counts"]["cells"], found["counts"]["trials"]) == (3, 9)
+    assert {cell["axes"]["epochs"] for cell in found["cells"]} == {4, 5}
+    assert {run.data.tags["cell.epochs"] for run in runs(again)} == {"4", "5"}
+
+
+def test_a_smaller_grid_is_reported_without_training(again):
+    again.study.write_text(again.study.read_text().replace("[test_convnext2, test_vit3]", "test_vit3"))
+    events = len(again.events())
+    again("run")
+    assert [event["kind"] for event in again.events()[events:]] == ["study", "closed"]
+    assert report(again)["counts"]["cells"] == 1
+    before = (again.folder / "ledger.jsonl").read_bytes()
+    again("run")
+    assert (again.folder / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_sampler_draws_rounds_and_a_second_run_draws_nothing_more(elsewhere):
+    text = elsewhere.study.read_text().replace("[1e-3, 1e-4, 3e-3]", "{low: 1e-4, high: 1e-2, log: true}")
+    text = text.replace("[test_convnext2, test_vit3]", "test_vit3").replace("epochs: 4", "epochs: 2")
+    elsewhere.study.write_text(text + "sampling: {sampler: tpe, trials: 3, per_round: 2}\n")
+    elsewhere("run")
+    found = report(elsewhere)
+    assert (found["counts"]["cells"], found["counts"]["trials"]) == (1, 3)
+    before = (elsewhere.folder / "ledger.jsonl").read_bytes()
+    elsewhere("run")
+    assert (elsewhere.folder / "ledger.jsonl").read_bytes() == before
+    assert json.loads(elsewhere("status", "--json"))["counts"]["WAITING"] == 0
