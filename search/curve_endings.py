@@ -25,6 +25,9 @@ LIKENESS = 0.5
 """Spreads by which the trials of two groups may stand apart before one teaches the other much less."""
 FARTHEST = 4.0
 """Spreads behind the leader from where on it makes no difference to the likeness how far."""
+MOST_BEHIND = 6.0
+"""Units behind the leader from where on it makes no difference to the regression how far: in least squares one trial
+that exploded in some other group would decide all else, or make its equations singular."""
 NEIGHBOURHOOD, CLOSE = 0.5, 0.25
 """Doubt is read from trials that stood about as far behind: within half that distance and a little more."""
 FEWEST_GROUPS = 3
@@ -91,7 +94,7 @@ class Endings:
         trust = _trust(foreseen, moves, weights)
         asked = _rows(now, rung, unit, known)
         doubts = _doubts((moves - trust * foreseen) ** 2, rows, weights, asked, keys=len(known))
-        return Ends(now.behind(rung) + unit * trust * ridge.foresee(asked), unit * doubts)
+        return Ends(unit * (_placed(now.behind(rung), unit) + trust * ridge.foresee(asked)), unit * doubts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +103,7 @@ class _Lesson:
 
     Attributes:
         rows: of its trials, as the regression takes them.
-        moves: float64 (trials,), how much nearer to the leader each ended, in units of the group's spread.
+        moves: float64 (trials,), how much nearer to the leader each ended, in units.
         gaps: see `_gaps`.
     """
 
@@ -123,7 +126,7 @@ def _lesson(group: Standings, keys: Keys, known: tuple[str, ...], rung: int) -> 
     if len(then.keys) < 2:
         return None
     unit = then.unit(rung)
-    moves = (then.ends - then.ends.max() - then.behind(rung)) / unit
+    moves = _placed(then.ends - then.ends.max(), unit) - _placed(then.behind(rung), unit)
     return _Lesson(_rows(then, rung, unit, known), moves, _gaps(then, keys, rung, unit))
 
 
@@ -135,12 +138,18 @@ def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
 
 def _rows(standings: Standings, rung: int, unit: float, known: Sequence[str]) -> Rows:
     """Return as features distance, distance beyond one unit, rise since about half the epochs, and a constant."""
-    gap = standings.behind(rung) / unit
-    rise = gap - standings.behind(standings.at_half(rung)) / unit
+    gap = _placed(standings.behind(rung), unit)
+    rise = gap - _placed(standings.behind(standings.at_half(rung)), unit)
     rise -= np.median(rise)
     place = {key: number for number, key in enumerate(known)}
     keys = np.array([place.get(key, -1) for key in standings.keys])
     return Rows(np.column_stack([gap, np.minimum(gap + 1, 0), rise, np.ones(len(gap))]), keys)
+
+
+def _placed(behind: np.ndarray, unit: float) -> np.ndarray:
+    """Return how many units behind the leader trials stand, as far as that makes a difference."""
+    placed: np.ndarray = np.maximum(behind / unit, -MOST_BEHIND)
+    return placed
 
 
 def _apart(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -191,7 +191,7 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
         name,
         broken.any(axis=1),
         "epoch, value and cost must be finite numbers, cost not negative, and so must the outcome in a trial's last "
-        "row; leave rows without a value out",
+        "row; leave rows without a value out, and mark trials that came to no end in a column state (FAILED)",
     )
     epoch = _counted(epoch)
     _refuse(

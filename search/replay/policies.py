@@ -158,6 +158,8 @@ def _synchronous(group: Group, compared: ComparisonGroup) -> Replayed:
         compared.add(trial, {"trial": trial})
     live = list(rows)
     for rung in (*compared.rungs, longest(group)):
+        if len(live) == 1 and rung in compared.rungs:
+            continue  # nothing is left to decide, and where every row is a training of its own a look costs one
         for trial in live:
             _train_until(group[trial], compared, trial, rows, rung)
             if rows[trial] not in looks[trial]:

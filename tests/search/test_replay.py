@@ -171,6 +171,16 @@ def test_where_rows_are_trainings_of_their_own_only_looks_cost():
     assert policies.full_grid(group["g0"], RNG).cost == 4 * 8
 
 
+def test_who_is_left_alone_is_looked_at_no_more():
+    rows = table(groups=1, trials=3, epochs=8).assign(cost=lambda t: t["epoch"])
+    alone = curves.of_table(rows[rows["trial"] == "t0"], name="t", restarts=True)["g0"]
+    three = curves.of_table(rows, name="t", restarts=True)["g0"]
+    settings_of = {"rungs": [0.25, 0.5, 0.75], "exponents": [0.0, 0.0, 0.0]}
+    race = policies.pruned("cell_race", settings_of)
+    assert race(alone, RNG).cost == 8
+    assert race(three, RNG).cost == 3 * 2 + 8
+
+
 def test_a_patient_pruner_holds_another_one_back():
     impatient = score("m", dict.fromkeys(GROUPS, policies.pruned("median", {"n_startup_trials": 1})), GROUPS, seeds=2)
     costs = [impatient.as_json()["cost"]]
@@ -279,6 +289,20 @@ def test_what_other_groups_taught_saves_a_late_winner():
     taught = next(run.replay(groups, asked, seeds=1, carry=True)).as_json()
     assert blind["regret_mean"] == pytest.approx(0.2)
     assert taught["regret_mean"] == 0.0
+
+
+@pytest.mark.parametrize("loss", [1e6, 1e14, 1e20])
+def test_how_far_trials_exploded_decides_nothing(loss):
+    """Its regression was singular with the largest, and foresaw improvements of thousands with the others."""
+
+    def replayed(loss):
+        rows = table(groups=5, trials=5, epochs=16)
+        far = (rows["trial"] == "t0") & (rows["epoch"] > 1)
+        rows.loc[far, "value"] = -loss * np.random.default_rng(0).uniform(1, 1.1, far.sum())
+        return next(run.replay(curves.of_table(rows, name="t"), run.asked(["cell_race"]), seeds=1)).as_json()
+
+    assert replayed(loss) == replayed(1e4)
+    assert replayed(loss)["regret_mean"] < 0.01
 
 
 def test_a_group_teaches_itself_nothing():
