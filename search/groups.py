@@ -98,6 +98,11 @@ class Groups:
         rungs = (rung for rung in self.of(entry.trial).race.rungs if rung < entry.epochs)
         return next((rung for rung in rungs if rung not in decided), None)
 
+    def is_at(self, rung: int, entry: Entry) -> bool:
+        """Say whether a trial waits at a rung; one whose attempt was cut off there has yet to say that it goes on."""
+        progress = self._progress(entry.trial)
+        return len(progress.epochs) >= rung and not progress.open
+
     def due(self, name: str, running: set[str]) -> RungDue | None:
         """Return the group's next rung if nobody who takes part is still on the way to it, teachers included."""
         group = self._groups[name]
@@ -106,7 +111,7 @@ class Groups:
         if rung is None:
             return None
         waiting = [entry for entry, next_rung in live if next_rung == rung]
-        if any(len(self._progress(e.trial).epochs) < rung or e.trial in running for e in waiting):
+        if any(not self.is_at(rung, entry) or entry.trial in running for entry in waiting):
             return None
         return RungDue(rung, waiting) if self._learned(group) else None
 

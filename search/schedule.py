@@ -231,7 +231,7 @@ class Schedule:
         if self._progress(entry.trial).done or entry.trial in self._running:
             return False
         rung = self._groups.next_rung(entry)
-        if rung is None or len(self._progress(entry.trial).epochs) < rung:
+        if rung is None or not self._groups.is_at(rung, entry):
             return True
         self._settle(entry.group)
         return not self._progress(entry.trial).done and self._groups.next_rung(entry) != rung

@@ -102,6 +102,8 @@ class TrialProgress:
     """Since it was last reopened."""
     log: list[str] = field(default_factory=list)
     use: Use = field(default_factory=Use)
+    open: bool = False
+    """Whether its last attempt has not said how it ended: at its last epoch it may have come to its own end."""
 
     @property
     def done(self) -> bool:
@@ -205,6 +207,7 @@ class StudyState:
         kind = event["kind"]
         if kind == "started":
             progress.starts.append(event["time_ms"])
+            progress.open = True
             progress.use.begin(event)
         elif kind == "epoch":
             progress.epochs.setdefault(event["epoch"], event["metrics"].get(self.declaration.primary_metric))
@@ -212,6 +215,7 @@ class StudyState:
         elif kind == "decision":
             progress.decisions.append(event)
         elif kind == "ended":
+            progress.open = False
             progress.state = TrialState(event["state"])
             progress.reason = event["reason"]
             progress.ended_ms = event["time_ms"]
@@ -219,6 +223,7 @@ class StudyState:
             progress.use.stop(event["time_ms"])
             progress.result = TrialResult.model_validate(event["result"]) if event["result"] else None
         elif kind == "paused":
+            progress.open = False
             progress.use.stop(event["time_ms"])
         elif kind == "interrupted":
             progress.interruptions.append(event)

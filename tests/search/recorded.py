@@ -57,6 +57,7 @@ class Search:
         budget: of the study.
         gpus: that each trial occupies.
         within: what is compared: a cell, or the whole study.
+        own_ends: epochs at which trials come to their own end (patience), before the last one.
         searched: of each trial; equal values are seeds of one point; by default all differ.
     """
 
@@ -74,10 +75,12 @@ class Search:
         gpus: float = 0.0,
         searched: Mapping[str, float] | None = None,
         within: str = "cell",
+        own_ends: Mapping[str, int] | None = None,
     ):
         self.curves = curves
         self.kind = kind
         self.fails = dict(fails or {})
+        self.own_ends = dict(own_ends or {})
         self.entries = [
             Entry(
                 trial,
@@ -143,7 +146,7 @@ class Search:
 
     def _step(self, slot: list[Any]) -> bool:
         trial, done, until = slot
-        if done >= until:
+        if done >= min(until, self.own_ends.get(trial, until)):
             self.schedule.ended(trial, self._result(trial, done))
             return False
         if self.fails.get(trial) == done + 1:
@@ -164,7 +167,8 @@ class Search:
 
     def _result(self, trial: str, done: int) -> TrialResult:
         curve = self.curves[trial]
-        state = TrialState.COMPLETE if done == len(curve) else TrialState.PAUSED
+        over = done >= self.own_ends.get(trial, len(curve))
+        state = TrialState.COMPLETE if over else TrialState.PAUSED
         defined = [(v, -e) for e, v in enumerate(curve[:done], 1) if v is not None]
         best = max(defined, default=None)
         return TrialResult(

@@ -194,6 +194,20 @@ def test_a_search_that_is_killed_anywhere_and_started_again_ends_the_same(curves
         }
 
 
+def test_a_trial_that_came_to_its_own_end_as_the_driver_died_is_not_stopped_there():
+    """Its last epoch was told, its end was not: who asks first hears of the end before the rung is decided."""
+    curves = CLEAR | {"a": [0.50, 0.40, 0.40, 0.40, 0.40, 0.40, 0.40, 0.40]}
+    whole = Search(curves, own_ends={"a": 2})
+    whole.run()
+    assert whole.ends()["a"] == "COMPLETE"
+    for end in whole.ends_of_records:
+        again = Search(curves, own_ends={"a": 2}, events=whole.events[:end])
+        again.run()
+        assert again.ends() == whole.ends()
+        decisions = [[e for e in search.events if e["kind"] == "decision"] for search in (again, whole)]
+        assert decisions[0] == decisions[1]
+
+
 SEEDS = {  # "low" ends better on average, one seed of "high" best of all
     "low": (
         [0.60, 0.70, 0.76, 0.78, 0.79, 0.80],
