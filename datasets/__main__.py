@@ -17,7 +17,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 Source = Annotated[str, typer.Argument(help="module in datasets/sources, e.g. nih_chest_xray14")]
 Root = Annotated[str, typer.Option(help="the data set in its official layout: a folder, or an address such as s3://…")]
 Labels = Annotated[str, typer.Option(help="label list: paper or conventional")]
-Option = Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE of the source, repeatable")]
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--option", help='KEY=VALUE of the source, VALUE as text or JSON (findings=["Nodule"]); repeatable'),
+]
 Workers = Annotated[int, typer.Option(min=1, help="decoding processes")]
 Cache = Annotated[Path, typer.Option(help="folder of all caches")]
 

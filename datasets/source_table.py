@@ -44,12 +44,13 @@ class SourceTable:
     validation_on_test: bool = False
 
 
-def read_csv(path: Path, *, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_csv(path: Path, *, columns: tuple[str, ...], advice: str = "use the file as published") -> pd.DataFrame:
     """Read a label file as text and refuse one without the columns its publisher gave it.
 
     Args:
         path: .csv or .csv.gz.
         columns: must all be there; others are kept too.
+        advice: what to do where one is missing.
 
     Returns:
         All cells as str; an empty cell is ''.
@@ -73,7 +74,7 @@ def read_csv(path: Path, *, columns: tuple[str, ...]) -> pd.DataFrame:
             f"{path.name} has no column {', '.join(map(repr, missing))}",
             str(path.parent),
             f"columns {', '.join(map(repr, columns))}",
-            "use the file as published",
+            advice,
         )
     if table.empty:
         raise DatasetError(f"{path.name} has no rows", str(path.parent), "at least one image", "copy it again")

@@ -15,10 +15,21 @@ def refusal(problem: Exception) -> str | None:
     """Return in one line what MLflow or the system refuses; None where the problem is neither's."""
     from mlflow.exceptions import MlflowException
 
+    if _disk_is_full(problem):
+        return "no space left on device; make room and run the same command again"
     if isinstance(problem, MlflowException):
         return f"MLflow refuses: {str(problem).splitlines()[0]}"
     if isinstance(problem, OSError) and problem.strerror:  # a full disk names no file
-        told = f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
-        full = problem.errno in {errno.ENOSPC, errno.EDQUOT}
-        return f"{told}; make room and run the same command again" if full else told
+        return f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
     return None
+
+
+def _disk_is_full(problem: BaseException | None) -> bool:
+    """Say whether a disk was full, also where a library raises an error of its own about it."""
+    while problem is not None:
+        if isinstance(problem, OSError) and problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if any(words in str(problem) for words in ("database or disk is full", f"Errno {errno.ENOSPC}]")):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False

@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mlflow_server.errors import PromotionError
+from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.history import CLAIM, who
 from mlflow_server.reach import reach
 
@@ -30,6 +30,7 @@ ENTRY = "radsweep.promotion."
 """Prefix of the tags that mirror the history."""
 TAG_CHARACTERS = 50_000
 LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]+)")
+SQLITE = "sqlite:///"
 REFERENCE = re.compile(r"models:/([\w.-]+)(?:@([\w.-]+)|/([0-9]+))")
 
 
@@ -50,11 +51,13 @@ class Registry:
         uri: MLflow tracking URI.
 
     Raises:
-        TrackingError: nothing listens there.
+        TrackingError: nothing listens there, or there is no such database file.
     """
 
     def __init__(self, uri: str):
         reach(uri)
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+            raise TrackingError(f"{uri}: no such database, and asking for it would make an empty one")
         self._client = MlflowClient(tracking_uri=uri)
 
     def champion(self, name: str) -> Version | None:
@@ -290,7 +293,7 @@ class Registry:
         try:
             return self._client.get_registered_model(f"{name}{CLAIM}")
         except MlflowException as problem:
-            if problem.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if problem.error_code != "RESOURCE_DOES_NOT_EXIST" and self._is_there(f"{name}{CLAIM}"):
                 raise
             return None
 
@@ -300,8 +303,14 @@ class Registry:
         except MlflowException as problem:
             if problem.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
+            if not self._is_there(name):
+                return None
             raise
         return Version(name, str(found.version), str(found.run_id), dict(found.tags))
+
+    def _is_there(self, name: str) -> bool:
+        """Say whether there is a registered model; of one that is not a server with users says it is forbidden."""
+        return bool(self._client.search_registered_models(f"name='{name}'"))
 
     def _create_registered_model(self, name: str) -> None:
         try:

@@ -152,6 +152,9 @@ class ServerConfig(BaseModel):
         return ",".join([f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")] + list(self.allowed_hosts))
 
 
+UNKNOWN = f"unknown key; keys: {', '.join(ServerConfig.model_fields)}"
+
+
 def load(path: Path) -> ServerConfig:
     """Read a server's file.
 
@@ -167,7 +170,8 @@ def load(path: Path) -> ServerConfig:
         raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
     except ValidationError as found:
         problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: "
+            + (UNKNOWN if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "))
             for e in found.errors(include_input=False)
         ]
         raise TrackingError(f"{path}: " + "; ".join(problems)) from None

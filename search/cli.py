@@ -24,7 +24,9 @@ DataRoot = Annotated[
     list[str] | None,
     typer.Option(metavar="SOURCE=PATH", help="A data set's folder, or its address (s3://…); may be repeated."),
 ]
-Weights = Annotated[Path | None, typer.Option(help="Folder or file of pretrained weights instead of the hub.")]
+Weights = Annotated[
+    Path | None, typer.Option(exists=True, help="Folder or file of pretrained weights instead of the hub.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 STORAGE = Path("storage")
 PROBE_STEPS = 20

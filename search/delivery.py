@@ -28,8 +28,9 @@ SECONDS_TO_GATHER = 2.0
 costs alone, and a thread that is never done telling takes the interpreter from the one that writes the ledger."""
 
 
-REFUSED = "INVALID_PARAMETER_VALUE"
-"""MLflow's code for what it will never take, e.g. a name with letters that it does not allow."""
+REFUSED = ("INVALID_PARAMETER_VALUE", "error code 401", "error code 403")
+"""Of what MLflow will not take however often it is told: a name with letters that it does not allow, a stranger, a user
+without the rights."""
 OBJECTS_BEFORE_COLLECTION = 100_000
 """MLflow makes tens of objects for a metric and lets go of them itself; looking for cycles after every 700, as Python
 does by default, is a quarter of the time that its `log_batch` takes."""
@@ -93,7 +94,7 @@ class Delivery:
                 more = True
                 self._receivers = None
                 self.problem = f"{type(problem).__name__}: {problem}".splitlines()[0]
-                refused = getattr(problem, "error_code", None) == REFUSED
+                refused = any(word in f"{getattr(problem, 'error_code', '')} {problem}" for word in REFUSED)
                 LOG.warning("MLflow %s, events wait on disk: %s", "refuses" if refused else "is away", self.problem)
                 if refused and self._stop.is_set():
                     return  # the same events would be refused again

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search import checks, data_roots, grid, image_counts, ledger, recorded_speed, sampling, selection
-from search.estimate import estimate
+from search.estimate import Estimate, estimate
 from search.identity import identified
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
@@ -59,7 +59,7 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         "trials": len(wanted.trials),
         "excluded": wanted.excluded,
         "refused": [{"cell": dict(refusal.cell.axes), "reason": refusal.reason} for refusal in wanted.refused],
-        "warnings": warnings(study, wanted),
+        "warnings": [*warnings(study, wanted), *_beyond_budget(study, cost)],
         "estimated": cost.as_json(),
         "measured": _measured(wanted, speeds) if speeds else None,
         "done": _done(study, known.storage) if known.storage else None,
@@ -67,6 +67,16 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         "search": {name: _plain(space) for name, space in study.search.items()},
         "seeds": study.seeds,
     }
+
+
+def _beyond_budget(study: StudyConfig, cost: Estimate) -> list[str]:
+    """Say which budgets bind even if all goes as fast as it may."""
+    estimates = {"gpu_hours": cost.gpu_hours, "wall_clock_hours": cost.wall_clock_hours}
+    return [
+        f"budget.{name}: {given:g} is less than the estimated {low:.3g}; the least informative trials will be left out"
+        for name, estimated in estimates.items()
+        if estimated and (given := getattr(study.budget, name)) is not None and (low := estimated.low) > given
+    ]
 
 
 def _prunes(study: StudyConfig, wanted: grid.Grid) -> bool:
@@ -119,13 +129,14 @@ def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
     for identity, trial in asked.items():
         cells[trial.cell.name].append(identity)
     back = {selection.to_bring_back(state, trials) for trials in cells.values()}
+    not_begun = [t for t, progress in known.items() if not (progress.epochs or progress.done or t in back)]
     finished = [t for t, progress in known.items() if progress.done and not progress.dropped and t not in back]
     total = len(sampling.examples(study).trials)
     return {
         "finished": len(finished),
         "begun": sum(t in back or (bool(p.epochs) and not p.done) for t, p in known.items()),
         "dropped": sum(progress.dropped and t not in back for t, progress in known.items()),
-        "new": total - len(known),
+        "new": total - len(known) + len(not_begun),
         "epochs_left": sum(
             trial.config.recipe.epochs - len(known[name].epochs if name in known else ())
             for name, trial in asked.items()

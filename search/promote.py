@@ -65,9 +65,9 @@ def promote(
     if champion is None:
         _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
+    original = chosen.original(challenger, roots or {})  # what is missing is told before anything is registered
     package = chosen.package(weights)
     with _packaged(chosen, package, registry, None if dry_run else history, uri=uri) as (source, version):
-        original = chosen.original(challenger, roots or {})
         checks = reload.checks(source, original, uri=uri, tolerance=study.promotion.reproduction)
     rival = chosen.rival(registry, champion, history) if champion else None
     decision = promotion.judge(challenger, rival, _policy(chosen), checks=checks)

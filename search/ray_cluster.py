@@ -50,7 +50,7 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
             _start(path, cpus)
         else:
             ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **QUIET)
-    except (OSError, RuntimeError, ValueError) as problem:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as problem:
         reason = str(problem).splitlines()[0]
         if address is None:
             raise StudyError(f"Ray does not start on this machine ({reason}); its logs are in /tmp/ray") from None

@@ -88,7 +88,8 @@ def show(found: dict[str, Any], console: Console) -> None:
             console.print(f"[yellow]dropped[/yellow] {where}: {escape(row['reason'])}", soft_wrap=True)
         elif row["interrupted"]:
             classes = ", ".join(f"{name} x{times}" for name, times in Counter(row["interrupted"]).items())
-            console.print(f"[yellow]interrupted[/yellow] {where}: {classes}; went on", soft_wrap=True)
+            then = "to go on" if row["state"] == "PAUSED" else "went on"
+            console.print(f"[yellow]interrupted[/yellow] {where}: {classes}; {then}", soft_wrap=True)
 
 
 def _show_failure(row: dict[str, Any], where: str, console: Console) -> None:

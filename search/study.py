@@ -67,6 +67,9 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
         LOG.warning("warning: %s", warning)
     datasets = (*wanted.datasets, *grid.external_datasets(study).values())
     roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in datasets}
+    if unknown := sorted(set(machine.data_roots) - {word for d in datasets for word in (d.name, d.source)}):
+        names = ", ".join(dict.fromkeys(d.name for d in datasets))
+        LOG.warning("warning: --data-root %s: the study has no such data set; it has %s", ", ".join(unknown), names)
     with lock(folder), Ledger(folder.ledger) as ledger, delivered(study, folder) as delivery:
         desk = Desk(study, ledger, delivery, progress)
         with ray_cluster.cluster(machine.address, cpus=machine.cpus) as resources, desk.closing():

@@ -115,6 +115,8 @@ def convert(file: Path, *, to: Path, key: str | None = None, strip_prefix: str =
 
 
 def _state_of(file: Path, key: str | None) -> dict[str, Any]:
+    if not file.is_file():
+        raise TrialError("weights", f"{file}: no such file")
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

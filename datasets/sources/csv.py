@@ -24,6 +24,9 @@ _PARTITIONS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _MEANINGS = {"positive_cells": 1.0, "negative_cells": 0.0, "uncertain_cells": UNCERTAIN, "missing_cells": np.nan}
+_NAME_COLUMNS = (
+    "say which columns they are: `image: COLUMN`, `patient: COLUMN` (and case, view, age, sex, origin, partition)"
+)
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "w": "F"}
 
 
@@ -60,7 +63,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     options = parse_options(config, CsvOptions)
     named = [options.case, options.view, options.age, options.sex, options.origin, options.partition]
     described = tuple(column for column in (options.image, options.patient, *named) if column is not None)
-    table = read_csv(root / options.table, columns=described)
+    table = read_csv(root / options.table, columns=described, advice=_NAME_COLUMNS)
     findings = _findings(table, options, described)
     _check_columns(findings, options)
     prefix = f"{options.images.rstrip('/')}/" if options.images else ""

@@ -11,7 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 usage="usage: hosts.sh start|stop HEAD [WORKER …]"
-action=${1:?"$usage"} head=${2:?"$usage"}
+[ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
+action=$1 head=$2
 shift 2
 port=${RADSWEEP_PORT:-6379}
 venv=${RADSWEEP_VENV:-$PWD/.venv}

@@ -1,3 +1,4 @@
+import errno
 import socket
 import subprocess
 import sys
@@ -6,12 +7,13 @@ import time
 
 import psutil
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
 from mlflow_server import credentials, server, server_config
 from mlflow_server.check import check, logged_in, request
-from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.errors import PromotionError, TrackingError, refusal
 from mlflow_server.reach import without_password
 from mlflow_server.registry import Registry
 from mlflow_server.server_config import ServerConfig
@@ -44,7 +46,7 @@ from scripts.services import free_port, listens
         ("port: true", "port: Input should be a valid integer"),
         ("port: 5000\nport: 5001", "port: given twice, keep one"),
         ("folder: ''", "folder: name a folder"),
-        ("pasword: x", "pasword: Extra inputs"),
+        ("pasword: x", "pasword: unknown key; keys: folder, database"),
         ("folder: [", "while parsing"),
     ],
 )
@@ -322,3 +324,59 @@ def test_the_ui_behind_a_proxy_may_post_and_a_page_from_elsewhere_may_not(served
         assert request(served, "/ajax-api/2.0/mlflow/experiments/search", known=True, **own)[0] == 200
     foreign = {"host": "mlflow.example.org", "origin": "https://attacker.example"}
     assert request(served, "/ajax-api/2.0/mlflow/experiments/search", known=True, **foreign)[0] == 403
+
+
+def test_a_user_who_is_no_administrator_makes_the_first_champion(served, monkeypatch):
+    """Asked by a user, a server says of a model that is not there that it is forbidden."""
+    from mlflow.server import get_app_client
+
+    user, other = f"anna-{served.port}", f"bob-{served.port}"
+    with logged_in(served):
+        for name in (user, other):
+            get_app_client("basic-auth", tracking_uri=served.uri).create_user(name, f"a-long-password-of-{name}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def log_in(name):
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"a-long-password-of-{name}")
+
+    log_in(user)
+    registry, client = Registry(served.uri), MlflowClient(served.uri)
+    name = f"first-of-{user}"
+    assert registry.champion(name) is None
+    assert registry.unlock(name) is False
+    run_id = client.create_run(client.create_experiment(name)).info.run_id
+    version = registry.register(name, source=client.get_run(run_id).info.artifact_uri, run_id=run_id, tags={})
+    registry.challenge(version)
+    registry.crown(version, instead_of=None)
+    assert registry.champion(name).version == version.version
+
+    log_in(other)
+    with pytest.raises(MlflowException, match="403"):
+        registry.tag(version, {"a": "b"})
+    log_in(user)
+    get_app_client("basic-auth", tracking_uri=served.uri).grant_user_permission(other, "registered_model", name, "EDIT")
+    log_in(other)
+    registry.tag(version, {"a": "b"})
+
+
+def test_a_database_that_is_not_there_is_told_and_not_made(tmp_path):
+    with pytest.raises(TrackingError, match="no such database, and asking for it would make an empty one"):
+        Registry(f"sqlite:///{tmp_path}/nowhere.db")
+    assert not list(tmp_path.iterdir())
+
+
+def full(kind):
+    """Errors that a full disk ends in, also those that a library raises about it."""
+    cause = OSError(errno.ENOSPC, "No space left on device")
+    if kind == "wrapped":
+        error = OSError("With tag (7FE0,0010) got exception")
+        error.__cause__ = cause
+        return error
+    return {"plain": cause, "database": RuntimeError("(sqlite3.OperationalError) database or disk is full")}[kind]
+
+
+@pytest.mark.parametrize("kind", ["plain", "wrapped", "database"])
+def test_a_full_disk_is_told_as_such_whoever_noticed(kind):
+    assert refusal(full(kind)) == "no space left on device; make room and run the same command again"
+    assert refusal(KeyError("a")) is None

@@ -164,6 +164,23 @@ def test_the_plan_says_what_is_left_to_do(ran):
     assert plan(study(name="other"), Known(storage=ran))["done"] is None
 
 
+def test_a_trial_that_was_entered_and_not_begun_is_new(ran):
+    """A run that its budget ended before has all trials in its ledger."""
+    path = StudyFolder(ran, "s").ledger
+    told = [event for event in read(path).events if event["kind"] not in {"started", "epoch", "ended", "paused"}]
+    path.unlink()
+    with Ledger(path) as ledger:
+        ledger.append(*told)
+    done = plan(study(), Known(storage=ran))["done"]
+    assert (done["finished"], done["begun"], done["new"]) == (0, 0, 4)
+
+
+def test_a_budget_that_binds_whatever_happens_is_warned_of():
+    (warning,) = plan(study(budget={"gpu_hours": 1e-9}))["warnings"]
+    assert warning.startswith("budget.gpu_hours: 1e-09 is less than the estimated ")
+    assert plan(study(budget={"gpu_hours": 1e9, "wall_clock_hours": 1e9}))["warnings"] == []
+
+
 def test_what_the_budget_dropped_is_called_so_everywhere(ran):
     folder = StudyFolder(ran, "s")
     dropped = {"kind": "ended", "state": "PRUNED", "reason": f"{OVER_BUDGET}no room", "time_ms": 9, "result": None}
