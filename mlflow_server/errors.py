@@ -16,7 +16,8 @@ def refusal(problem: Exception) -> str | None:
     from mlflow.exceptions import MlflowException
 
     if _disk_is_full(problem):
-        return "no space left on device; make room and run the same command again"
+        where = f"{problem.filename}: " if isinstance(problem, OSError) and problem.filename else ""
+        return f"{where}no space left on device; make room and run the same command again"
     if isinstance(problem, MlflowException):
         return f"MLflow refuses: {str(problem).splitlines()[0]}"
     if isinstance(problem, OSError) and problem.strerror:  # a full disk names no file

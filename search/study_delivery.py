@@ -36,7 +36,7 @@ def delivered(study: StudyConfig, folder: StudyFolder) -> Iterator[Delivery]:
         waiting = delivery.finish()
         if waiting:
             LOG.warning(
-                "%d events wait in %s for MLflow (%s); the next `python -m search run` delivers them, if it may",
+                "%d events wait in %s for MLflow (%s); the next `python -m search run` tries again",
                 waiting,
                 folder.ledger,
                 delivery.problem,

@@ -38,9 +38,8 @@ def split_fused(body: nn.Module) -> None:
         if getattr(module, "q_bias", None) is not None:
             if not hasattr(module, "qkv_bias_separate"):
                 raise ValueError(f"{name} adds its query bias outside the fused layer; lora cannot reach it there")
-            module.qkv_bias_separate = (
-                True  # BEiT, EVA: call the layer, then add the bias, instead of reading its weight
-            )
+            # BEiT and EVA then call the layer and add the bias, instead of reading its weight.
+            module.qkv_bias_separate = True
         module.qkv = SplitQkv(fused)
 
 
