@@ -76,7 +76,7 @@ class Spending:
         accounts = []
         now = self._now() if self._budget.gpu_hours or self._budget.wall_clock_hours else 0
         if self._budget.gpu_hours is not None:
-            uses = [self._state.trials[trial].use for trial in self._entries]
+            uses = [trial.use for trial in self._state.trials.values()]  # those of values that were taken out, too
             used = sum(use.gpu_seconds + use.gpus * _running(use.since_ms, now) for use in uses)
             accounts.append(("GPU-hours", used, self._budget.gpu_hours * 3600))
         if self._budget.wall_clock_hours is not None:

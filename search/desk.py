@@ -33,6 +33,7 @@ class Desk:
         self._delivery = delivery
         self.progress = progress
         self.state = StudyState.of(ledger.events)
+        self.state.close_what_died()  # before this run's opening, which comes with its first event, a budget is asked
         ledger.events = ()  # folded into the state; a long study's events would fill the memory
         self.earlier_study = dict(self.state.study)
         self.changed = False

@@ -140,4 +140,5 @@ def _last_until(curve: Values, share: float) -> float:
 
 
 def _best_until(curve: Values, share: float) -> float:
-    return max(value for known, value in curve.items() if known <= share + 1e-9)
+    reached = [value for known, value in curve.items() if known <= share + 1e-9]
+    return max(reached, default=curve[min(curve)])  # of one that was undefined so far the first value stands for it

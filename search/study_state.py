@@ -129,8 +129,8 @@ class TrialProgress:
 
     @property
     def point(self) -> str:
-        """The searched values in words."""
-        return point_of(self.searched)
+        """The searched values in words, in whatever order the file listed them."""
+        return point_of(dict(sorted(self.searched.items())))
 
     @property
     def curve(self) -> dict[int, float]:
@@ -193,11 +193,15 @@ class StudyState:
         elif kind != "closed":
             self._apply_to_trial(self.trials[event["trial"]], event)
 
+    def close_what_died(self) -> None:
+        """Let nobody occupy anything: attempts and a run that are still open died with their driver."""
+        for use in (self.wall, *(progress.use for progress in self.trials.values())):
+            use.stop(use.seen_ms)
+
     def _tick(self, event: Event) -> None:
         if event["kind"] == "study":
+            self.close_what_died()
             self.wall.begin(event)
-            for progress in self.trials.values():
-                progress.use.stop(progress.use.seen_ms)  # an attempt that is still open died with its driver
         elif event["kind"] == "closed":
             self.wall.stop(event["time_ms"])
         elif (at := event.get("time_ms", event.get("timestamp_ms"))) is not None:

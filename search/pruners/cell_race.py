@@ -73,7 +73,7 @@ class Field:
     """Where the live trials of a group stand at a rung, by trial number.
 
     Attributes:
-        values: at the rung.
+        values: at the rung, as they were told.
         places: 1 for the leader, by the expected end; in this order. Seeds share a place.
         ends: where each is expected to end, the mean over its seeds.
         improvements: what each place is expected to improve on those ahead of it, from the leader on; infinite where
@@ -209,7 +209,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         quota = max(1, math.ceil(len(set(points.values())) ** self._exponent_at[rung] - 1e-9))
         least = self._tolerance * (1 - rung / self._epochs)
         return Field(
-            values={number: standings[number].value for number in ranked},
+            values={number: _sign(direction) * standings[number].value for number in ranked},
             places={number: place[points[number]] for number in ranked},
             ends=ends,
             improvements=improvements(list(of_place.values()), quota, least),
@@ -267,9 +267,14 @@ def _hopeless(begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection
     return max(HOPELESS_RISE * rise, HOPELESS_NOISE * noise)
 
 
+def _sign(direction: StudyDirection) -> float:
+    """Return what makes a larger value the better one, and a value as it is told again of that."""
+    return -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+
+
 def _seen(trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[int, float]:
     """Return a curve up to a rung, by epoch; larger is better."""
-    sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+    sign = _sign(direction)
     return {step: sign * value for step, value in sorted(trial.intermediate_values.items()) if step <= rung}
 
 

@@ -10,9 +10,11 @@ from search import improvement
 from search.curve_endings import Endings
 from search.pruners import cell_race
 from search.pruners.cell_race import CellRacePruner
+from search.pruning import create_group
 from search.replay import curves, policies, run
 from search.replay.curves import Curve
 from search.standings import Past, ended
+from search.study_sections import Pruning
 
 EARLY_BIRD = {0.25: 0.8, 1.0: 0.8}
 LATE_RISER = {0.25: 0.7, 1.0: 0.9}
@@ -293,6 +295,23 @@ def test_a_study_that_chooses_by_the_best_epoch_is_foreseen_by_it():
     )
     assert by_best.argmax() == 1
     assert by_last.argmin() == 1
+
+
+def test_a_trial_that_was_undefined_at_first_teaches_what_is_known_of_it():
+    """Others that were stopped before its first value are held against that value."""
+    curves = [("x", {0.25: 0.7, 1.0: 0.8}), ("y", {0.25: 0.6}), ("z", {0.5: 0.65, 1.0: 0.9})]
+    now = [("x", {0.25: 0.7}), ("y", {0.25: 0.6})]
+    ends = Endings([Past(curves, by_best=True)] * 4, [0.25, 0.5]).expected(now, [True] * 2, 0)
+    assert ends.behind[0] > ends.behind[1]
+
+
+def test_of_a_metric_that_is_better_when_smaller_the_value_is_told_as_it_is():
+    race = create_group(Pruning(), epochs=8, trials=3, direction="minimize", space={"x": [1.0, 2.0, 3.0]})
+    for number, losses in enumerate([(0.5, 0.4), (0.7, 0.75), (0.6, 0.6)]):
+        race.add(f"t{number}", {"x": float(number + 1)})
+        for epoch, loss in enumerate(losses, 1):
+            race.report(f"t{number}", epoch, loss)
+    assert "value 0.7500, place 3 of 3" in race.decide("t1").reason
 
 
 def test_who_came_to_its_end_early_ended_where_it_stood():

@@ -6,10 +6,13 @@ import random
 import pytest
 
 from search import failures
+from search.budget import Spending
+from search.desk import Desk
 from search.errors import StudyError
+from search.ledger import Ledger
 from search.study_sections import Budget, Pruning
 from search.study_state import OVER_BUDGET
-from tests.search.recorded import Search
+from tests.search.recorded import PRIMARY, Search, opening
 from trainers.parallel import LostProcessError
 
 NONE = Pruning(pruner="none")
@@ -134,6 +137,33 @@ def test_nodes_that_go_away_at_any_moment_change_nothing_in_the_end(slots, seed)
     search.run(slots=slots, order=chance.choice, loses=lambda: chance.random() < 0.2)
     assert search.ends() == undisturbed.ends()
     assert sum(event["kind"] == "interrupted" for event in search.events) > 0
+
+
+def test_the_time_between_a_killed_run_and_the_next_is_nobodys_use(tmp_path):
+    """A budget is asked before the next run has told of its beginning."""
+    hour = 3_600_000
+    search = Search({"a": FLAT, "b": FLAT}, pruning=NONE, gpus=2.0)
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        ledger.append(*search.events)
+        ledger.append({"kind": "started", "trial": "a", "time_ms": hour, "gpus": 2.0})
+        told = {"epoch": 1, "timestamp_ms": 2 * hour, "metrics": {PRIMARY: 0.5}, "undefined": []}
+        ledger.append({"kind": "epoch", "trial": "a", **told})
+    with Ledger(path) as ledger:
+        state = Desk(None, ledger, None, None).state
+        budget = Budget(gpu_hours=3, wall_clock_hours=3)
+        spending = Spending(budget, search.entries, state, now=lambda: 100 * hour)
+        assert spending.exhausted() is None
+        assert (state.trials["a"].use.gpu_seconds, state.wall.seconds) == (2 * 3600, 2 * 3600)
+
+
+def test_a_budget_counts_trials_that_are_asked_for_no_more():
+    first = Search({"a": FLAT, "b": FLAT}, pruning=NONE, gpus=1.0)
+    first.run()
+    used = sum(progress.use.gpu_seconds for progress in first.state.trials.values())
+    budget = Budget(gpu_hours=used / 3600)
+    other = Search({"c": FLAT}, events=[*first.events, *opening(Search({"c": FLAT}).entries)[2:]], budget=budget)
+    assert other.schedule.out_of_budget.startswith("GPU-hours: ")
 
 
 def test_time_is_counted_over_attempts_pauses_and_cut_off_runs():

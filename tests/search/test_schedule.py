@@ -152,6 +152,14 @@ def test_a_trial_without_a_defined_metric_is_not_compared():
     assert search.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
 
 
+def test_seeds_are_of_one_point_whatever_order_the_file_lists_its_values_in():
+    search = Search({"a": [0.5], "b": [0.9]})
+    state = search.state
+    state.trials["a"].searched = {"learning_rate": 1e-4, "weight_decay": 0.1}
+    state.trials["b"].searched = {"weight_decay": 0.1, "learning_rate": 1e-4}
+    assert state.trials["a"].point == state.trials["b"].point == "learning_rate=0.0001, weight_decay=0.1"
+
+
 def test_when_the_one_that_won_is_asked_for_no_more_the_best_of_the_stopped_goes_on():
     """No cell without a finished trial, whatever was taken out of the study file."""
     first = Search(CLEAR)
