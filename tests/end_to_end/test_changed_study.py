@@ -4,51 +4,55 @@ import json
 
 import pytest
 
+from datasets import sources
+from datasets.dataset_config import DatasetConfig
 from tests.end_to_end.results import client, report, runs
 
 pytestmark = pytest.mark.slow
 
 
-def test_winners_are_also_measured_on_other_data_sets_when_the_study_comes_to_ask(elsewhere):
-    """Another phantom would be the same source; a CSV table over its films is another one."""
-    from datasets import sources
-    from datasets.dataset_config import DatasetConfig
+def test_winners_are_also_measured_on_other_data_sets_when_the_study_comes_to_ask(again):
+    root = again.storage / "other"
+    cases = write_other(root)
+    alone, trained = report(again)["cells"], sum(e["kind"] == "epoch" for e in again.events())
+    written = {path: path.stat().st_mtime_ns for path in again.folder.glob("winners/*/scores.parquet")}
+    study = again.study.read_text()
+    study = study.replace("redraws: 200, metadata_baseline: true", "redraws: 300, external: {phantom: [other]}")
+    study = study.replace("data: {", "data: {other: {source: csv, findings: [nodule], partition: split}, ")
+    again.study.write_text(study + "promotion: {external: {other: {margin: 0.1}}}\n")
+    again("run", "--data-root", f"other={root}")
+    both = report(again)["cells"]
+    assert sum(e["kind"] == "epoch" for e in again.events()) == trained
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # the test images were looked at once
+    winners = [run for run in runs(again) if run.data.tags.get("radsweep.winner") == "true"]
+    assert len(both) == len(alone) == len(winners) == len(written) == 2
+    for before, after in zip(alone, both, strict=True):
+        assert [row["value"] for row in after["test"]] == [row["value"] for row in before["test"]]
+        assert [row["low"] for row in after["test"]] != [row["low"] for row in before["test"]]
+        external = after["external"]
+        assert {(row["dataset"], row["target"]) for row in external} == {("other", "nodule"), ("other", "macro")}
+        assert {row["cases"] for row in external} == {cases}
+    for winner in winners:
+        history = client(again).get_metric_history(winner.info.run_id, "test/auroc/macro")
+        assert len(history) == 1  # what came out the same has no second row
+    assert "external: other" in (again.folder / "report" / "results.csv").read_text()
+    reasons = json.loads(again("promote", "--json", "--dry-run"))["reasons"]
+    (reason,) = [reason for reason in reasons if reason["condition"].startswith("on other, non_inferiority:")]
+    assert reason["holds"]
+    assert reason["evidence"] == f"no champion to compare with; measured on {cases} cases"
 
+
+def write_other(root):
+    """Write a CSV table over the films of another phantom, which alone would be the same source; return test cases."""
     phantom = DatasetConfig(name="p", source="phantom", options={"patients": 24, "size": 64, "seed": 5})
-    root = elsewhere.storage / "other"
     manifest = sources.load(phantom, root)
-    table = manifest.instances[["path", "patient"]].assign(nodule=manifest.labels[:, 2], split="test")
+    table = manifest.instances[["path"]].assign(split="test")
     table.loc[:3, "split"] = "train"
     table.loc[4:7, "split"] = "val"
     table["patient"] = range(len(table))
     table["nodule"] = [i % 2 for i in range(len(table))]
     table.to_csv(root / "labels.csv", index=False)
-    study = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_convnext2")
-    elsewhere.study.write_text(study)
-    elsewhere("run")
-    alone, trained = report(elsewhere)["cells"][0], sum(e["kind"] == "epoch" for e in elsewhere.events())
-    (scores,) = elsewhere.folder.glob("winners/*/scores.parquet")
-    written = scores.stat().st_mtime_ns
-    study = study.replace("redraws: 200, metadata_baseline: true", "redraws: 300, external: {phantom: [other]}")
-    study = study.replace("data: {", "data: {other: {source: csv, findings: [nodule], partition: split}, ")
-    elsewhere.study.write_text(study + "promotion: {external: {other: {margin: 0.1}}}\n")
-    elsewhere("run", "--data-root", f"other={root}")
-    both = report(elsewhere)["cells"][0]
-    assert sum(e["kind"] == "epoch" for e in elsewhere.events()) == trained
-    assert scores.stat().st_mtime_ns == written  # the test images were looked at once
-    assert [row["value"] for row in both["test"]] == [row["value"] for row in alone["test"]]
-    assert [row["low"] for row in both["test"]] != [row["low"] for row in alone["test"]]
-    (winner,) = [run for run in runs(elsewhere) if run.data.tags.get("radsweep.winner") == "true"]
-    history = client(elsewhere).get_metric_history(winner.info.run_id, "test/auroc/macro")
-    assert len(history) == 1  # what came out the same has no second row
-    external = report(elsewhere)["cells"][0]["external"]
-    assert {(row["dataset"], row["target"]) for row in external} == {("other", "nodule"), ("other", "macro")}
-    assert {row["cases"] for row in external} == {len(table) - 8}
-    assert "external: other" in (elsewhere.folder / "report" / "results.csv").read_text()
-    reasons = json.loads(elsewhere("promote", "--json", "--dry-run"))["reasons"]
-    (reason,) = [reason for reason in reasons if reason["condition"].startswith("on other, non_inferiority:")]
-    assert reason["holds"]
-    assert reason["evidence"] == f"no champion to compare with; measured on {len(table) - 8} cases"
+    return len(table) - 8
 
 
 def test_a_changed_grid_runs_only_what_is_missing(again):
