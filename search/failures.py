@@ -80,6 +80,12 @@ def class_of_loss(said: str) -> tuple[str, str]:
     return "process_died", "its process died"
 
 
+def stops_cell(reason: str) -> bool:
+    """Say whether a trial that failed for a reason, which begins with its class, ends its cell."""
+    policy = POLICIES.get(reason.partition(":")[0])
+    return policy is not None and policy.stops_cell
+
+
 def may_go_on(interruptions: Sequence[Event]) -> bool:
     """Say whether a trial gets another attempt after these interruptions, the last of which just happened."""
     last = interruptions[-1]["class"]

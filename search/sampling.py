@@ -7,6 +7,7 @@ What was drawn is in the ledger; a study that goes on reads it there.
 
 import hashlib
 import inspect
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState as OptunaState
 
-from search import grid
+from search import failures, grid
 from search.errors import StudyError
 from search.grid import Cell, Grid
 from search.pruning import OPTUNA_STATE
@@ -65,15 +66,20 @@ def draw(study: StudyConfig, wanted: Grid, state: StudyState) -> Grid | None:
         state: what they came to.
 
     Returns:
-        The grid with the new points; None if every cell has all its points.
+        The grid with the new points; None if every cell has all its points. A cell that a failure stopped (its data
+        cannot be read) gets none, until its trials are reopened.
     """
     if study.sampling.sampler == "grid":
         return None
     points = drawn(study, state)
-    more = {cell.name: _round(study, cell, points.get(cell.name, []), state) for cell in wanted.cells}
+    failed = [progress for progress in state.trials.values() if progress.state is TrialState.FAILED]
+    stopped = {progress.cell for progress in failed if failures.stops_cell(progress.reason)}
+    open_cells = [cell for cell in wanted.cells if cell.name not in stopped]
+    more = {cell.name: _round(study, cell, points.get(cell.name, []), state) for cell in open_cells}
     if not any(more.values()):
         return None
-    return grid.expand(study, {name: [*points.get(name, []), *new] for name, new in more.items()})
+    names = [cell.name for cell in wanted.cells]
+    return grid.expand(study, {name: [*points.get(name, []), *more.get(name, [])] for name in names})
 
 
 def examples(study: StudyConfig) -> Grid:
@@ -122,8 +128,17 @@ def _round(study: StudyConfig, cell: Cell, known: Sequence[Point], state: StudyS
         if point not in known and point not in new:
             new.append(point)
         if len(new) == count:
-            break
-    return new
+            return new
+    return new + _not_drawn(study, [*known, *new])[: count - len(new)]
+
+
+def _not_drawn(study: StudyConfig, points: Sequence[Point]) -> list[Point]:
+    """List what is left of a search among choices alone, where drawing meets the last ones by chance only."""
+    if not all(isinstance(space, list) for space in study.search.values()):
+        return []
+    choices = [space for space in study.search.values() if isinstance(space, list)]
+    every = (dict(zip(study.search, values, strict=True)) for values in itertools.product(*choices))
+    return [point for point in every if point not in points]
 
 
 def _asked_for(study: StudyConfig, point: Point) -> bool:

@@ -63,6 +63,8 @@ def create(
         kind = optuna.pruners.NopPruner
     elif name in _optunas():
         kind = _optunas()[name]
+        if kind is optuna.pruners.HyperbandPruner:  # by itself it prunes nothing until a trial showed it the length
+            given.setdefault("max_resource", epochs)
     elif name in names():
         kind = importlib.import_module(f"{__name__}.{name}").PRUNER
         takes_known = NOT_SETTINGS & set(inspect.signature(kind).parameters)

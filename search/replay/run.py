@@ -14,9 +14,9 @@ from search.replay.policies import Policy
 from search.replay.scores import Score, score
 from search.standings import Past, ended
 
-OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {}}
-"""Optuna's pruners that stand beside every replay, and what is set otherwise than by default."""
-CLASS_NAMES = {"MedianPruner": "median"}
+OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {"max_resource": "auto"}}
+"""Optuna's pruners that stand beside every replay, and what is set otherwise than by our default."""
+CLASS_NAMES = {"MedianPruner": "median", "HyperbandPruner": "hyperband"}
 """A pruner under its class's name is the same pruner."""
 FIRST_SHARES = (0.05, 0.1, 0.2)
 MOST_TEACHERS = 200

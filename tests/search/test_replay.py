@@ -11,6 +11,7 @@ from search import pruners
 from search.cli import app
 from search.errors import StudyError
 from search.ledger import Ledger
+from search.pruning import ComparisonGroup
 from search.replay import curves, policies, run
 from search.replay.scores import score
 from search.study_sections import Pruning
@@ -197,8 +198,21 @@ def test_a_patient_pruner_holds_another_one_back():
         pruners.create("hyperband", {"reduction_factor": 1}, epochs=8)
 
 
-def test_a_pruner_under_its_classs_name_is_the_same_one():
-    assert run.asked(["MedianPruner"])["MedianPruner"][1] == run.asked(["median"])["median"][1] != {}
+@pytest.mark.parametrize(("settings_of", "prunes"), [({}, True), ({"max_resource": "auto"}, False)])
+def test_hyperband_is_told_how_long_a_training_is_and_need_not_wait_for_one(settings_of, prunes):
+    trials = [f"t{n}" for n in range(9)]
+    group = ComparisonGroup(pruners.create("hyperband", settings_of, epochs=9), "maximize", {"trial": trials})
+    stopped = []
+    for n, trial in enumerate(trials):
+        group.add(trial, {"trial": trial})
+        group.report(trial, 1, -n / 10)
+        stopped.append(group.decide(trial).stops)
+    assert any(stopped) is prunes
+
+
+@pytest.mark.parametrize(("name", "of_class"), [("median", "MedianPruner"), ("hyperband", "HyperbandPruner")])
+def test_a_pruner_under_its_classs_name_is_the_same_one(name, of_class):
+    assert run.asked([of_class])[of_class][1] == run.asked([name])[name][1] != {}
 
 
 WITHOUT_BOUNDS = [n for n in pruners.names() if n.islower() and n != "threshold"]

@@ -153,3 +153,42 @@ def test_a_narrowed_space_keeps_only_the_points_that_lie_in_it(sampler, space):
         assert all(1e-3 <= point["learning_rate"] <= 1e-2 for point in points)
         if isinstance(space, list):
             assert all(point["learning_rate"] in space for point in points)
+
+
+def test_a_cell_whose_data_cannot_be_read_gets_no_more_points_until_it_is_tried_again():
+    state, asked = opened(), study("random", trials=4)
+    wanted = sampling.draw(asked, sampling.expand(asked, state), state)
+    broken, fine = (cell.name for cell in wanted.cells)
+    fields = {
+        "axes": {},
+        "seed": 0,
+        "config": {},
+        "dataset_key": "k",
+        "searched": {"learning_rate": 1e-3, "batch_size": 4},
+    }
+    state.apply({"kind": "trial", "trial": "t", "cell": broken, **fields})
+    failure = {"kind": "ended", "trial": "t", "state": "FAILED", "time_ms": 0, "result": None}
+    state.apply({**failure, "reason": "data: no such file"})
+    assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 1, fine: 4}
+    state.apply({"kind": "reopened", "trial": "t", "reason": "run --retry-failed"})
+    assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 4, fine: 4}
+    state.apply({**failure, "reason": "bug: something else"})
+    assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 4, fine: 4}
+
+
+def points_by_cell(grid):
+    return {
+        cell.name: len({trial.point for trial in grid.trials if trial.cell.name == cell.name}) for cell in grid.cells
+    }
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes"])
+def test_all_choices_are_drawn_where_as_many_are_asked_for(sampler):
+    choices = {"learning_rate": [n * 1e-5 for n in range(1, 13)], "batch_size": [8, 16, 32, 64, 128]}
+    content = {"name": "s", "axes": AXES, "search": choices, "sampling": {"sampler": sampler, "trials": 99}}
+    asked, state = StudyConfig.model_validate(content), opened()
+    carry_out(asked, state)
+    assert {cell: len(points) for cell, points in sampling.drawn(asked, state).items()} == {
+        "phantom/random/test_vit3/32": 60,
+        "phantom/random/test_convnext2/32": 60,
+    }
