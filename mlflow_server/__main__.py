@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,7 +87,10 @@ def migrate(config: Config) -> None:
     """Bring the database to the schema of the installed MLflow; make a backup first."""
     from mlflow_server import server_config
 
-    raise typer.Exit(upgrade(server_config.load(config)))
+    code = upgrade(server_config.load(config))
+    if code == 0:
+        typer.echo(f"the database has the schema of MLflow {version('mlflow')}")
+    raise typer.Exit(code)
 
 
 @app.command()

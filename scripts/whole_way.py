@@ -89,7 +89,9 @@ class Place:
 
 
 def main(
-    study: Annotated[Path, typer.Argument(help="Study; its first axis of several values is cut.")] = NIH_SUBSET,
+    study: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Study; its first axis of several values is cut.")
+    ] = NIH_SUBSET,
     data_root: Annotated[list[str] | None, typer.Option(metavar="SOURCE=PATH", help="Where a data set lies.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to keep everything in; default: a temporary one.")] = None,
 ) -> None:

@@ -6,6 +6,7 @@ the room `trainers`, inside the functions, so that the driver never pays for it.
 
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,11 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
     manifest = sources.load(order.dataset, order.data_root)
     specification = preprocessing.resolve(order.dataset.preprocessing)
     yield {"caches": [cache.cache_key(manifest, specification, side) for side in order.resolutions]}
-    sizes = ", ".join(map(str, order.resolutions))
-    yield {"note": f"preparing {order.dataset.name}: {len(manifest)} images at {sizes} px"}
+    is_prepared = partial(cache.is_prepared, manifest, preprocessing=order.dataset.preprocessing, cache=order.cache)
+    missing = [side for side in order.resolutions if not is_prepared(resolution=side)]
+    if missing:
+        sizes = ", ".join(map(str, missing))
+        yield {"note": f"preparing {order.dataset.name}: {len(manifest)} images at {sizes} px"}
     prepared = cache.prepare_all(
         manifest,
         resolutions=order.resolutions,

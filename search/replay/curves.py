@@ -122,7 +122,7 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
         told = str(problem).splitlines()[0]
         raise StudyError(
             f"{path}: not a table ({told}); expected parquet, or CSV in UTF-8, with the columns {', '.join(COLUMNS)} "
-            "[, cost, outcome]"
+            "[, cost, outcome, state]"
         ) from problem
     return of_table(table, name=str(path), minimize=minimize, restarts=restarts)
 
@@ -173,7 +173,9 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the table with its figures as numbers; refuse what is none, with the row."""
     missing = [column for column in COLUMNS if column not in table]
     if missing:
-        raise StudyError(f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost]")
+        raise StudyError(
+            f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost, outcome, state]"
+        )
     if table.empty:
         raise StudyError(f"{name}: no rows; expected one for each group, trial and epoch")
     numbers = table[[column for column in NUMERIC if column in table]]

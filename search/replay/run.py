@@ -14,7 +14,11 @@ from search.replay.policies import Policy
 from search.replay.scores import Score, score
 from search.standings import Past, ended
 
-OPTUNAS = {"median": {"n_startup_trials": 1}, "successive_halving": {}, "hyperband": {"max_resource": "auto"}}
+OPTUNAS: Mapping[str, Mapping[str, Any]] = {
+    "median": {"n_startup_trials": 1},
+    "successive_halving": {},
+    "hyperband": {"max_resource": "auto"},
+}
 """Optuna's pruners that stand beside every replay, and what is set otherwise than by our default."""
 CLASS_NAMES = {"MedianPruner": "median", "HyperbandPruner": "hyperband"}
 """A pruner under its class's name is the same pruner."""

@@ -95,6 +95,20 @@ def test_caches_are_recorded_before_they_are_built(tmp_path):
     assert (tmp_path / "c" / name / "complete.json").is_file()
 
 
+def test_what_is_decoded_is_told_and_nothing_where_all_is_there(tmp_path):
+    miniatures.nih_chest_xray14(tmp_path / "nih")
+    config = grid.expand(study(axes={"dataset": "nih_chest_xray14"})).datasets[0]
+    place = {"data_root": tmp_path / "nih", "cache": tmp_path / "c"}
+
+    def told(*resolutions):
+        order = worker.PreparationOrder(dataset=config, key="k", task="multilabel", resolutions=resolutions, **place)
+        return [message["note"].partition(" images at ")[2] for message in worker.prepare(order) if "note" in message]
+
+    assert told(32, 48) == ["32, 48 px"]
+    assert told(32, 64) == ["64 px"]
+    assert told(32, 48) == []
+
+
 def test_data_at_an_address_are_brought_into_the_storage_and_are_the_same_data(prepare, tmp_path):
     miniatures.nih_chest_xray14(tmp_path / "nih")
     system = fsspec.filesystem("memory")
