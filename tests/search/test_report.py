@@ -105,11 +105,21 @@ def test_several_processes_redraw_as_one_does(reported, monkeypatch):
     paths = sorted(reported.folder.path.glob("winners/*/scores.parquet"))[:8]
     found = []
     for processors in (1, 2):
-        monkeypatch.setattr(family, "_processors", lambda count=processors: count)
+        monkeypatch.setattr(family, "processors", lambda count=processors: count)
         found.append(family.redraw_files(paths, metric="auroc", bootstrap=Bootstrap(50)))
     for one, other in zip(*found, strict=True):
         assert one.fingerprint == other.fingerprint
         assert np.array_equal(one.values, other.values)
+
+
+def test_several_processes_draw_as_one_does(reported, monkeypatch):
+    monkeypatch.setattr(figures, "CELLS_PER_PROCESS", 1)
+    drawn = []
+    for processors in (1, 2):
+        monkeypatch.setattr(figures, "processors", lambda count=processors: count)
+        drawn.append(figures.draw(reported.found))
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) > 5
 
 
 def test_scores_that_are_gone_or_of_other_cases_cost_only_their_own_pairs(again):

@@ -79,13 +79,18 @@ def redraw_files(paths: Sequence[Path], *, metric: str, bootstrap: Bootstrap) ->
         In the order of the paths; a sentence instead where a file cannot be used.
     """
     work = partial(_redraw_file, metric=metric, bootstrap=bootstrap)
-    processes = min(_processors(), len(paths) // FILES_PER_PROCESS)
+    processes = min(processors(), len(paths) // FILES_PER_PROCESS)
     if processes < 2:
         return [work(path) for path in paths]
     # Threads would wait for each other: scipy's sparse products hold the interpreter's lock. A forked process could
     # inherit locks of Ray's threads, so they are spawned.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(work, paths))
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def p_value(observed: float, redrawn: np.ndarray) -> float | None:
@@ -131,7 +136,3 @@ def _fingerprint(scores: CaseScores, units: np.ndarray) -> str:
     for array in (units.astype(np.int64), np.nan_to_num(scores.labels, nan=-1.0)):
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
