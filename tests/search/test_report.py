@@ -16,7 +16,7 @@ from search.report import differences, figures, files, page, summary, tables, wo
 from search.report.figures import cost
 from search.report.layout import Looks
 from search.study_folder import StudyFolder
-from trainers.evaluation import family
+from trainers.evaluation import family, processes
 from trainers.evaluation.multiplicity import adjust
 from trainers.evaluation.redraws import Bootstrap
 
@@ -104,8 +104,8 @@ def test_p_value_is_the_normal_one_of_the_redraws_standard_deviation():
 def test_several_processes_redraw_as_one_does(reported, monkeypatch):
     paths = sorted(reported.folder.path.glob("winners/*/scores.parquet"))[:8]
     found = []
-    for processors in (1, 2):
-        monkeypatch.setattr(family, "processors", lambda count=processors: count)
+    for count in (1, 2):
+        monkeypatch.setattr(processes, "processors", lambda count=count: count)
         found.append(family.redraw_files(paths, metric="auroc", bootstrap=Bootstrap(50)))
     for one, other in zip(*found, strict=True):
         assert one.fingerprint == other.fingerprint
@@ -115,8 +115,8 @@ def test_several_processes_redraw_as_one_does(reported, monkeypatch):
 def test_several_processes_draw_as_one_does(reported, monkeypatch):
     monkeypatch.setattr(figures, "CELLS_PER_PROCESS", 1)
     drawn = []
-    for processors in (1, 2):
-        monkeypatch.setattr(figures, "processors", lambda count=processors: count)
+    for count in (1, 2):
+        monkeypatch.setattr(processes, "processors", lambda count=count: count)
         drawn.append(figures.draw(reported.found))
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) > 5

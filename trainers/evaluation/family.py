@@ -1,10 +1,7 @@
 """Many networks on the same cases: each is redrawn once, then any pair of them is a subtraction."""
 
 import hashlib
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +11,7 @@ from scipy.stats import norm
 
 from trainers.evaluation import case_scores, ranking, redraws
 from trainers.evaluation.case_scores import CaseScores
+from trainers.evaluation.processes import spread
 from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.summary import MACRO, RANKING, macro, rankings
 
@@ -79,18 +77,8 @@ def redraw_files(paths: Sequence[Path], *, metric: str, bootstrap: Bootstrap) ->
         In the order of the paths; a sentence instead where a file cannot be used.
     """
     work = partial(_redraw_file, metric=metric, bootstrap=bootstrap)
-    processes = min(processors(), len(paths) // FILES_PER_PROCESS)
-    if processes < 2:
-        return [work(path) for path in paths]
-    # Threads would wait for each other: scipy's sparse products hold the interpreter's lock. A forked process could
-    # inherit locks of Ray's threads, so they are spawned.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, paths))
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Threads would wait for each other: scipy's sparse products hold the interpreter's lock.
+    return spread(work, paths, most=len(paths) // FILES_PER_PROCESS)
 
 
 def p_value(observed: float, redrawn: np.ndarray) -> float | None:
