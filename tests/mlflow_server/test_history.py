@@ -19,7 +19,7 @@ def promoted(tmp_path):
     """A storage whose model `m` had versions 1, 2 and 3 as champions, in this order."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client, registry, history = MlflowClient(uri), Registry(uri), History(tmp_path, "m")
-    experiment = client.create_experiment("e")
+    experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
     champion = None
     for number in ("1", "2", "3"):
         run = client.create_run(experiment).info.run_id
