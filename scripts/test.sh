@@ -12,4 +12,5 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder "$@"
+# The tests of a file share what they train.
+python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

@@ -11,30 +11,11 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-    from xdist.remote import Producer
-    from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that two processes end together."""
     items.sort(key=lambda item: "end_to_end" not in item.path.parts)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
-    """Say what stays together where several processes run the tests.
-
-    Those that start clusters and kill processes run one after the other in one process; of the others each file is
-    one piece, since its tests share what they train. (xdist's own groups do nothing under pytest 9.2.)
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", maxsplit=1)[0]
-            return "end_to_end" if "/end_to_end/" in file else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mlflow_server.tracking import Tracker
 from search import ledger
@@ -77,20 +78,30 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder of this process with what `make` puts there; of several processes one makes it, for all."""
+    own = factory.mktemp(name)
+    made = own.parents["PYTEST_XDIST_WORKER" in os.environ] / f"{name}-for-all"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            make(own)
+            shutil.copytree(own, made)
+        else:
+            shutil.copytree(made, own, dirs_exist_ok=True)
+    return own
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow store with its tables and nothing in them: making one takes many seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("store")
-    Tracker(f"sqlite:///{folder}/mlflow.db", "none")
+    folder = made_once(tmp_path_factory, "store", lambda folder: Tracker(f"sqlite:///{folder}/mlflow.db", "none"))
     return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Command:
     """The tiny study, run to its end."""
-    command = Command(tmp_path_factory.mktemp("undisturbed"))
-    command("run")
-    return command
+    return Command(made_once(tmp_path_factory, "undisturbed", lambda folder: Command(folder)("run")))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -169,13 +170,30 @@ def test_hosts_that_are_not_reached_keep_no_others_from_being_stopped(named_host
     assert (named_hosts.told(), named_hosts.token.exists()) == (stopped, False)
 
 
+@pytest.fixture
+def own_processes() -> Iterator[list[str]]:
+    """Words before a command that sees none of this machine's processes but those started likewise.
+
+    `ray stop` ends every Ray that it sees.
+    """
+    if sys.platform != "linux":
+        pytest.skip("namespaces of processes are a thing of Linux")
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a namespace of processes")
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    reaper = ["bash", "-c", "sleep infinity & wait"]  # of what is orphaned in there: its first process must do that
+    with subprocess.Popen([*unshare, *reaper]) as holder:
+        try:
+            while not (first := psutil.Process(holder.pid).children()) or first[0].name() != "bash":
+                assert holder.poll() is None, "this machine makes no namespace of processes"
+                time.sleep(0.01)
+            yield ["nsenter", f"--target={first[0].pid}", "--pid", "--mount", f"--wd={ROOT}"]
+        finally:
+            holder.kill()
+
+
 @pytest.mark.slow
-def test_named_hosts_are_started_closed_by_a_token_and_stopped(tmp_path):
-    deadline = time.monotonic() + 60  # nodes of the tests before may still be leaving
-    while any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
-        if time.monotonic() > deadline:
-            pytest.skip("`ray stop` would end the Ray that runs on this machine")
-        time.sleep(0.5)
+def test_named_hosts_are_started_closed_by_a_token_and_stopped(own_processes, tmp_path):
     surroundings = {
         **environment(),
         "RADSWEEP_VENV": str(Path(sys.executable).parents[1]),
@@ -184,10 +202,15 @@ def test_named_hosts_are_started_closed_by_a_token_and_stopped(tmp_path):
         "RADSWEEP_RAY_OPTIONS": "--num-cpus=1",
     }
 
+    def run(*words: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**surroundings, **more}
+        command = [*own_processes, *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code, done.stderr
+        return done
+
     def hosts(action: str) -> str:
-        words = ["bash", str(RECIPES / "hosts.sh"), action, "localhost", "localhost"]
-        done = subprocess.run(words, env=surroundings, capture_output=True, text=True, timeout=120, check=True)
-        return done.stdout
+        return run("bash", str(RECIPES / "hosts.sh"), action, "localhost", "localhost").stdout
 
     told = hosts("start")
     try:
@@ -195,26 +218,15 @@ def test_named_hosts_are_started_closed_by_a_token_and_stopped(tmp_path):
         known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": surroundings["RADSWEEP_TOKEN"]}
         assert f"RAY_AUTH_TOKEN_PATH={known['RAY_AUTH_TOKEN_PATH']}" in told
         code = f"import ray; ray.init('{address}'); print(len([n for n in ray.nodes() if n['Alive']]))"
-        counted = subprocess.run(
-            [sys.executable, "-c", code], env={**surroundings, **known}, capture_output=True, text=True, check=True
-        )
-        assert counted.stdout.strip().endswith("2")
+        assert run(sys.executable, "-c", code, **known).stdout.strip().endswith("2")
         (tmp_path / "wrong").write_text("0" * 64)
-        stranger = Command(tmp_path)
-        wrong = {**surroundings, **known, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}
-        refused = subprocess.run(
-            [*stranger.words("run"), "--address", address],
-            cwd=ROOT,
-            env=wrong,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert refused.returncode == 2
+        wrong = known | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}
+        refused = run(*Command(tmp_path).words("run"), "--address", address, code=2, **wrong)
         assert "Traceback" not in refused.stderr
     finally:
         hosts("stop")
     assert not (tmp_path / "token").exists()
+    assert run("pgrep", "raylet", code=1).stdout == ""
 
 
 def test_the_kubernetes_manifest_is_closed_and_shares_what_must_be_shared():
