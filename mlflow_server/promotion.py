@@ -9,6 +9,7 @@ import numpy as np
 from trainers.evaluation.calibration import expected_calibration_error
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.comparison import Comparison, compare
+from trainers.evaluation.ranked import FEWEST_UNITS
 from trainers.evaluation.redraws import Bootstrap
 
 Rule = Literal["superiority", "non_inferiority"]
@@ -144,15 +145,23 @@ def _decided(reasons: tuple[Reason, ...], differences: tuple[dict[str, Any], ...
 
 
 def _above(comparison: Comparison, bound: Bound, policy: Policy, *, place: str = "") -> Reason:
+    low = comparison.macro.difference.low
+    holds = low is not None and low > bound.value
+    return Reason(_condition(bound, policy, place=place), holds, _evidence(comparison, policy))
+
+
+def _evidence(comparison: Comparison, policy: Policy) -> str:
     found = comparison.macro.difference
-    low = found.low
-    evidence = (
-        "the difference is undefined: no pathology has both classes"
-        if found.value is None or low is None or found.high is None
-        else f"challenger minus champion {found.value:+.4f}, interval {low:+.4f} to {found.high:+.4f} "
-        f"({policy.bootstrap.redraws} paired redraws of {policy.bootstrap.unit}s)"
-    )
-    return Reason(_condition(bound, policy, place=place), low is not None and low > bound.value, evidence)
+    if found.value is None:
+        return "the difference is undefined: no pathology has both classes"
+    told = f"challenger minus champion {found.value:+.4f}"
+    if found.low is None or found.high is None:
+        single = comparison.differences[:-1]
+        without = [f.pathology for f in single if f.difference.value is not None and f.difference.low is None]
+        unit = policy.bootstrap.unit
+        return f"{told}, without an interval: fewer than {FEWEST_UNITS} {unit}s of a class for {', '.join(without)}"
+    redrawn = f"{policy.bootstrap.redraws} paired redraws of {policy.bootstrap.unit}s"
+    return f"{told}, interval {found.low:+.4f} to {found.high:+.4f} ({redrawn})"
 
 
 def _condition(bound: Bound, policy: Policy, *, place: str) -> str:

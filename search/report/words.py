@@ -11,6 +11,8 @@ from search.study_state import OVER_BUDGET, point_of
 from search.wording import counted
 
 ALPHA = 0.05
+FEW_CASES = 10
+"""Below that, 95 % intervals of AUROC cover it in 77 to 87 % of samples (see `trainers.evaluation.ranked`)."""
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
@@ -32,7 +34,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
         f"{found['redraws']} bootstrap redraws of {found['unit']}s."
     )
-    told += [sentence for dataset in datasets(found) for sentence in _undefined(found, dataset)]
+    for dataset in datasets(found):
+        told += [*_undefined(found, dataset), *_uncertain(found, dataset)]
     told += _pruning(found["pruning"])
     told += [
         f"Dropped for the budget: {trial['cell']} {point_of(trial['searched'])}, seed {trial['seed']} "
@@ -84,6 +87,26 @@ def _undefined(found: dict[str, Any], dataset: str) -> list[str]:
         f"{dataset}: macro is the mean over {share}, without those that "
         f"lack a class among the test cases: {', '.join(without)}."
     ]
+
+
+def _uncertain(found: dict[str, Any], dataset: str) -> list[str]:
+    """Say which targets have no interval, or one that promises too much, because few cases carry a class."""
+    measured = [row for cell in cells_of(found, dataset) for row in rows_of(found, cell).values()]
+    defined = [row for row in measured if row["target"] != MACRO and row["value"] is not None]
+    without = dict.fromkeys(row["target"] for row in defined if row["low"] is None)
+    few = dict.fromkeys(row["target"] for row in defined if min(row["positives"], row["negatives"]) < FEW_CASES)
+    told = []
+    if without:
+        told.append(
+            f"{dataset}: no interval for {', '.join(without)}, and so none for macro: too few {found['unit']}s of a "
+            "class among the test cases for redraws to tell how much others would differ."
+        )
+    if narrow := [name for name in few if name not in without]:
+        told.append(
+            f"{dataset}: fewer than {FEW_CASES} test cases of a class for {', '.join(narrow)}; such intervals are "
+            "narrower than they should be."
+        )
+    return told
 
 
 def _pruning(told: dict[str, Any]) -> list[str]:

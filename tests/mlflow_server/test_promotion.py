@@ -71,6 +71,17 @@ def test_the_lower_bound_decides(challenger, champion, rule, margin, promoted):
     assert [row["pathology"] for row in decision.differences] == ["a", "b", "macro"]
 
 
+def test_one_patient_with_a_finding_does_not_promote():
+    """All redraws that are defined hold that patient, so the interval would be of negatives alone."""
+    sides = [scores(strength) for strength in (2.0, 0.5)]
+    labels = sides[0].labels.copy()
+    labels[:, 1] = sides[0].table["patient"] == "p0"
+    rare = [collect(side.table[list(IDENTITY)], side.scores, labels, pathologies=["a", "b"]) for side in sides]
+    decision = judge(*rare, policy())
+    assert not decision.promoted
+    assert decision.reasons[0].evidence.endswith(", without an interval: fewer than 3 patients of a class for b")
+
+
 def test_scores_of_other_cases_cannot_be_compared():
     decision = judge(scores(2.0), scores(1.0, first=50), policy())
     assert not decision.promoted

@@ -283,6 +283,22 @@ def test_a_mean_over_fewer_targets_says_so(reported):
     assert told.endswith(f"lack a class among the test cases: {first}.")
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"positives": 40, "negatives": 60}, None),
+        ({"positives": 9, "negatives": 60}, "fewer than 10 test cases of a class for {}; such intervals are narrower"),
+        ({"positives": 60, "negatives": 2, "low": None, "high": None}, "no interval for {}, and so none for macro"),
+    ],
+)
+def test_targets_of_few_cases_are_named(reported, changed, told):
+    found = reported.found
+    for row in (row for cell in found["cells"] for row in cell["test"] if row["target"] != "macro"):
+        row.update({"positives": 40, "negatives": 60} | (changed if row["target"] == found["targets"][0] else {}))
+    named = [one for one in words.sentences(found) if "no interval for" in one or "fewer than 10" in one]
+    assert [told.format(found["targets"][0]) in one for one in named] == ([True] if told else [])
+
+
 def test_a_table_with_nothing_to_list_is_no_file(reported):
     found = {**reported.found, "cells": [], "trials": [], "differences": {"pairs": [], "averages": []}}
     tables = (files.results_csv, files.differences_csv, files.averages_csv, files.subgroups_csv, files.curves_csv)

@@ -5,8 +5,10 @@ from sklearn.metrics import roc_curve
 
 from trainers.evaluation import calibration, ranking, redraws, thresholds
 from trainers.evaluation.case_scores import CaseScores, collect
-from trainers.evaluation.comparison import p_value
+from trainers.evaluation.comparison import compare, p_value
 from trainers.evaluation.delong import delong, delong_test
+from trainers.evaluation.family import p_value as family_p_value
+from trainers.evaluation.family import redraw
 from trainers.evaluation.intervals import bca, percentile
 from trainers.evaluation.multiplicity import adjust
 from trainers.evaluation.paper import paper_p_values, paper_table
@@ -169,6 +171,31 @@ def test_bca_runs_through_summarize() -> None:
     found = summarize(table(labels, scores), bootstrap=Bootstrap(redraws=200, interval="bca")).estimates["auroc"]["f0"]
     assert found.low is not None and found.value is not None and found.high is not None
     assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+@pytest.mark.parametrize(("ill", "told"), [(1, False), (2, False), (3, True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_too_few_patients_of_a_class_have_no_interval_and_no_p_value(ill, told, interval, turned) -> None:
+    """Nor has their macro; several films of a patient are no more evidence of that kind."""
+    generator = np.random.default_rng(0)
+    owner = np.repeat(np.arange(60), 3)
+    labels = np.stack([owner % 2, (owner < ill) != turned], axis=1).astype(float)
+    patients = [f"p{index:02d}" for index in owner]
+    first, second = (table(labels, generator.random(labels.shape), patient=patients) for _ in range(2))
+    bootstrap = Bootstrap(redraws=50, interval=interval)
+    found = summarize(first, bootstrap=bootstrap, at={"f0": 0.5, "f1": 0.5}).estimates
+    for metric in ("auroc", "average_precision", "balanced_accuracy"):
+        assert None not in [estimate.value for estimate in found[metric].values()]
+        assert [found[metric][name].low is not None for name in ("f0", "f1", "macro")] == [True, told, told]
+    differences = compare(first, second, bootstrap=bootstrap).differences
+    assert [difference.p_value is not None for difference in differences] == [True, told, told]
+    assert [difference.difference.low is not None for difference in differences] == [True, told, told]
+    one, other = (redraw(side, metric="auroc", bootstrap=bootstrap) for side in (first, second))
+    pairs = zip((one.observed - other.observed), (one.values - other.values).T, strict=True)
+    assert [family_p_value(observed, values) is not None for observed, values in pairs] == [True, told, told]
+    spreads = over_seeds([first, second], bootstrap=bootstrap)
+    assert [spread.low is not None for spread in spreads] == [True, told, told]
 
 
 @pytest.mark.slow

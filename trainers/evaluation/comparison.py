@@ -1,18 +1,18 @@
 """Is one network better than another on the same cases: paired differences, their intervals and p-values."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from trainers.evaluation import ranking, redraws
+from trainers.evaluation import redraws
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.intervals import Estimate, bca, jackknife_counts, percentile
 from trainers.evaluation.multiplicity import Correction, adjust
+from trainers.evaluation.ranked import Ranked
 from trainers.evaluation.redraws import Bootstrap
-from trainers.evaluation.summary import MACRO, RANKING, macro, rankings
+from trainers.evaluation.summary import MACRO, RANKING
 
 Alternative = Literal["two-sided", "greater", "less"]
 
@@ -92,6 +92,8 @@ def compare(
     Raises:
         ValueError: not the same cases, patients, pathologies or labels.
     """
+    if metric not in RANKING:
+        raise ValueError(f"unknown metric {metric!r}; comparable: {', '.join(RANKING)}")
     bootstrap = bootstrap or Bootstrap()
     check_paired(first, second)
     second = second.aligned(first)
@@ -110,18 +112,17 @@ def _estimates(
     first: CaseScores, second: CaseScores, metric: str, bootstrap: Bootstrap
 ) -> tuple[list[Estimate], np.ndarray]:
     """Return the differences with intervals, macro last, and the redrawn differences."""
-    names, units = first.pathologies, first.units(bootstrap.unit)
+    units = first.units(bootstrap.unit)
     drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
-    pair = (rankings(first, units), rankings(second, units))
-    listed = [name for name, found in zip(names, pair[0], strict=True) if found is not None]
-    as_is = np.ones((len(drawn), 1), np.uint16)
-    observed = _differences(pair, as_is, metric, names, listed)[0]
-    redrawn = _differences(pair, drawn, metric, names, listed)
+    one, other = Ranked.of(first, units), Ranked.of(second, units)
+    observed = one.observed(metric) - other.observed(metric)
+    redrawn = one.redrawn(drawn, metric) - other.redrawn(drawn, metric)
     values = [None if np.isnan(value) else float(value) for value in observed]
     if bootstrap.interval == "percentile":
         found = [percentile(value, redrawn[:, i], level=bootstrap.level) for i, value in enumerate(values)]
         return found, redrawn
-    left_out = _differences(pair, jackknife_counts(len(drawn)), metric, names, listed)
+    blocks = jackknife_counts(len(drawn))
+    left_out = one.redrawn(blocks, metric) - other.redrawn(blocks, metric)
     found = [bca(value, redrawn[:, i], left_out[:, i], level=bootstrap.level) for i, value in enumerate(values)]
     return found, redrawn
 
@@ -168,19 +169,3 @@ def check_paired(first: CaseScores, second: CaseScores) -> None:
     if not np.array_equal(first.labels, second.labels, equal_nan=True):
         differing = int((np.nan_to_num(first.labels, nan=-1) != np.nan_to_num(second.labels, nan=-1)).sum())
         raise ValueError(f"the same cases carry {differing} different labels; the data changed between the two")
-
-
-def _differences(
-    pair: tuple[Sequence[ranking.Ranking | None], Sequence[ranking.Ranking | None]],
-    counts: np.ndarray,
-    metric: str,
-    names: Sequence[str],
-    listed: Sequence[str],
-) -> np.ndarray:
-    """Return first − second, (redraws, pathologies + 1), macro last."""
-    if metric not in RANKING:
-        raise ValueError(f"unknown metric {metric!r}; comparable: {', '.join(RANKING)}")
-    first, second = (ranking.redrawn(side, counts, metric=metric) for side in pair)
-    with_macro = [np.column_stack([side, macro(side, names, listed)]) for side in (first, second)]
-    difference: np.ndarray = with_macro[0] - with_macro[1]
-    return difference

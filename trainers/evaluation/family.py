@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from trainers.evaluation import case_scores, ranking, redraws
+from trainers.evaluation import case_scores, redraws
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.processes import spread
+from trainers.evaluation.ranked import Ranked
 from trainers.evaluation.redraws import Bootstrap
-from trainers.evaluation.summary import MACRO, RANKING, macro, rankings
+from trainers.evaluation.summary import MACRO, RANKING
 
 FILES_PER_PROCESS = 4
 """Fewer are not worth the two seconds that a process takes to start."""
@@ -54,15 +55,11 @@ def redraw(scores: CaseScores, *, metric: str, bootstrap: Bootstrap) -> Redrawn:
         raise ValueError(f"unknown metric {metric!r}; comparable: {', '.join(RANKING)}")
     if not len(scores.table):
         raise ValueError("there is no case")
-    names, units = scores.pathologies, scores.units(bootstrap.unit)
-    ranked = rankings(scores, units)
-    listed = [name for name, found in zip(names, ranked, strict=True) if found is not None]
-    count = int(units.max()) + 1
-    both = []
-    for counts in (np.ones((count, 1), np.uint16), _drawn(count, bootstrap.redraws, bootstrap.seed)):
-        values = ranking.redrawn(ranked, counts, metric=metric)
-        both.append(np.column_stack([values, macro(values, names, listed)]))
-    return Redrawn((*names, MACRO), both[0][0], both[1], _fingerprint(scores, units), len(scores.table))
+    units = scores.units(bootstrap.unit)
+    ranked = Ranked.of(scores, units)
+    values = ranked.redrawn(_drawn(int(units.max()) + 1, bootstrap.redraws, bootstrap.seed), metric)
+    targets = (*scores.pathologies, MACRO)
+    return Redrawn(targets, ranked.observed(metric), values, _fingerprint(scores, units), len(scores.table))
 
 
 def redraw_files(paths: Sequence[Path], *, metric: str, bootstrap: Bootstrap) -> list[Redrawn | str]:

@@ -14,7 +14,8 @@ class Estimate:
         value: on the cases as they are; None undefined.
         low: lower end of the interval; None if the value is, or if too few redraws were defined.
         high: upper end.
-        undefined_redraws: redraws in which the value had no meaning (a class was absent); left out of the interval.
+        undefined_redraws: redraws in which the value had no meaning (a class was absent, or occurs in too few units
+            for redraws to tell anything: `ranked.FEWEST_UNITS`); left out of the interval.
     """
 
     value: float | None

@@ -17,8 +17,8 @@ from trainers.evaluation import ranking, redraws
 from trainers.evaluation.auroc import given
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.comparison import check_paired
+from trainers.evaluation.ranked import rankings
 from trainers.evaluation.ranking import BLOCK
-from trainers.evaluation.summary import rankings
 from trainers.evaluation.thresholds import decisions
 
 ALPHA = 0.05

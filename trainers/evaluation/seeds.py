@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from trainers.evaluation import ranking, redraws
+from trainers.evaluation import redraws
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.comparison import check_paired
+from trainers.evaluation.ranked import Ranked
 from trainers.evaluation.redraws import Bootstrap
-from trainers.evaluation.summary import MACRO, macro, rankings
+from trainers.evaluation.summary import MACRO
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,9 @@ class SeedSpread:
         values: one per seed.
         mean: of the seeds.
         between_seeds: standard deviation between seeds (n − 1); None with one seed. Doubt about one more training.
-        sampling: standard deviation of the seeds' mean over redraws of patients. Doubt about other patients.
-        low: of the mean, mean ± z · √(sampling² + between²/seeds).
+        sampling: standard deviation of the seeds' mean over redraws of patients; None where redraws tell nothing
+            (`ranked.FEWEST_UNITS`). Doubt about other patients.
+        low: of the mean, mean ± z · √(sampling² + between²/seeds); None without `sampling`.
         high: as low.
     """
 
@@ -30,9 +32,9 @@ class SeedSpread:
     values: tuple[float, ...]
     mean: float
     between_seeds: float | None
-    sampling: float
-    low: float
-    high: float
+    sampling: float | None
+    low: float | None
+    high: float | None
 
 
 def over_seeds(
@@ -54,34 +56,23 @@ def over_seeds(
         check_paired(runs[0], other)
     runs = [run.aligned(runs[0]) for run in runs]
     bootstrap = bootstrap or Bootstrap()
-    names, units = runs[0].pathologies, runs[0].units(bootstrap.unit)
+    units = runs[0].units(bootstrap.unit)
     drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
-    sides = [rankings(run, units) for run in runs]
-    listed = [name for name, found in zip(names, sides[0], strict=True) if found is not None]
-    as_is = np.ones((len(drawn), 1), np.uint16)
-    points = np.stack([_measured(side, as_is, metric, names, listed)[0] for side in sides])
-    sampled = np.mean([_measured(side, drawn, metric, names, listed) for side in sides], axis=0)
+    sides = [Ranked.of(run, units) for run in runs]
+    points = np.stack([side.observed(metric) for side in sides])
+    sampled = np.mean([side.redrawn(drawn, metric) for side in sides], axis=0)
     return [
         _spread(name, points[:, index], sampled[:, index], bootstrap.level)
-        for index, name in enumerate((*names, MACRO))
+        for index, name in enumerate((*runs[0].pathologies, MACRO))
         if not np.isnan(points[:, index]).any()
     ]
 
 
-def _measured(
-    side: Sequence[ranking.Ranking | None],
-    counts: np.ndarray,
-    metric: str,
-    names: Sequence[str],
-    listed: Sequence[str],
-) -> np.ndarray:
-    values = ranking.redrawn(side, counts, metric=metric)
-    return np.column_stack([values, macro(values, names, listed)])
-
-
 def _spread(name: str, values: np.ndarray, sampled: np.ndarray, level: float) -> SeedSpread:
     between = float(values.std(ddof=1)) if len(values) > 1 else None
-    sampling = float(np.nanstd(sampled, ddof=1))
+    mean, defined = float(values.mean()), sampled[~np.isnan(sampled)]
+    if len(defined) < 2:
+        return SeedSpread(name, tuple(map(float, values)), mean, between, None, None, None)
+    sampling = float(defined.std(ddof=1))
     half = float(norm.ppf((1 + level) / 2)) * (sampling**2 + (between or 0.0) ** 2 / len(values)) ** 0.5
-    mean = float(values.mean())
     return SeedSpread(name, tuple(map(float, values)), mean, between, sampling, mean - half, mean + half)

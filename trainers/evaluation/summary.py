@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from trainers.evaluation import calibration, ranking, redraws, thresholds
+from trainers.evaluation import calibration, redraws, thresholds
 from trainers.evaluation.auroc import auroc, average_precision
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.intervals import Estimate, bca, jackknife_counts, percentile
+from trainers.evaluation.ranked import Ranked
 from trainers.evaluation.redraws import Bootstrap
 
 MACRO = "macro"
@@ -124,28 +125,6 @@ def summarize(
     )
 
 
-def rankings(scores: CaseScores, units: np.ndarray) -> list[ranking.Ranking | None]:
-    """Return the sorted cases of every pathology."""
-    count = int(units.max()) + 1
-    columns = zip(scores.labels.T, scores.scores.T, strict=True)
-    return [ranking.rank(labels, values, units=units, count=count) for labels, values in columns]
-
-
-def macro(values: np.ndarray, pathologies: Sequence[str], macro_over: Sequence[str]) -> np.ndarray:
-    """Return the mean over the listed pathologies' columns, NaN where any is NaN or none is listed.
-
-    Args:
-        values: (redraws, pathologies).
-        pathologies: names of the columns.
-        macro_over: which to average.
-    """
-    if not macro_over:
-        return np.full(len(values), np.nan)
-    columns = [pathologies.index(name) for name in macro_over]
-    mean: np.ndarray = values[:, columns].mean(axis=1)
-    return mean
-
-
 def _ranked(
     scores: CaseScores,
     metric: str,
@@ -157,17 +136,13 @@ def _ranked(
     function, names = RANKING[metric], scores.pathologies
     labels, values = scores.labels, scores.scores
     points: list[float | None] = [function(labels[:, i], values[:, i]) for i in range(len(names))]
-    sorted_cases = rankings(scores, units)
-    redrawn = ranking.redrawn(sorted_cases, drawn, metric=metric)
+    ranked = Ranked.of(scores, units, macro_over=macro_over)
+    redrawn = ranked.redrawn(drawn, metric)
     by_name = dict(zip(names, points, strict=True))
     listed = [by_name[name] for name in macro_over]
     defined = [value for value in listed if value is not None]
     points.append(float(np.mean(defined)) if listed and len(defined) == len(listed) else None)
-    redrawn = np.column_stack([redrawn, macro(redrawn, names, macro_over)])
-    left_out = None
-    if bootstrap.interval == "bca":
-        left_out = ranking.redrawn(sorted_cases, jackknife_counts(len(drawn)), metric=metric)
-        left_out = np.column_stack([left_out, macro(left_out, names, macro_over)])
+    left_out = ranked.redrawn(jackknife_counts(len(drawn)), metric) if bootstrap.interval == "bca" else None
     return {
         name: percentile(points[i], redrawn[:, i], level=bootstrap.level)
         if left_out is None

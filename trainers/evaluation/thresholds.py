@@ -9,6 +9,7 @@ from sklearn.metrics import roc_curve
 from trainers.evaluation.auroc import given
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.intervals import Estimate, percentile
+from trainers.evaluation.ranked import FEWEST_UNITS
 from trainers.evaluation.ranking import BLOCK
 from trainers.evaluation.redraws import Bootstrap
 
@@ -105,6 +106,8 @@ def estimates(
         table = _table(labels, values, np.inf if cut is None else cut)
         once = _measure(table.sum(axis=0)[:, None])
         often = _measure(redrawn_sums(table, units, drawn))
+        if _too_few(labels, units):
+            often = {metric: np.full_like(values, np.nan) for metric, values in often.items()}
         for metric in METRICS:
             points[metric].append(float("nan") if cut is None else float(once[metric][0]))
             redrawn[metric].append(often[metric])
@@ -112,6 +115,11 @@ def estimates(
     return {
         metric: _with_macro(names, points[metric], redrawn[metric], listed, level=bootstrap.level) for metric in METRICS
     }
+
+
+def _too_few(labels: np.ndarray, units: np.ndarray) -> bool:
+    """Whether a class occurs, but in too few units for redraws to tell anything."""
+    return any(0 < len(np.unique(units[labels == side])) < FEWEST_UNITS for side in (0, 1))
 
 
 def _with_macro(
