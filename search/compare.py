@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search import ledger
 from search.errors import StudyError
@@ -119,7 +120,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     """Print a comparison for people."""
     for side in ("first", "second"):
         trial = f" (trial {found[side]['trial']})" if found[side]["trial"] else ""
-        console.print(f"{side:6} {found[side]['name']}{trial}", highlight=False, soft_wrap=True)
+        console.print(Text(f"{side:6} {found[side]['name']}{trial}"), soft_wrap=True)
     table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases", box=None)
     for column in ("pathology", "first", "second", "difference", f"{found['confidence']:.0%} interval", "p", "p adj."):
         justify: Literal["left", "right"] = "left" if column == "pathology" else "right"
@@ -127,7 +128,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     for row in found["rows"]:
         interval = f"{_number(row['low'], '+.4f')} to {_number(row['high'], '+.4f')}"
         table.add_row(
-            row["pathology"],
+            Text(row["pathology"]),
             _number(row["first"], ".4f"),
             _number(row["second"], ".4f"),
             _number(row["difference"], "+.4f"),

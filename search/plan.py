@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search import checks, data_roots, grid, image_counts, ledger, recorded_speed, sampling, selection
 from search.estimate import Estimate, estimate
@@ -188,10 +189,10 @@ def show(planned: dict[str, Any], console: Console) -> None:
     """Print a plan for people."""
     table = Table(title=f"study {planned['study']}", show_header=False, box=None, title_justify="left")
     for axis, values in planned["axes"].items():
-        table.add_row(axis, ", ".join(grid.readable(value) for value in values))
+        table.add_row(axis, Text(", ".join(grid.readable(value) for value in values)))
     for name, values in planned["search"].items():
         words = ", ".join(map(grid.readable, values)) if isinstance(values, list) else grid.readable(values)
-        table.add_row(f"search {name}", words)
+        table.add_row(f"search {name}", Text(words))
     table.add_row("seeds", ", ".join(map(str, planned["seeds"])))
     console.print(table)
     cost = planned["estimated"]
@@ -205,12 +206,14 @@ def show(planned: dict[str, Any], console: Console) -> None:
             f"{_span(cost['gpu_hours'])} GPU-hours, {_span(cost['wall_clock_hours'])} h of wall-clock, cache "
             f"{_span(cost['cache_bytes'], 1e9)} GB, checkpoints {_span(cost['checkpoint_bytes'], 1e9)} GB: "
             f"{cost['basis']}",
+            markup=False,
             soft_wrap=True,
         )
     else:
         console.print(
             f"hours and bytes are not estimated: {cost['basis']}; --data-root SOURCE=PATH has the images counted, "
             "--storage knows those of earlier runs",
+            markup=False,
             soft_wrap=True,
         )
     for kind in planned["measured"] or []:
@@ -229,6 +232,6 @@ def show(planned: dict[str, Any], console: Console) -> None:
         )
     for reason in sorted({refusal["reason"] for refusal in planned["refused"]}):
         count = sum(refusal["reason"] == reason for refusal in planned["refused"])
-        console.print(f"[yellow]refused[/yellow] {counted(count, 'cell')}: {reason}", soft_wrap=True)
+        console.print(Text.assemble(("refused", "yellow"), f" {counted(count, 'cell')}: {reason}"), soft_wrap=True)
     for warning in planned["warnings"]:
-        console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
+        console.print(Text.assemble(("warning", "yellow"), f" {warning}"), soft_wrap=True)

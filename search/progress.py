@@ -173,7 +173,7 @@ class LineProgress(_Counting):
 
     def note(self, text: str) -> None:
         """Print the note."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(Text(text), soft_wrap=True)
 
     def update(self, state: StudyState) -> None:
         """Print where the search stands, if something ended or enough time went by."""
@@ -184,7 +184,7 @@ class LineProgress(_Counting):
         if ended == self._ended and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
             return
         self._ended, self._last = ended, time.monotonic()
-        self._console.print(_line(now), highlight=False, soft_wrap=True)
+        self._console.print(Text(_line(now)), soft_wrap=True)
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -255,6 +255,6 @@ def _picture(now: Snapshot) -> RenderableType:
     table.add_column("cell", overflow="fold")
     table.add_column("best on validation so far", justify="right")
     for cell, value in list(now.best.items())[:CELLS_SHOWN]:
-        table.add_row(cell, f"{value:.4f}")
+        table.add_row(Text(cell), f"{value:.4f}")
     total = max(1, now.epochs + now.epochs_left)
     return Group(Text(_line(now)), ProgressBar(total=total, completed=now.epochs, width=60), table)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from search import candidate, ledger
 from search.candidate import Candidate
@@ -199,15 +200,17 @@ def show(outcome: dict[str, Any], console: Console) -> None:
     promoted = "would be promoted" if outcome["dry_run"] else "promoted"
     if outcome["promoted"] and outcome["version"] is not None and outcome["version"] == outcome["champion_before"]:
         promoted = "champion already"
-    verdict = f"[green]{promoted}[/green]" if outcome["promoted"] else "[yellow]not promoted[/yellow]"
-    console.print(f"{verdict}: {outcome['cell']} (trial {outcome['trial']}) of study {outcome['study']}")
+    verdict = (promoted, "green") if outcome["promoted"] else ("not promoted", "yellow")
+    what = f": {outcome['cell']} (trial {outcome['trial']}) of study {outcome['study']}"
+    console.print(Text.assemble(verdict, what), soft_wrap=True)
     for reason in outcome["reasons"]:
-        mark = "[green]yes[/green]" if reason["holds"] else "[red]no [/red]"
-        console.print(f"  {mark} {reason['condition']}: {reason['evidence']}", soft_wrap=True)
+        mark = ("yes", "green") if reason["holds"] else ("no ", "red")
+        console.print(Text.assemble("  ", mark, f" {reason['condition']}: {reason['evidence']}"), soft_wrap=True)
     if outcome["dry_run"]:
         console.print("a dry run: nothing was changed")
     elif outcome["promoted"]:
-        console.print(f"registered model {outcome['registered_model']}, version {outcome['version']}, alias champion")
+        registered = f"registered model {outcome['registered_model']}, version {outcome['version']}, alias champion"
+        console.print(Text(registered), soft_wrap=True)
 
 
 def _outcome(chosen: Candidate, version: str | None, before: str | None) -> dict[str, Any]:

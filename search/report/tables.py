@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.report import words
 from search.report.layout import (
@@ -208,15 +209,15 @@ def refused(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """Print the report."""
-    console.print(f"\n[bold]{found['study']}[/bold]")
+    """Print the report, its names letter by letter: rich would take what stands in brackets for a style."""
+    console.print(Text(f"\n{found['study']}", style="bold"))
     for sentence in words.sentences(found):
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(Text(sentence), soft_wrap=True)
     console.print()
     for table in _shown(found):
         console.print(_rich(table))
     for sentence in words.findings(found):
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(Text(sentence), soft_wrap=True)
 
 
 def _shown(found: dict[str, Any]) -> Iterator[pd.DataFrame]:
@@ -234,7 +235,7 @@ def _shown(found: dict[str, Any]) -> Iterator[pd.DataFrame]:
 def _rich(table: pd.DataFrame) -> Table:
     drawn = Table(show_lines=False)
     for column in table.columns:
-        drawn.add_column(str(column), overflow="fold")
+        drawn.add_column(Text(str(column)), overflow="fold")
     for row in table.itertuples(index=False):
-        drawn.add_row(*map(str, row))
+        drawn.add_row(*(Text(str(value)) for value in row))
     return drawn
