@@ -17,7 +17,7 @@ from search.study_state import StudyState
 show = tables.show
 
 MARKER = "report.json"
-"""Written last: where it is, the other files are whole."""
+"""Written last and removed first: where it is, the other files are whole and of the same report."""
 FORMAT = 5
 """Of that file; raise it with every change of its keys."""
 
@@ -46,11 +46,11 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
     found |= {"format": FORMAT, "files": [*written, MARKER]}
     outdated = set(_files(folder)) - set(found["files"])
     written[MARKER] = json.dumps(found).encode()
+    for name in (MARKER, *outdated):  # outdated: a figure of cells that are no longer asked for
+        (folder.report / name).unlink(missing_ok=True)
     for name, content in written.items():
         with replacing(folder.report / name) as aside:
             aside.write_bytes(content)
-    for name in outdated:  # a figure of cells that are no longer asked for
-        (folder.report / name).unlink(missing_ok=True)
 
 
 def renew(study: StudyConfig, folder: StudyFolder) -> None:
@@ -67,8 +67,7 @@ def renew(study: StudyConfig, folder: StudyFolder) -> None:
 
 def is_whole(folder: StudyFolder) -> bool:
     """Whether there is a whole report, written by this version."""
-    path = folder.report / MARKER
-    return path.is_file() and json.loads(path.read_text()).get("format") == FORMAT
+    return (_marker(folder) or {}).get("format") == FORMAT
 
 
 def is_current(study: StudyConfig, state: StudyState, folder: StudyFolder) -> bool:
@@ -92,7 +91,7 @@ def read(folder: StudyFolder) -> dict[str, Any]:
     """Return the last report.
 
     Raises:
-        StudyError: the study has none yet, or another version wrote it.
+        StudyError: the study has none yet, it is damaged, or another version wrote it.
     """
     path = folder.report / MARKER
     if not path.is_file():
@@ -100,7 +99,9 @@ def read(folder: StudyFolder) -> dict[str, Any]:
             f"{folder.path}: no report yet; it is written when `python -m search run` has measured the winners. "
             "Another --storage?"
         )
-    found: dict[str, Any] = json.loads(path.read_text())
+    found = _marker(folder)
+    if found is None:
+        raise StudyError(f"{path}: damaged, a whole JSON object was expected; write the report again with --renew")
     if found.get("format") != FORMAT:
         raise StudyError(f"{path}: another version of radsweep wrote this report; write it again with --renew")
     return found
@@ -108,6 +109,14 @@ def read(folder: StudyFolder) -> dict[str, Any]:
 
 def _files(folder: StudyFolder) -> list[str]:
     """Return the names that the last report wrote."""
-    path = folder.report / MARKER
-    names = json.loads(path.read_text()).get("files", []) if path.is_file() else []
+    names = (_marker(folder) or {}).get("files", [])
     return [name for name in names if name == Path(name).name]
+
+
+def _marker(folder: StudyFolder) -> dict[str, Any] | None:
+    """Return what the last report's marker holds; None: there is no marker, or it is damaged."""
+    try:
+        found = json.loads((folder.report / MARKER).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

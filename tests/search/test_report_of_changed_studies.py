@@ -1,5 +1,6 @@
-"""Reports of studies whose file was edited, and whose names are paths or have spaces."""
+"""Reports of studies whose file was edited, whose names are paths or have spaces, and whose files are damaged."""
 
+import errno
 import re
 
 import pytest
@@ -106,3 +107,32 @@ def test_its_report_is_drawn_with_the_new_axis(tmp_path):
     after = report.read(folder)
     assert {cell["cell"] for cell in after["cells"]} == {f"finetune/{cell['cell']}" for cell in before["cells"]}
     assert set(before["files"]) <= set(after["files"])
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": 5, "fil', b"[]", b"\xff\xfe"])
+def test_a_damaged_report_is_told_and_written_again(tmp_path, content):
+    study, folder = written(tmp_path)
+    before = report.read(folder)
+    (folder.report / report.MARKER).write_bytes(content)
+    with pytest.raises(StudyError, match=r"report\.json: damaged, .* write the report again with --renew"):
+        report.read(folder)
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    assert not report.is_whole(folder)
+    assert not report.is_current(study, state, folder)
+    report.renew(study, folder)
+    assert report.read(folder) == before
+
+
+def test_a_report_that_is_half_written_is_none(tmp_path, monkeypatch):
+    study, folder = written(tmp_path)
+    replacing = report.replacing
+
+    def full(path):
+        if path.name == "report.md":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replacing(path)
+
+    monkeypatch.setattr(report, "replacing", full)
+    with pytest.raises(OSError, match="No space left"):
+        report.renew(study, folder)
+    assert not report.is_whole(folder)
