@@ -159,8 +159,10 @@ def _test_scores(side: Measured, pathologies: Sequence[str]) -> Any:
 
     try:
         scores = case_scores.load(io.BytesIO(side.content))
-    except ValueError as problem:
-        raise StudyError(f"{side.name}: its stored scores cannot be read: {problem}") from problem
+    except (ValueError, OSError) as problem:  # OSError: what is compressed in the file is damaged
+        raise StudyError(
+            f"{side.name}: its scores.parquet cannot be read, restore the file from a backup: {problem}"
+        ) from problem
     if unknown := [name for name in pathologies if name not in scores.pathologies]:
         known = ", ".join(scores.pathologies)
         raise StudyError(f"--pathology {', '.join(unknown)}: {side.name} has none of that name; it has {known}")

@@ -170,6 +170,22 @@ def test_a_winner_without_its_scores_is_told(storage):
         ask(storage, "cccccc", "aaaaaa")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"PAR1",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:40] + bytes(200) + content[240:],
+    ],
+    ids=["begun", "cut", "corrupt"],
+)
+def test_damaged_scores_are_told_with_their_file(storage, damage):
+    path = StudyFolder(storage, "two").winner("cccccc0003") / "scores.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StudyError, match=r"two/d/vit/224: its scores\.parquet cannot be read, restore the file"):
+        ask(storage, "aaaaaa", "cccccc")
+
+
 def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path):
     uri = StudyFolder(storage, "").tracking_uri
     client = MlflowClient(uri)
