@@ -140,6 +140,7 @@ def latex(found: dict[str, Any]) -> str:
 
 
 BOLD = {True: "textbf:--rwrap;", False: ""}
+MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", "|": r"\|", "[": r"\[", "]": r"\]"})
 
 
 def markdown(found: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
@@ -149,8 +150,8 @@ def markdown(found: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         found: the report.
         pictures: title and file name of each figure beside it.
     """
-    parts = [f"# {found['study']}", "", *words.sentences(found), ""]
-    parts += [f"- {sentence}" for sentence in words.findings(found)] + [""]
+    parts = [f"# {found['study']}", "", *map(_markdown, words.sentences(found)), ""]
+    parts += [f"- {_markdown(sentence)}" for sentence in words.findings(found)] + [""]
     sections = {"Winners": tables.overview(found)}
     for dataset in datasets(found):
         of = f" ({dataset})" if varies(found, "dataset") else ""
@@ -164,20 +165,22 @@ def markdown(found: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     }
     for title, table in sections.items():
         if len(table):
-            parts += [f"## {title}", "", _markdown_table(table), ""]
-    parts += [words.method(found), ""]
+            parts += [f"## {_markdown(title)}", "", _markdown_table(table), ""]
+    parts += [_markdown(words.method(found)), ""]
     for title, name in pictures:
-        parts += [f"![{title}]({name})", ""]
+        parts += [f"![{_markdown(title)}]({name})", ""]
     return "\n".join(parts)
 
 
 def _markdown(text: str) -> str:
-    """Return a cell's text; some readers of Markdown take HTML for HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Return text as it is to be read: names may hold HTML, and what separates cells or stands around links."""
+    return text.translate(MARKDOWN)
 
 
 def _markdown_table(table: pd.DataFrame) -> str:
-    header = "| " + " | ".join(map(str, table.columns)) + " |"
     rule = "|" + "---|" * len(table.columns)
-    body = ["| " + " | ".join(_markdown(str(value)) for value in row) + " |" for row in table.itertuples(index=False)]
-    return "\n".join([header, rule, *body])
+    return "\n".join([_markdown_row(table.columns), rule, *map(_markdown_row, table.itertuples(index=False))])
+
+
+def _markdown_row(values: Iterable[Any]) -> str:
+    return "| " + " | ".join(_markdown(str(value)) for value in values) + " |"

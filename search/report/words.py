@@ -48,8 +48,10 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 
 def findings(found: dict[str, Any]) -> list[str]:
-    """Say what came of it: the best cell of each data set, then what each axis did."""
-    return [*_best(found), *(_effect(found, contrast) for contrast in differences.contrasts(found))]
+    """Say what came of it: the best cell of each data set, what each axis did, and what could not be compared."""
+    effects = [_effect(found, contrast) for contrast in differences.contrasts(found)]
+    missing = [f"Not compared: {sentence}." for sentence in found["differences"]["not_compared"]]
+    return [*_best(found), *effects, *missing]
 
 
 def method(found: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy.stats import norm
 
 from search import cli, compare, grid, report
@@ -137,7 +138,10 @@ def test_scores_that_are_gone_or_of_other_cases_cost_only_their_own_pairs(again)
     ]
     assert any(lost.parent.name in sentence for sentence in after["not_compared"])
     assert any("were not measured on the same cases" in sentence for sentence in after["not_compared"])
-    assert "Not compared: scores.parquet of trial" in page.render(found, [])
+    console = Console(file=io.StringIO(), width=200)
+    report.show(found, console)
+    for told in (page.render(found, []), files.markdown(found, []), console.file.getvalue()):
+        assert told.count("Not compared: scores.parquet of trial") == 1
 
 
 def test_the_recorded_curves_can_be_replayed_from_the_report(reported):
@@ -202,7 +206,7 @@ def test_each_data_set_has_its_own_targets(reported):
     section = markdown.partition("## Per target (vindr_pcxr)")[2].partition("##")[0]
     assert "no_finding" in section
     assert "nodule" not in section
-    assert 'id="heat-map-vindr_pcxr"' in page_
+    assert 'id="figure-heat-map-vindr_pcxr"' in page_
 
 
 def test_words_say_what_each_axis_did(reported):
@@ -228,6 +232,8 @@ def test_figures_are_files_and_stand_in_the_page_with_words(reported):
     figures_ = sorted(path.stem for path in reported.folder.report.glob("*.svg"))
     assert len(images) == len(figures_) == len(list(reported.folder.report.glob("*.png")))
     assert all(len(alt) > 40 for alt in images)
+    ids = re.findall(r' id="([^"]+)"', page_)
+    assert len(set(ids)) == len(ids) > len(images)
     assert {"results", "cost", "curves", "subgroups", "sensitivity-learning_rate"} < set(figures_)
     assert {"difference-resolution-512-224", "difference-resolution-512-224-by-target"} < set(figures_)
     assert {f"{name}.png" for name in figures_} == set(re.findall(r"\]\(([^)]+\.png)\)", reported.file("report.md")))
@@ -258,6 +264,17 @@ def test_what_stands_in_a_reason_cannot_become_markup(reported):
     assert "<script" not in html
     assert "<img src=x" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_no_name_becomes_markup_or_another_column_in_markdown(reported):
+    named = json.dumps(reported.found).replace("dinov3", "a|b<i>").replace("vindr_pcxr", "x](y)&amp;")
+    found = json.loads(named)
+    told = files.markdown(found, [("x](y)", "x.png")])
+    assert "<i>" not in told
+    assert "](y)" not in told.replace(r"\](y)", "")
+    for table in re.findall(r"(?:^\|.*\n)+", told, re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(columns) == 1, table
 
 
 @pytest.mark.parametrize("settled", [0, 1])

@@ -68,7 +68,7 @@ def test_nothing_overflows_on_a_phone_and_wide_figures_scroll(opened):
     page.set_viewport_size(PHONE)
     page.locator("summary").evaluate_all("folds => folds.forEach(fold => fold.click())")
     assert width(page) == PHONE["width"]
-    figure = page.locator("#results .figure")
+    figure = page.locator("#figure-results .figure")
     assert figure.evaluate("box => box.scrollWidth > box.clientWidth")
     assert figure.evaluate("box => getComputedStyle(box).overflowX") == "auto"
     assert page.locator("body").evaluate("body => parseFloat(getComputedStyle(body).fontSize)") >= 16
