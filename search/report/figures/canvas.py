@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,9 @@ class Picture:
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the report's style, and leave matplotlib as it was."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # Where the font lacks a letter the PNG has a box; the SVG has text, drawn in whatever font its reader has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
 
@@ -129,11 +132,17 @@ def panels(names: Sequence[str], *, height: float = 2.7, legend: float = 0.4) ->
     return figure, drawn
 
 
+def beyond(letters: int, names: Sequence[str]) -> float:
+    """Return how many inches the longest of some names, such as a path, takes beyond so many letters."""
+    return LETTER * max([0, *(len(name) - letters for name in names)])
+
+
 def legend(figure: Figure, handles: Sequence[Line2D], *, columns: int = 10) -> None:
-    """Put a legend above the panels, in as many rows as it takes; the figure grows by those it has no room for."""
+    """Put a legend above the panels, in as many rows as it takes; the figure grows by what it has no room for."""
     if not handles:
         return
     widest = HANDLE + LETTER * max(len(str(handle.get_label())) for handle in handles)
+    figure.set_figwidth(max(figure.get_figwidth(), widest))
     columns = max(1, min(columns, len(handles), int(figure.get_figwidth() / widest)))
     layout = figure.get_layout_engine()
     if isinstance(layout, ConstrainedLayoutEngine):

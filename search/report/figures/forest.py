@@ -1,5 +1,6 @@
 """Forest plots: what one value of an axis gains over another, in every cell and on every target."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from search.report import differences
-from search.report.figures.canvas import FAINT, INK, Picture, picture
+from search.report.figures.canvas import FAINT, INK, Picture, beyond, picture
 from search.report.layout import COLOURS, MACRO, primary, spoken
 from search.report.words import ALPHA
 
 ROW = 0.2
 """Inches that a row takes."""
+NAME, LABEL = 32, 100
+"""Letters of a row's name, and of the words below, that there is always room for."""
 HIGHER, LOWER, UNSURE = COLOURS[0], COLOURS[1], FAINT
 Row = Mapping[str, Any]
 
@@ -73,7 +76,9 @@ def _by_target(found: dict[str, Any], contrast: tuple[str, str, str], rows: Sequ
 
 
 def _forest(labels: Sequence[str], rows: Sequence[Row], xlabel: str, averages: int) -> Figure:
-    figure = Figure(figsize=(10.4, 1.15 + ROW * len(rows)), layout="constrained")
+    said = textwrap.wrap(xlabel, LABEL, break_long_words=False, break_on_hyphens=False)
+    tall = 1.15 + ROW * (len(rows) + len(said) - 1)
+    figure = Figure(figsize=(10.4 + beyond(NAME, labels), tall), layout="constrained")
     axes, numbers = figure.subplots(1, 2, sharey=True, width_ratios=(5, 3))
     axes.axvline(0, color=INK, linewidth=0.9)
     for place, row in enumerate(rows):
@@ -88,7 +93,7 @@ def _forest(labels: Sequence[str], rows: Sequence[Row], xlabel: str, averages: i
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(xlabel)
+    axes.set_xlabel("\n".join(said))
     _write_numbers(numbers, rows)
     return figure
 

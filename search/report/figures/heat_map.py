@@ -7,11 +7,13 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from search.report.figures.canvas import Picture, picture
+from search.report.figures.canvas import Picture, beyond, picture
 from search.report.layout import cells_of, datasets, primary, rows_of, short_name, spoken, targets_of
 
 PALETTE = "PuOr_r"
 """Diverging, told apart by colour-blind readers and by lightness in grey."""
+NAME = 14
+"""Letters of a cell's name that there is always room for."""
 
 
 def draw(found: dict[str, Any]) -> Iterator[Picture]:
@@ -30,7 +32,9 @@ def _map(found: dict[str, Any], dataset: str, cells: list[dict[str, Any]]) -> Pi
     means = np.divide(np.where(defined, values, 0).sum(axis=0), counted, out=np.zeros(len(targets)), where=counted > 0)
     above = values - means
     largest = float(np.nanmax(np.abs(above), initial=1e-6, where=defined))
-    figure = Figure(figsize=(2.6 + 0.52 * len(targets), 1.9 + 0.27 * len(cells)), layout="constrained")
+    names = [short_name(found, cell, without=("dataset",)) for cell in cells]
+    wide = 2.6 + 0.52 * len(targets) + beyond(NAME, names)
+    figure = Figure(figsize=(wide, 1.9 + 0.27 * len(cells)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(above, cmap=PALETTE, norm=TwoSlopeNorm(0, -largest, largest), aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -40,14 +44,14 @@ def _map(found: dict[str, Any], dataset: str, cells: list[dict[str, Any]]) -> Pi
     axes.set_xticks(
         range(len(targets)), [t.replace("_", " ") for t in targets], rotation=40, ha="right", rotation_mode="anchor"
     )
-    axes.set_yticks(range(len(cells)), [short_name(found, cell, without=("dataset",)) for cell in cells])
+    axes.set_yticks(range(len(cells)), names)
     axes.axvline(len(targets) - 1.5, color="white", linewidth=3)
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     metric = spoken(primary(found))
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015, aspect=18)
-    bar.set_label(f"{metric} − mean of its column", fontsize=8)
+    bar.set_label(f"{metric} −\nmean of its column", fontsize=8)
     bar.outline.set_visible(False)
     return picture(
         figure,

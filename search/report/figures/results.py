@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from matplotlib.lines import Line2D
+
 from search.report.figures.canvas import Picture, errors, key_of, legend, panels, picture
 from search.report.layout import (
     COLOURS,
@@ -70,22 +72,24 @@ def _by_place(found: dict[str, Any]) -> Picture:
 def _by_target(found: dict[str, Any], dataset: str) -> Picture:
     """Test metric per target and cell, with intervals."""
     targets, cells = targets_of(found, dataset), cells_of(found, dataset)
-    figure, (axes,) = panels([dataset], height=0.4 + 0.16 * len(targets) * (len(cells) + 1), legend=0)
-    step = 0.8 / max(1, len(cells))
+    several = len(cells) > 1  # a cell alone has no name that tells it from others
+    tall = 0.4 + 0.16 * len(targets) * (len(cells) + 1)
+    figure, (axes,) = panels([dataset], height=tall, legend=0.4 if several else 0)
+    step, key = 0.8 / max(1, len(cells)), []
     for index, cell in enumerate(cells):
         rows = rows_of(found, cell)
         label, colour = short_name(found, cell, without=("dataset",)), COLOURS[index % len(COLOURS)]
         marker = MARKERS[index // len(COLOURS)]
+        key.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=label))
         for place, target in enumerate(targets):
             if target in rows and rows[target]["value"] is not None:
                 row, y = rows[target], place + (index - (len(cells) - 1) / 2) * step
-                axes.errorbar(row["value"], y, xerr=errors(row), fmt=marker, markersize=4, color=colour, label=label)
-                label = ""
+                axes.errorbar(row["value"], y, xerr=errors(row), fmt=marker, markersize=4, color=colour)
     axes.set_yticks(range(len(targets)), [target.replace("_", " ") for target in targets])
     axes.invert_yaxis()
     axes.set_xlabel(f"test {spoken(primary(found))}")
-    if len(cells) > 1:  # a cell alone has no name that tells it from others
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
+    if several:
+        legend(figure, key)
     return picture(
         figure,
         name=f"targets-{dataset}",
