@@ -9,7 +9,7 @@ from datasets.whole_file import replacing
 from search import ledger, sampling
 from search.errors import StudyError
 from search.grid import Grid
-from search.report import figures, files, page, summary, tables
+from search.report import files, summary, tables
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
@@ -24,6 +24,8 @@ FORMAT = 5
 
 def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFolder) -> None:
     """Write the page, the tables and the figures, each file whole or not at all."""
+    from search.report import figures, page  # matplotlib takes a second that nobody who only reads waits for
+
     folder.report.mkdir(parents=True, exist_ok=True)
     found = summary.summarize(study, wanted, state, folder)
     pictures = figures.draw(found)
