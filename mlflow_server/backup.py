@@ -8,10 +8,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlflow_server import backup_database, object_store
+from filelock import FileLock, Timeout
+
+from mlflow_server import backup_database, object_store, restoring
 from mlflow_server.credentials import SECRETS
 from mlflow_server.errors import TrackingError
 from mlflow_server.history import PROMOTIONS
@@ -28,39 +32,58 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
 
     Args:
         config: of the server.
-        target: must not exist; appears whole or not at all.
+        target: must not exist; appears whole or not at all. One that is killed leaves `.NAME.writing` beside it, which
+            the next backup to the same target removes.
 
     Returns:
         Rows by table of the database.
 
     Raises:
-        TrackingError: `target` exists, or the database or the artifacts cannot be copied.
+        TrackingError: `target` exists or is being written, or the database or the artifacts cannot be copied.
     """
-    if target.exists():
-        raise TrackingError(f"{target} exists; give a new folder")
-    folder = config.artifact_folder
-    if folder and target.resolve().is_relative_to(folder):
-        raise TrackingError(f"{target} lies in {folder}, which is to be copied; give a folder elsewhere")
+    restoring.refuse_half_restored(config.folder)
+    for folder in filter(None, (config.artifact_folder, config.credentials, config.folder.resolve() / PROMOTIONS)):
+        if target.resolve().is_relative_to(folder):
+            raise TrackingError(f"{target} lies in {folder}, which is to be copied; give a folder elsewhere")
     aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True, mode=0o700)
-    try:
-        counts = backup_database.copy(config, aside / DATABASE)
-        _copy_credentials(config.credentials, aside / CREDENTIALS)
-        _copy_artifacts(config, aside / ARTIFACTS)
-        if (config.folder / PROMOTIONS).is_dir():
-            _copy_tree(config.folder / PROMOTIONS, aside / PROMOTIONS)
-        manifest = {
-            "rows": counts,
-            "kind": _kind(config),
-            "artifacts": config.destination,
-            "sha256": _hashes(aside),
-        }
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        aside.rename(target)
-    except BaseException:
+    with _alone(target, aside):
+        if target.exists():
+            raise TrackingError(f"{target} exists; give a new folder")
         shutil.rmtree(aside, ignore_errors=True)
-        raise
+        aside.mkdir(mode=0o700)
+        try:
+            counts = _write(config, aside)
+            aside.rename(target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return counts
+
+
+@contextmanager
+def _alone(target: Path, aside: Path) -> Iterator[None]:
+    """Hold the right to write a backup; the system lets go of it when the process dies."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{aside}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrackingError(f"{target} is being written by another backup; give a new folder") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _write(config: ServerConfig, folder: Path) -> dict[str, int]:
+    counts = backup_database.copy(config, folder / DATABASE)
+    _copy_credentials(config.credentials, folder / CREDENTIALS)
+    _copy_artifacts(config, folder / ARTIFACTS)
+    if (config.folder / PROMOTIONS).is_dir():
+        _copy_tree(config.folder / PROMOTIONS, folder / PROMOTIONS)
+    manifest = {"rows": counts, "kind": _kind(config), "artifacts": config.destination, "sha256": _hashes(folder)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     return counts
 
 
@@ -80,7 +103,14 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
     manifest = _checked(source)
     if _kind(config) != manifest["kind"]:
         raise TrackingError(f"{source} is of a {manifest['kind']} database, this server has {_kind(config)}")
+    _refuse_if_half(config)
     _refuse_if_used(config)
+    with restoring.marked(config.folder):
+        _bring_back(config, source, manifest)
+        return _verified(config, manifest)
+
+
+def _bring_back(config: ServerConfig, source: Path, manifest: dict[str, Any]) -> None:
     backup_database.bring_back(config, source / DATABASE)
     before = manifest.get("artifacts", config.destination)
     if before != config.destination:
@@ -93,18 +123,40 @@ def restore(config: ServerConfig, source: Path) -> dict[str, int]:
             _copy_tree(source / ARTIFACTS, folder)
         else:
             object_store.upload(source / ARTIFACTS, config.destination)
-    return _verified(config, manifest)
+
+
+def _refuse_if_half(config: ServerConfig) -> None:
+    """Say what a restore that was cut off has written: whoever runs this again wants to begin anew."""
+    mark = config.folder / restoring.MARK
+    if not mark.exists():
+        return
+    elsewhere = {"the tables of the database": config.sqlite, config.destination: config.artifact_folder}
+    written = [str(path) for path in (*filter(None, [config.sqlite]), *_places(config)) if _holds_something(path)]
+    written += [name for name, path in elsewhere.items() if path is None]
+    raise TrackingError(
+        f"{config.folder} holds half a restore, which was cut off or is at work; if nothing is at work there, remove "
+        f"{', '.join([*written, str(mark)])}, and restore again"
+    )
 
 
 def _refuse_if_used(config: ServerConfig) -> None:
-    own = (config.credentials / name for name in (USERS, *SECRETS))
-    for path in (*own, config.folder / PROMOTIONS):
-        if path.exists():
+    for path in _places(config):
+        if _holds_something(path):
             raise TrackingError(f"{path} exists; a backup is restored into an empty place")
-    folder = config.artifact_folder
-    if folder.exists() if folder else object_store.names(config.destination):
-        raise TrackingError(f"{folder or config.destination} exists; a backup is restored into an empty place")
+    if config.artifact_folder is None and object_store.names(config.destination):
+        raise TrackingError(f"{config.destination} exists; a backup is restored into an empty place")
+    backup_database.refuse_remains(config.credentials / USERS)
     backup_database.refuse_if_used(config)
+
+
+def _places(config: ServerConfig) -> list[Path]:
+    """Return the files and folders that a restore writes, but for the database."""
+    own = [config.credentials / name for name in (USERS, *SECRETS)]
+    return [*own, config.folder / PROMOTIONS, *filter(None, [config.artifact_folder])]
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _copy_credentials(source: Path, target: Path) -> None:
@@ -131,12 +183,15 @@ def _copy_artifacts(config: ServerConfig, target: Path) -> None:
 def _copy_tree(source: Path, target: Path) -> None:
     """Copy a folder; a link stays a link, wherever it leads: what is not the server's is not taken along."""
     try:
-        shutil.copytree(source, target, symlinks=True)
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     except shutil.Error as problem:
         raise TrackingError(f"{source} cannot be copied: {problem.args[0][0][2]}") from problem
 
 
 def _verified(config: ServerConfig, manifest: dict[str, Any]) -> dict[str, int]:
+    for path in filter(None, (config.sqlite, config.credentials / USERS)):
+        if path.is_file():
+            backup_database.refuse_damaged(path)
     counts = backup_database.rows_by_table(config)
     if short := [name for name, rows in manifest["rows"].items() if counts.get(name) != rows]:
         raise TrackingError(f"restored, but these tables differ in their rows: {', '.join(short)}")

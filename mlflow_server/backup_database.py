@@ -23,6 +23,8 @@ ARTIFACT_COLUMNS = (
     ("model_versions", "storage_location"),
 )
 """Where MLflow's schema names places of artifacts."""
+REMAINS = ("-journal", "-wal", "-shm")
+"""Suffixes of the files that SQLite keeps beside a database while it writes."""
 
 
 def refuse_if_away(config: ServerConfig) -> None:
@@ -71,8 +73,41 @@ def refuse_if_used(config: ServerConfig) -> None:
     if config.sqlite:
         if config.sqlite.exists():
             raise TrackingError(f"{config.sqlite} exists; a backup is restored into an empty place")
+        refuse_remains(config.sqlite)
     elif rows_by_table(config):
         raise TrackingError("the database has tables; a backup is restored into an empty place")
+
+
+def refuse_remains(path: Path) -> None:
+    """Refuse what SQLite left of a database that is gone: it would be played into the one that is restored.
+
+    Args:
+        path: where the database will be.
+
+    Raises:
+        TrackingError: names the file.
+    """
+    for suffix in REMAINS:
+        if (left := path.with_name(f"{path.name}{suffix}")).exists():
+            raise TrackingError(
+                f"{left} is left of a database that is gone, and SQLite would play it into the restored one; move it "
+                "away and restore again"
+            )
+
+
+def refuse_damaged(path: Path) -> None:
+    """Have SQLite look through a whole database, which nobody should be writing to.
+
+    Raises:
+        TrackingError: it is damaged.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.Error as problem:
+        found = str(problem)
+    if found != "ok":
+        raise TrackingError(f"{path} is damaged: {found.splitlines()[-1]}")
 
 
 def bring_back(config: ServerConfig, source: Path) -> None:
@@ -82,7 +117,8 @@ def bring_back(config: ServerConfig, source: Path) -> None:
         TrackingError: PostgreSQL refuses.
     """
     if config.sqlite:
-        config.sqlite.parent.mkdir(parents=True, exist_ok=True)
+        config.sqlite.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config.sqlite.touch(mode=0o600)
         shutil.copyfile(source, config.sqlite)
     else:
         _postgresql("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={_plain_uri(config)}", str(source))
@@ -133,13 +169,16 @@ def copy_sqlite(source: Path, target: Path) -> None:
     """Copy an SQLite file that others may write to, to a file that only its owner can read.
 
     Raises:
-        TrackingError: it does not exist.
+        TrackingError: it does not exist, or SQLite cannot read it.
     """
     if not source.is_file():
         raise TrackingError(f"{source} does not exist")
     target.touch(mode=0o600)
-    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
-        read.backup(written)
+    try:
+        with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
+            read.backup(written)
+    except sqlite3.Error as problem:
+        raise TrackingError(f"{source} cannot be copied: {problem}") from problem
 
 
 def _rows(uri: str) -> dict[str, int]:

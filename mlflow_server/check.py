@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_server import credentials
+from mlflow_server import credentials, restoring
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import LOOPBACK, ServerConfig
 
@@ -44,7 +44,11 @@ def check(config: ServerConfig) -> list[Finding]:
 
     Returns:
         reachable, version, authentication, hosts and artifacts, as far as the server answers at all.
+
+    Raises:
+        TrackingError: it is half restored, whatever answers.
     """
+    restoring.refuse_half_restored(config.folder)
     reachable = _found("reachable", lambda: _version(config))
     if not reachable.holds:
         return [reachable]

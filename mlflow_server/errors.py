@@ -1,6 +1,7 @@
 """What MLflow or a promotion cannot do, told in one message."""
 
 import errno
+import sqlite3
 
 
 class TrackingError(Exception):
@@ -12,14 +13,17 @@ class PromotionError(Exception):
 
 
 def refusal(problem: Exception) -> str | None:
-    """Return in one line what MLflow or the system refuses; None where the problem is neither's."""
+    """Return in one line what MLflow, its database or the system refuses; None where the problem is none of theirs."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     if _disk_is_full(problem):
         where = f"{problem.filename}: " if isinstance(problem, OSError) and problem.filename else ""
         return f"{where}no space left on device; make room and run the same command again"
     if isinstance(problem, MlflowException):
         return f"MLflow refuses: {str(problem).splitlines()[0]}"
+    if isinstance(problem, SQLAlchemyError | sqlite3.Error):  # SQLAlchemy adds its statement and an address, in lines
+        return f"the database refuses: {str(problem).splitlines()[0]}"
     if isinstance(problem, OSError) and problem.strerror:  # a full disk names no file
         return f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
     return None

@@ -14,7 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
-from mlflow_server import backup_database, retention
+from mlflow_server import backup_database, restoring, retention
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import ServerConfig
 
@@ -49,6 +49,7 @@ def collect(
     Raises:
         TrackingError: the database or the artifacts cannot be reached.
     """
+    restoring.refuse_half_restored(config.folder)
     backup_database.refuse_if_away(config)
     found = retention.judge(config.backend, days=days)
     client, kept, collected = MlflowClient(config.backend), dict(found.kept), []

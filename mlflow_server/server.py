@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from mlflow_server import backup_database, credentials
+from mlflow_server import backup_database, credentials, restoring
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import LOOPBACK, ServerConfig
 
@@ -148,8 +148,10 @@ def start_configured(config: ServerConfig, announce: Callable[[], None] = lambda
         announce: called when nothing speaks against starting it.
 
     Raises:
-        TrackingError: it would be unsafe, its port is taken, or its database or bucket cannot be used.
+        TrackingError: it would be unsafe, its port is taken, its database or bucket cannot be used, or it is half
+            restored.
     """
+    restoring.refuse_half_restored(config.folder)
     refuse_taken(config.host, config.port)
     if not config.sqlite:
         backup_database.refuse_if_away(config)
@@ -166,10 +168,13 @@ def upgrade(config: ServerConfig) -> int:
     """Bring a server's database to the schema of the installed MLflow; returns the exit code.
 
     Raises:
-        TrackingError: MLflow has known holes, or the database is not there.
+        TrackingError: MLflow has known holes, or the database is not there, damaged or half restored.
     """
     refuse_old_versions()
+    restoring.refuse_half_restored(config.folder)
     backup_database.refuse_if_away(config)
+    if config.sqlite:
+        backup_database.refuse_damaged(config.sqlite)
     words = [sys.executable, "-m", "mlflow", "db", "upgrade", config.backend]
     return subprocess.run(words, env=environment(), check=False).returncode
 
@@ -193,8 +198,9 @@ def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None)
         announce: called when nothing speaks against starting it.
 
     Raises:
-        TrackingError: it would be unsafe, its port is taken, or there is no such storage folder.
+        TrackingError: it would be unsafe, its port is taken, or there is no such storage folder, or half a one.
     """
+    restoring.refuse_half_restored(settings.storage)
     words = command(settings)
     refuse_taken(settings.host, settings.port)
     if not settings.storage.is_dir():

@@ -1,15 +1,20 @@
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import sqlalchemy
 from mlflow.tracking import MlflowClient
 
-from mlflow_server import backup_database
+from mlflow_server import backup, backup_database
 from mlflow_server.backup import back_up, restore
 from mlflow_server.backup_database import rows_by_table
+from mlflow_server.check import check
 from mlflow_server.credentials import obtain
 from mlflow_server.errors import TrackingError
-from mlflow_server.server import upgrade
+from mlflow_server.garbage import collect
+from mlflow_server.server import ServerSettings, start, start_configured, upgrade
 from mlflow_server.server_config import ServerConfig
 
 
@@ -75,10 +80,11 @@ def test_a_backup_is_never_written_over_another(backed_up):
         back_up(before, copy)
 
 
-def test_a_backup_is_not_written_into_what_it_copies(backed_up):
+@pytest.mark.parametrize("folder", ["mlartifacts", "credentials", "mlpromotions"])
+def test_a_backup_is_not_written_into_what_it_copies(backed_up, folder):
     before, _, _, _ = backed_up
-    inside = before.folder / "mlartifacts" / "copy"
-    with pytest.raises(TrackingError, match=r"lies in .*mlartifacts, which is to be copied"):
+    inside = before.folder / folder / "copy"
+    with pytest.raises(TrackingError, match=rf"lies in .*{folder}, which is to be copied"):
         back_up(before, inside)
     assert not list(inside.parent.glob("*copy*"))
 
@@ -185,3 +191,110 @@ def test_a_restored_database_is_migrated_without_a_change(tmp_path):
     before = rows_by_table(config)
     assert upgrade(config) == 0
     assert rows_by_table(config) == before
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A server on SQLite and its backup."""
+    folder = tmp_path_factory.mktemp("copied")
+    config = ServerConfig(folder=folder / "server")
+    config.folder.mkdir()
+    filled(config)
+    MlflowClient(f"sqlite:///{config.credentials}/users.db").search_experiments()
+    back_up(config, folder / "copy")
+    return config, folder / "copy"
+
+
+@pytest.mark.parametrize("name", ["mlflow.db-journal", "mlflow.db-wal", "mlflow.db-shm", "credentials/users.db-wal"])
+def test_what_sqlite_left_of_another_database_is_not_played_into_the_restored_one(copied, tmp_path, name):
+    empty = ServerConfig(folder=tmp_path / "empty")
+    (empty.folder / name).parent.mkdir(parents=True)
+    (empty.folder / name).write_bytes(b"pages")
+    with pytest.raises(TrackingError, match=rf"{name} is left of a database that is gone, .* move it away"):
+        restore(empty, copied[1])
+    assert not (empty.folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "credentials/users.db"])
+def test_a_database_that_is_damaged_after_it_was_restored_is_told(copied, tmp_path, monkeypatch, name):
+    after, real = ServerConfig(folder=tmp_path / "after"), backup._verified
+
+    def damage_and_verify(config, manifest):
+        os.truncate(config.folder / name, 2**17)
+        return real(config, manifest)
+
+    monkeypatch.setattr(backup, "_verified", damage_and_verify)
+    with pytest.raises(TrackingError, match=f"{name} is damaged: "):
+        restore(after, copied[1])
+
+
+def test_a_database_that_is_damaged_is_told_when_it_is_copied(copied, tmp_path):
+    damaged = ServerConfig(folder=tmp_path / "damaged")
+    damaged.folder.mkdir()
+    damaged.sqlite.write_bytes((copied[1] / "database").read_bytes()[: 2**17])
+    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be copied: database disk image is malformed"):
+        back_up(damaged, tmp_path / "copy")
+    with pytest.raises(TrackingError, match=r"mlflow\.db is damaged: "):
+        upgrade(damaged)
+
+
+def test_what_is_restored_is_its_owners_alone(copied, tmp_path):
+    after = ServerConfig(folder=tmp_path / "after")
+    before = os.umask(0)
+    try:
+        restore(after, copied[1])
+    finally:
+        os.umask(before)
+    places = [after.folder, after.credentials, after.sqlite, after.credentials / "users.db"]
+    assert [path.stat().st_mode & 0o777 for path in places] == [0o700, 0o700, 0o600, 0o600]
+
+
+def test_folders_that_are_there_and_empty_are_filled(copied, tmp_path):
+    after = ServerConfig(folder=tmp_path / "after")
+    for name in ("mlartifacts", "mlpromotions"):
+        (after.folder / name).mkdir(parents=True)
+    assert restore(after, copied[1])["metrics"] == 5
+
+
+def test_a_restore_that_was_cut_off_is_no_server_and_says_how_to_begin_anew(copied, tmp_path, monkeypatch):
+    after = ServerConfig(folder=tmp_path / "after")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(backup, "_copy_tree", killed)
+        restore(after, copied[1])
+    for command in (
+        lambda: start_configured(after),
+        lambda: start(ServerSettings(after.folder)),
+        lambda: check(after),
+        lambda: back_up(after, tmp_path / "copy"),
+        lambda: collect(after, days=0),
+        lambda: upgrade(after),
+    ):
+        with pytest.raises(TrackingError, match="after is half restored: "):
+            command()
+    with pytest.raises(TrackingError, match="holds half a restore") as told:
+        restore(after, copied[1])
+    named = str(told.value).partition("remove ")[2].partition(", and restore")[0].split(", ")
+    assert named[-1] == str(after.folder / ".restoring")
+    for path in map(Path, named):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert restore(after, copied[1])["metrics"] == 5
+    assert not (after.folder / ".restoring").exists()
+
+
+def test_of_two_backups_to_one_place_the_second_is_refused(copied, tmp_path, monkeypatch):
+    real, target = backup_database.copy, tmp_path / "copy"
+
+    def copy_while_another_begins(*words):
+        with monkeypatch.context() as second, pytest.raises(TrackingError, match="is being written by another backup"):
+            second.setattr(backup_database, "copy", real)
+            back_up(copied[0], target)
+        return real(*words)
+
+    (tmp_path / ".copy.writing").mkdir()  # of one that was killed
+    monkeypatch.setattr(backup_database, "copy", copy_while_another_begins)
+    assert back_up(copied[0], target)["metrics"] == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
