@@ -96,7 +96,7 @@ def migrate(config: Config) -> None:
 @app.command()
 def gc(
     config: Config,
-    days: Annotated[float, typer.Option(min=0, help="Younger runs stay in any case.")] = 30,
+    days: Annotated[float, typer.Option(min=0, help="Runs that were deleted later, or ended later, stay.")] = 30,
     dry_run: Annotated[bool, typer.Option(help="Say what would go, and delete nothing.")] = False,
 ) -> None:
     """Delete for good the deleted runs that no champion, cell winner or promotion rests on, artifacts included."""

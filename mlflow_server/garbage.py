@@ -28,7 +28,7 @@ class Collection:
 
     Attributes:
         collected: runs that are gone.
-        kept: old deleted runs that stay, and why.
+        kept: runs that were deleted long ago and stay, and why.
     """
 
     collected: tuple[str, ...]
@@ -42,7 +42,7 @@ def collect(
 
     Args:
         config: of the server, which may go on meanwhile.
-        days: younger runs stay.
+        days: runs that were deleted or ended within these stay.
         dry_run: look, and change nothing.
         told: is called with every run once it is gone.
 

@@ -1,11 +1,13 @@
 """Which runs may go: deleted ones past their time, unless a champion, a winner or a promotion rests on them."""
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from mlflow.entities import Run, ViewType
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -14,6 +16,9 @@ from mlflow_server.registry import ENTRY, entry_of
 
 DAY_MS = 86_400_000
 PAGE = 1000
+RUN = re.compile(r"(?<![\w-])[0-9a-f]{32}(?!\w)")
+LOGGED_MODEL = re.compile(r"(?<![\w-])m-[0-9a-f]{32}(?!\w)")
+"""How runs and logged models are named in a place of artifacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +35,17 @@ def judge(uri: str, *, days: float) -> Retention:
 
     Args:
         uri: MLflow tracking URI.
-        days: a run that ended (or began, if it never ended) within these stays.
+        days: a run that was deleted within these stays, and so does one that ended within them (or began, if it never
+            ended).
     """
     client = MlflowClient(uri)
+    due = set(client._tracking_client.store._get_deleted_runs(older_than=int(days * DAY_MS)))  # no run tells it
     cited = _cited(client)
     oldest = time.time_ns() // 1_000_000 - days * DAY_MS
     removable, kept = [], {}
     for run in _deleted(client):
         identity = run.info.run_id
-        if (run.info.end_time or run.info.start_time) > oldest:
+        if identity not in due or (run.info.end_time or run.info.start_time) > oldest:
             continue
         reason = cited.get(identity) or (
             "winner of its cell" if run.data.tags.get("radsweep.winner") == "true" else None
@@ -57,7 +64,7 @@ def _cited(client: MlflowClient) -> dict[str, str]:
     while token is not None:
         page = client.search_model_versions(max_results=PAGE, page_token=token or None)
         for version in page:
-            cited[version.run_id] = f"version {version.version} of {version.name}"
+            cited |= dict.fromkeys(_runs_of(client, version), f"version {version.version} of {version.name}")
             for key, value in version.tags.items():
                 # Whoever may write to the registry may set such a tag; what is no entry of its version cites nothing.
                 entry = entry_of(value, str(version.version)) if key.startswith(ENTRY) else None
@@ -65,6 +72,15 @@ def _cited(client: MlflowClient) -> dict[str, str]:
                     cited.setdefault(run, f"cited by a promotion of {version.name}")
         token = page.token or None
     return {**_studies_of(client, cited), **cited}
+
+
+def _runs_of(client: MlflowClient, version: ModelVersion) -> set[str]:
+    """Return the run of a version and those that its files lie in: whoever registers a place need not say a run."""
+    runs = {version.run_id, *RUN.findall(version.source or "")}
+    for model in LOGGED_MODEL.findall(version.source or ""):
+        with suppress(MlflowException):  # a model that is gone lies in no run
+            runs.add(client.get_logged_model(model).source_run_id)
+    return {run for run in runs if run}
 
 
 def _studies_of(client: MlflowClient, cited: Mapping[str, str]) -> dict[str, str]:

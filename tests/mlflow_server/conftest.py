@@ -1,8 +1,10 @@
 """Real databases and real servers, each started once."""
 
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
@@ -53,3 +55,9 @@ def answers(config: ServerConfig) -> bool:
         return request(config, "/health", known=True)[0] == 200
     except (OSError, TrackingError):  # it makes its secrets first
         return False
+
+
+def deleted_at(database, run_id, time_ms):
+    """Say in an SQLite file when a run was deleted."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE runs SET deleted_time = ? WHERE run_uuid = ?", (int(time_ms), run_id))

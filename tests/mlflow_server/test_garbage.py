@@ -11,6 +11,7 @@ from mlflow_server.garbage import collect, place_of
 from mlflow_server.registry import Registry
 from mlflow_server.retention import DAY_MS
 from mlflow_server.server_config import ServerConfig
+from tests.mlflow_server.conftest import deleted_at
 
 MONTH = 40 * DAY_MS
 
@@ -39,6 +40,7 @@ def stored(tmp_path):
     registry.remember(version, {"time_ms": 1, "run_id": runs["cited"], **told})
     for name in runs.keys() - {"alive"}:
         client.delete_run(runs[name])
+        deleted_at(config.sqlite, runs[name], ended)
     forgotten = client.create_experiment("forgotten")
     client.delete_experiment(forgotten)
     return config, client, runs, forgotten
@@ -87,6 +89,7 @@ def test_a_model_that_was_never_registered_goes_with_its_run(stored, tmp_path):
     place.mkdir(parents=True)
     (place / "a.txt").write_text("model")
     client.delete_run(runs["old"])
+    deleted_at(config.sqlite, runs["old"], 1)
     assert collect(config, days=30).collected == (runs["old"],)
     assert "model" not in artifacts(config)
     with pytest.raises(MlflowException):

@@ -5,6 +5,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server import retention
 from mlflow_server.registry import Registry
 from mlflow_server.retention import DAY_MS, judge
+from tests.mlflow_server.conftest import deleted_at
 
 
 def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
@@ -12,7 +13,7 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
     client, registry = MlflowClient(uri), Registry(uri)
     experiment = client.create_experiment("e")
     now = time.time_ns() // 1_000_000
-    ends = {"study": 40, "old": 40, "young": 2, "winner": 40, "champion": 40, "cited": 40, "alive": 40}
+    ends = {"study": 40, "old": 40, "lately": 40, "young": 2, "winner": 40, "champion": 40, "cited": 40, "alive": 40}
     runs = {}
     for name, days in ends.items():
         tags = {"radsweep.winner": "true"} if name == "winner" else {}
@@ -27,6 +28,8 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         registry.tag(version, {f"radsweep.promotion.{number + 2}": odd})
     for name in ends.keys() - {"alive"}:
         client.delete_run(runs[name])
+        if name != "lately":
+            deleted_at(tmp_path / "mlflow.db", runs[name], now - ends[name] * DAY_MS)
     found = judge(uri, days=30)
     assert found.removable == (runs["old"],)
     assert found.kept == {
@@ -36,6 +39,27 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         runs["study"]: "study of version 1 of m",
     }
     assert set(judge(uri, days=1).removable) == {runs["old"], runs["young"]}
+
+
+def test_a_version_without_a_run_keeps_the_runs_that_its_files_lie_in(tmp_path):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
+    runs = [client.create_run(experiment).info for _ in range(4)]
+    model = client.create_logged_model(experiment, name="network", source_run_id=runs[1].run_id)
+    client.create_registered_model("m")
+    for source in (
+        f"{runs[0].artifact_uri}/network",
+        model.artifact_location,
+        f"runs:/{runs[2].run_id}/network",
+        "/elsewhere",
+    ):
+        client.create_model_version("m", source=source)
+    for run in runs:
+        client.set_terminated(run.run_id, end_time=1)
+        client.delete_run(run.run_id)
+    found = judge(f"sqlite:///{tmp_path}/mlflow.db", days=0)
+    assert found.removable == (runs[3].run_id,)
+    assert found.kept == {run.run_id: f"version {n} of m" for n, run in enumerate(runs[:3], 1)}
 
 
 def test_no_number_of_experiments_hides_a_deleted_run(tmp_path, monkeypatch):
