@@ -69,6 +69,10 @@ class History:
         finally:
             lock.release()
 
+    def is_first(self) -> bool:
+        """Say whether nothing was ever promoted in this storage folder, so that nothing can be under way there."""
+        return not self._path.parent.is_dir()
+
     def intend(self, action: str, evidence: Mapping[str, Any]) -> Entry:
         """Write down durably what is about to happen, so that it can be put on record after a crash.
 

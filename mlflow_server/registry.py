@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import PromotionError, TrackingError
@@ -269,6 +271,15 @@ class Registry:
     def runs(self, name: str) -> dict[str, str]:
         """Return the run of each version of a model that is there, by the version's number."""
         return {str(v.version): str(v.run_id) for v in self._client.search_model_versions(f"name='{name}'")}
+
+    def is_packaged(self, name: str, version: str) -> bool:
+        """Say whether a version's files are there, for all that is known: they can be deleted without the version."""
+        place = self._client.get_model_version_download_uri(name, version)
+        try:
+            files = get_artifact_repository(place, tracking_uri=self._client.tracking_uri).list_artifacts()
+        except Exception as problem:  # any: each kind of store has exceptions of its own, also where it is away
+            return getattr(problem, "error_code", None) != "RESOURCE_DOES_NOT_EXIST"
+        return any(PurePosixPath(file.path).name == MLMODEL_FILE_NAME for file in files)
 
     def tags_of_run(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""

@@ -9,6 +9,7 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from mlflow_server.promotion import Reason
+from mlflow_server.registry import REFERENCE
 from trainers import checkpoint
 from trainers.evaluation.case_scores import CaseScores
 from trainers.trial import Operation, TrialConfig
@@ -59,7 +60,7 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
         evidence = (
             told if isinstance(problem, MlflowException | OSError | ValueError) else f"{type(problem).__name__}: {told}"
         )
-        return (Reason("the packaged model can be loaded", False, evidence),)
+        return (Reason("the packaged model can be loaded", False, evidence + _remedy(source)),)
     facts = loaded.metadata.metadata or {}
     return (
         _same(
@@ -72,6 +73,12 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
         ),
         _reproduced(loaded, original, facts, tolerance),
     )
+
+
+def _remedy(source: str) -> str:
+    """Say how to get a new package instead of a registered one, which every promotion of the run takes again."""
+    version = REFERENCE.fullmatch(source)
+    return f"; if that stays so, delete version {version[3]} of {version[1]} and promote again" if version else ""
 
 
 def _same(condition: str, hashes: dict[str, str | None]) -> Reason:

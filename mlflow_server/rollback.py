@@ -29,7 +29,7 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
     if not there:
         if champion is None:
             raise PromotionError(f"{name}: there is no champion to roll back")
-        deleted = f" (deleted since: {', '.join(sorted(set(gone)))})" if gone else ""
+        deleted = f" (deleted since, they or their files: {', '.join(sorted(set(gone)))})" if gone else ""
         raise PromotionError(
             f"{name}: no champion before version {champion.version} is on record and still there{deleted}; promote "
             "another"
@@ -52,15 +52,15 @@ def before(name: str, champion: Version | None, *, registry: Registry, history: 
     Args:
         name: of the registered model.
         champion: the present one; None: nothing bears the alias, though something may have.
-        registry: says which versions are there.
+        registry: says which versions are there, and which have their files.
         history: with the registry, says which were champion.
 
     Returns:
-        Those that are still there, and those that were deleted since.
+        Those that are still there, and those that were deleted since, they or their files.
     """
     told, runs = succession.told(name, registry=registry, history=history), registry.runs(name)
     line = _line([entry for entry in told if _of_now(entry, runs)], champion)
-    gone = [version for version in line if version not in runs]
+    gone = [version for version in line if version not in runs or not registry.is_packaged(name, version)]
     present = champion.version if champion else None
     return [version for version in line if version not in {*gone, present}], gone
 

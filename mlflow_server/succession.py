@@ -88,6 +88,8 @@ def settle(name: str, *, registry: Registry, history: History) -> Entry | None:
     Raises:
         PromotionError: the change is still being carried out.
     """
+    if history.is_first():  # the lock would make its folder, of a misspelt storage as well
+        return None
     with history.alone():
         return _settle(name, registry, history)
 

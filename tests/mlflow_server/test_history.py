@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import sys
 
 import pytest
@@ -7,11 +8,17 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from mlflow_server import __main__ as commands
-from mlflow_server import succession
+from mlflow_server import reload, succession
 from mlflow_server.errors import PromotionError
 from mlflow_server.history import History
 from mlflow_server.registry import SCORES_HASH, Registry
 from mlflow_server.rollback import before, roll_back
+
+
+def packaged(folder):
+    folder.mkdir()
+    (folder / "MLmodel").touch()
+    return folder
 
 
 @pytest.fixture
@@ -23,7 +30,7 @@ def promoted(tmp_path):
     champion = None
     for number in ("1", "2", "3"):
         run = client.create_run(experiment).info.run_id
-        version = registry.register("m", source=str(tmp_path), run_id=run, tags={})
+        version = registry.register("m", source=str(packaged(tmp_path / number)), run_id=run, tags={})
         registry.crown(version, instead_of=champion)
         told = {"version": number, "champion_before": champion.version if champion else None, "study": "s"}
         registry.remember(version, history.append("promoted", {**told, "reasons": [], "differences": [1]}))
@@ -71,6 +78,26 @@ def test_rolling_back_passes_over_a_version_that_was_deleted(promoted):
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     client.delete_model_version("m", "2")
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted):
+    storage, registry, history = promoted
+    shutil.rmtree(storage / "2")
+    assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_a_version_that_cannot_be_loaded_is_told_with_what_to_do(promoted):
+    storage, _, _ = promoted
+    (reason,) = reload.checks("models:/m/2", None, uri=f"sqlite:///{storage}/mlflow.db", tolerance=0)
+    assert not reason.holds
+    assert reason.evidence.endswith("; if that stays so, delete version 2 of m and promote again")
+
+
+def test_rolling_back_what_is_not_there_makes_no_folder(promoted, tmp_path):
+    _, registry, _ = promoted
+    with pytest.raises(PromotionError, match="there is no champion to roll back"):
+        roll_back("typo", registry=registry, history=History(tmp_path / "typo", "typo"))
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_champion_made_by_hand_is_rolled_back_to_the_one_before(promoted):
@@ -122,7 +149,9 @@ def test_where_all_earlier_versions_are_deleted_that_is_told(promoted):
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     for version in ("1", "2"):
         client.delete_model_version("m", version)
-    with pytest.raises(PromotionError, match=r"still there \(deleted since: 1, 2\); promote another"):
+    with pytest.raises(
+        PromotionError, match=r"still there \(deleted since, they or their files: 1, 2\); promote another"
+    ):
         roll_back("m", registry=registry, history=history)
     assert registry.champion("m").version == "3"
 

@@ -24,6 +24,7 @@ def store(tmp_path_factory):
     uri = f"sqlite:///{folder}/mlflow.db"
     client, registry, history = MlflowClient(uri), Registry(uri), History(folder, "m")
     experiment = client.create_experiment("e")
+    (folder / "MLmodel").touch()  # what every version's source has
     for _ in range(3):
         run = client.create_run(experiment).info.run_id
         registry.register("m", source=str(folder), run_id=run, tags={})
