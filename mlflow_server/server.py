@@ -121,9 +121,10 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     secret = credentials.obtain(config.credentials)
     settings = config.credentials / "basic_auth.ini"
     settings.touch(mode=0o600)
+    users = str(config.credentials / "users.db").replace("%", "%%")  # in an ini a single one names another value
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
-        f"database_uri = sqlite:///{config.credentials / 'users.db'}\n"
+        f"database_uri = sqlite:///{users}\n"
         # A password is hashed anew with every request otherwise, and a driver sends thousands.
         f"auth_cache_ttl_seconds = {LOGIN_SECONDS}\n"
     )
@@ -213,7 +214,7 @@ def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None)
 
 
 def _run(words: Sequence[str], surroundings: Mapping[str, str], *, umask: int = -1) -> int:
-    """Run a server until it ends, or until Ctrl-C or SIGTERM ends all of its processes; returns its exit code.
+    """Run a server until it ends, or Ctrl-C, SIGTERM or SIGHUP ends all of its processes; returns its exit code.
 
     Args:
         words: the command.
@@ -226,7 +227,9 @@ def _run(words: Sequence[str], surroundings: Mapping[str, str], *, umask: int = 
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # A terminal that is closed hangs up, but for what was started under `nohup`.
+    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, stop) for one in heeded}
     try:
         return server.wait()
     except KeyboardInterrupt:
@@ -234,4 +237,5 @@ def _run(words: Sequence[str], surroundings: Mapping[str, str], *, umask: int = 
     finally:
         stop()
         server.wait()
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

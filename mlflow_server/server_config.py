@@ -13,7 +13,10 @@ from mlflow_server.reach import has_password
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 HOST = re.compile(r"[\w.-]+(:[0-9]+)?")
-DATABASES = ("sqlite:///", "postgresql://", "postgresql+psycopg://")
+SQLITE = "sqlite:///"
+DATABASES = (SQLITE, "postgresql://", "postgresql+psycopg://")
+IN_MEMORY = {SQLITE, f"{SQLITE}:memory:"}
+QUESTION_MARK = "`?` cannot be in the path of a database: its options would begin there; choose another name"
 
 
 class ServerConfig(BaseModel):
@@ -37,6 +40,8 @@ class ServerConfig(BaseModel):
     def _at_home(cls, folder: Path) -> Path:
         if folder == Path():
             raise ValueError("name a folder")
+        if "?" in str(folder.expanduser().absolute()):
+            raise ValueError(QUESTION_MARK)
         return folder.expanduser()
 
     @field_validator("host")
@@ -55,8 +60,10 @@ class ServerConfig(BaseModel):
             raise ValueError("a password does not belong in this file; set PGPASSWORD or PGPASSFILE (mode 0600)")
         if not uri.startswith(DATABASES):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
-        if uri in {"sqlite:///", "sqlite:///:memory:"}:
+        if uri in IN_MEMORY:
             raise ValueError("a database in memory is gone with the server; name a file, sqlite:////PATH/mlflow.db")
+        if uri.startswith(SQLITE) and "?" in uri:
+            raise ValueError(QUESTION_MARK)
         return uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
     @field_validator("artifacts")
@@ -68,6 +75,8 @@ class ServerConfig(BaseModel):
             parts = urlsplit(place)
             if parts.scheme not in {"s3", "file"} or (parts.scheme == "s3") != bool(parts.netloc):
                 raise ValueError(f"{parts.scheme}: must be a folder, file:///PATH or s3://BUCKET/PREFIX")
+            if parts.scheme == "file" and not place.startswith("file:///"):
+                raise ValueError(f"{place}: write {parts.path} or file://{parts.path}")
             if parts.query or "@" in parts.netloc:
                 raise ValueError("keys do not belong in this file; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if not place.strip():
@@ -122,7 +131,7 @@ class ServerConfig(BaseModel):
     @property
     def backend(self) -> str:
         """The tracking database."""
-        return self.database or f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
+        return self.database or f"{SQLITE}{self.folder.resolve() / 'mlflow.db'}"
 
     @property
     def destination(self) -> str:
@@ -139,7 +148,7 @@ class ServerConfig(BaseModel):
     @property
     def sqlite(self) -> Path | None:
         """The database's file; None: it has none."""
-        return Path(self.backend.removeprefix("sqlite:///")) if self.backend.startswith("sqlite:") else None
+        return Path(self.backend.removeprefix(SQLITE)) if self.backend.startswith(SQLITE) else None
 
     @property
     def origins(self) -> str:
@@ -178,13 +187,17 @@ def load(path: Path) -> ServerConfig:
 
 
 def _beside(path: Path, content: dict[Any, Any]) -> dict[Any, Any]:
-    """Read folders that are not absolute as lying beside the file, wherever a command is run."""
-    folders = {
-        key: str(path.resolve().parent / Path(place).expanduser())
+    """Read folders and an SQLite file that are not absolute as lying beside the file, wherever a command is run."""
+    beside = path.resolve().parent
+    places = {
+        key: str(beside / Path(place).expanduser())
         for key in ("folder", "artifacts")
         if isinstance(place := content.get(key), str) and place.strip() and ":/" not in place
     }
-    return content | folders
+    database = content.get("database")
+    if isinstance(database, str) and database.startswith(SQLITE) and database not in IN_MEMORY:
+        places["database"] = f"{SQLITE}{beside / Path(database.removeprefix(SQLITE)).expanduser()}"
+    return content | places
 
 
 def _refuse_doubles(root: yaml.Node | None, path: Path) -> None:

@@ -1,5 +1,9 @@
+import configparser
 import errno
+import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -7,6 +11,7 @@ import time
 
 import psutil
 import pytest
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -40,6 +45,9 @@ from scripts.services import free_port, listens
         ("artifacts: s3:/bucket", "s3: must be a folder"),
         ("artifacts: s3://bucket/x?aws_secret_access_key=s3cret", "keys do not belong in this file"),
         ("artifacts: ''", "artifacts: name a folder"),
+        ("artifacts: file:/srv/art", "file:/srv/art: write /srv/art or file:///srv/art"),
+        ("folder: /srv/what?", r"folder: `\?` cannot be in the path of a database"),
+        ("database: sqlite:////srv/a?b.db", r"database: `\?` cannot be in the path of a database"),
         ("host: '::1'", "'::1': give an IPv4 address or a name"),
         ("allowed_hosts: ['http://mlflow:5000']", "'http://mlflow:5000': a host is NAME or NAME:PORT"),
         ("allowed_hosts: ['']", "'': a host is NAME or NAME:PORT"),
@@ -126,6 +134,13 @@ def test_no_secret_is_in_the_command_line(tmp_path):
     assert "postgresql+psycopg://me@db/mlflow" in words
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert "password" not in (tmp_path / "credentials" / "basic_auth.ini").read_text()
+
+
+def test_a_percent_sign_may_be_in_the_path_of_the_users(tmp_path):
+    server.configured_environment(ServerConfig(folder=tmp_path / "100%s"))
+    written = configparser.ConfigParser()  # as MLflow reads it
+    written.read(tmp_path / "100%s" / "credentials" / "basic_auth.ini")
+    assert written["mlflow"]["database_uri"] == f"sqlite:///{tmp_path}/100%s/credentials/users.db"
 
 
 @pytest.mark.slow
@@ -217,6 +232,24 @@ def test_of_four_promotions_at_once_one_is_carried_out(served):
         assert sum("promotion" in end for end in ends) == 3
 
 
+DEAF = "import signal, time; signal.signal(signal.SIGHUP, signal.SIG_IGN); time.sleep(20)"
+"""A server that heeds no closed terminal."""
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+def test_a_server_ends_with_the_command_that_started_it(told):
+    def unheeded(*_):
+        """Keep the signal from these tests, should nobody heed it."""
+
+    before = signal.signal(told, unheeded)
+    try:
+        threading.Timer(0.5, os.kill, (os.getpid(), told)).start()
+        assert server._run([sys.executable, "-c", DEAF], os.environ) == -signal.SIGTERM
+        assert signal.getsignal(told) is unheeded
+    finally:
+        signal.signal(told, before)
+
+
 def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path):
     port = free_port()
     words = ["start", "--storage", str(tmp_path), "--port", str(port)]
@@ -252,10 +285,11 @@ def test_artifacts_that_would_give_the_servers_own_files_to_every_user_are_refus
 
 
 def test_folders_lie_beside_the_file_wherever_a_command_is_run(tmp_path, monkeypatch):
-    (tmp_path / "server.yaml").write_text("folder: server\nartifacts: files\n")
+    (tmp_path / "server.yaml").write_text("folder: server\nartifacts: files\ndatabase: sqlite:///runs.db\n")
     monkeypatch.chdir("/")
     config = server_config.load(tmp_path / "server.yaml")
     assert (config.folder, config.destination) == (tmp_path / "server", (tmp_path / "files").as_uri())
+    assert config.sqlite == tmp_path / "runs.db"
 
 
 @pytest.mark.parametrize(
@@ -380,3 +414,10 @@ def full(kind):
 def test_a_full_disk_is_told_as_such_whoever_noticed(kind):
     assert refusal(full(kind)) == "no space left on device; make room and run the same command again"
     assert refusal(KeyError("a")) is None
+
+
+def test_what_a_database_refuses_is_told_in_one_line():
+    lines = sqlalchemy.exc.DatabaseError("SELECT 1\nFROM runs", {}, sqlite3.DatabaseError("malformed"))
+    assert len(str(lines).splitlines()) > 1
+    assert refusal(lines) == "the database refuses: (sqlite3.DatabaseError) malformed"
+    assert refusal(sqlite3.OperationalError("locked")) == "the database refuses: locked"
