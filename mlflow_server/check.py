@@ -1,5 +1,6 @@
 """Whether a running server is whole and closed, asked from outside as a client would."""
 
+import http.client
 import json
 import os
 import secrets
@@ -25,7 +26,8 @@ SECONDS = 20
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 SEARCH = "/api/2.0/mlflow/experiments/search"
 EXPERIMENTS = f"{SEARCH}?max_results=1"
-OWN_EXPERIMENT = "radsweep-check"
+OWN_EXPERIMENT = "radsweep-check-"
+"""Beginning of the names of the experiments that checks make and delete; `gc` takes them away for good."""
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """The server is on this machine: a proxy of the environment would be told the password and could not reach it."""
 
@@ -98,6 +100,10 @@ def request(
         known: whether to say who asks.
         host: value of the Host header; None: the true one.
         origin: of a page that posts, as a browser would say; None: it is asked without any.
+
+    Raises:
+        TrackingError: what listens there does not speak HTTP.
+        OSError: nothing listens there.
     """
     asked = urllib.request.Request(f"{config.uri}{path}")  # noqa: S310 - the configuration says http
     if origin is not None:
@@ -114,6 +120,8 @@ def request(
             return answer.status, answer.read()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read()
+    except http.client.HTTPException as problem:
+        raise TrackingError(f"what listens at {config.uri} does not speak HTTP: {problem!r}") from problem
 
 
 def _found(name: str, look: Callable[[], str]) -> Finding:
@@ -124,6 +132,12 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _version(config: ServerConfig) -> str:
+    status, body = request(config, "/health", known=False)  # the password is for no other who may listen there
+    if (status, body) != (200, b"OK"):
+        raise TrackingError(
+            f"what listens at {config.uri} is no MLflow: it answers {status} {body[:40]!r} to /health instead of OK; "
+            "see what it is, or choose another port"
+        )
     status, body = request(config, "/version", known=True)
     told = body.decode(errors="replace")[:40]
     if status != 200 or told != version("mlflow"):
@@ -160,11 +174,11 @@ def _round_trip(config: ServerConfig) -> str:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    content = {"content": secrets.token_hex(16)}
+    content, user = {"content": secrets.token_hex(16)}, (login(config) or ("nobody", ""))[0]
     with logged_in(config), tempfile.TemporaryDirectory(prefix="radsweep-") as folder:
         client = MlflowClient(config.uri)
         try:
-            with _own_run(client) as run:
+            with _own_run(client, user) as run:
                 client.log_metric(run, "check", 1.0)
                 client.log_dict(run, content, "check.json")
                 read = json.loads(Path(client.download_artifacts(run, "check.json", folder)).read_text())
@@ -177,18 +191,12 @@ def _round_trip(config: ServerConfig) -> str:
 
 
 @contextmanager
-def _own_run(client: "MlflowClient") -> Iterator[str]:
-    """Make a run, and take it away with its files; the experiment stays, one for all checks, marked as deleted."""
+def _own_run(client: "MlflowClient", user: str) -> Iterator[str]:
+    """Make a run in an experiment of its own, which no other check uses and its user may write to, and delete both."""
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    experiment = client.get_experiment_by_name(OWN_EXPERIMENT)
-    if experiment is None:
-        place = client.create_experiment(OWN_EXPERIMENT)
-    else:
-        place = experiment.experiment_id
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(place)
+    place = client.create_experiment(f"{OWN_EXPERIMENT}{user}-{secrets.token_hex(4)}")
     try:
         run = client.create_run(place).info
         try:

@@ -2,7 +2,8 @@
 
 MLflow lets whoever makes an experiment choose the place of its artifacts, and writes there with the server's own
 rights: `file:///` any folder that the server may write to, its credentials included. Clients say no place here, or one
-below what the server proxies.
+below what the server proxies. The former is better: where there are users, MLflow lets them write to the places alone
+that begin with the number of their experiment, as the server chooses them, and the administrator to others.
 
 MLflow's AI gateway keeps strangers' API keys and calls their services. Nothing here uses it, so it is not served.
 """
@@ -64,7 +65,7 @@ def _refuse_place() -> Response | None:
     place = _decoded(str(_get_request_message(CreateExperiment()).artifact_location))
     if not place or (place.startswith(PROXIED) and ".." not in place):
         return None
-    refused = "artifact_location: leave it out, the server chooses it; or begin it with mlflow-artifacts:/ without .."
+    refused = "artifact_location: leave it out, the server chooses it, and where its users may write"
     return Response(refused, status=403, mimetype="text/plain")
 
 

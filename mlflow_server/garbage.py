@@ -1,4 +1,4 @@
-"""Deletes for good what `retention` lets go: the rows and artifacts of deleted runs, and nothing else.
+"""Deletes for good what `retention` lets go: the rows and artifacts of deleted runs, and what checks leave.
 
 `mlflow gc --run-ids` would purge every deleted experiment as well. The same steps of MLflow's store are taken here, run
 by run: artifacts first, so that an interrupted collection finds the run again and goes on.
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from mlflow.entities import LifecycleStage, LoggedModel, Run
+from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import backup_database, restoring, retention
+from mlflow_server.check import OWN_EXPERIMENT
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import ServerConfig
 
@@ -73,6 +74,8 @@ def collect(
             store._hard_delete_run(identity)
             told(identity)
         collected.append(identity)
+    if not dry_run:
+        _delete_experiments_of_checks(client, store)
     return Collection(tuple(collected), kept)
 
 
@@ -102,6 +105,14 @@ def _models(client: MlflowClient, run: Run) -> list[LoggedModel]:
     """Return the models that were logged to a run, to whichever experiment; none is registered, or it would be kept."""
     wanted = f"source_run_id = '{run.info.run_id}'"
     return list(client.search_logged_models(retention.every_experiment(client), filter_string=wanted))
+
+
+def _delete_experiments_of_checks(client: MlflowClient, store: SqlAlchemyStore) -> None:
+    """Delete for good what `check` has deleted, once its run is gone: every check leaves an experiment otherwise."""
+    checks = f"name LIKE '{OWN_EXPERIMENT}%'"
+    for experiment in client.search_experiments(view_type=ViewType.DELETED_ONLY, filter_string=checks):
+        if not client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL, max_results=1):
+            store._hard_delete_experiment(experiment.experiment_id)
 
 
 def _delete(target: str) -> None:

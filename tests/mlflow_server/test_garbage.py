@@ -6,6 +6,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
+from mlflow_server.check import OWN_EXPERIMENT
 from mlflow_server.errors import TrackingError
 from mlflow_server.garbage import collect, place_of
 from mlflow_server.registry import Registry
@@ -94,6 +95,21 @@ def test_a_model_that_was_never_registered_goes_with_its_run(stored, tmp_path):
     assert "model" not in artifacts(config)
     with pytest.raises(MlflowException):
         client.get_logged_model(model.model_id)
+
+
+def test_the_experiment_of_a_check_goes_once_its_run_is_gone(stored):
+    config, client, _, forgotten = stored
+    place = client.create_experiment(f"{OWN_EXPERIMENT}anna-0", artifact_location="mlflow-artifacts:/check")
+    run = client.create_run(place).info.run_id
+    client.delete_run(run)
+    client.delete_experiment(place)
+    collect(config, days=30)
+    assert client.get_experiment(place).lifecycle_stage == "deleted"
+    deleted_at(config.sqlite, run, 1)
+    assert run in collect(config, days=0).collected
+    with pytest.raises(MlflowException, match="No Experiment"):
+        client.get_experiment(place)
+    assert client.get_experiment(forgotten).lifecycle_stage == "deleted"
 
 
 def test_an_interrupted_collection_goes_on(stored, monkeypatch):

@@ -1,6 +1,7 @@
 import configparser
 import errno
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -12,12 +13,13 @@ import time
 import psutil
 import pytest
 import sqlalchemy
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
 from mlflow_server import credentials, server, server_config
-from mlflow_server.check import check, logged_in, request
+from mlflow_server.check import _own_run, check, logged_in, request
 from mlflow_server.errors import PromotionError, TrackingError, refusal
 from mlflow_server.reach import without_password
 from mlflow_server.registry import Registry
@@ -168,6 +170,47 @@ def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
 def test_a_server_that_is_not_there_is_told(tmp_path):
     (finding,) = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
     assert (finding.name, finding.holds) == ("reachable", False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP: BadStatusLine"),
+        (b"HTTP/1.0 200 OK\r\n\r\nhello", r"is no MLflow: it answers 200 b'hello' to /health instead of OK"),
+    ],
+)
+def test_what_is_no_mlflow_is_told_and_gets_no_password(tmp_path, answer, told):
+    heard = []
+
+    def listen(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed
+                return
+            with connection:
+                heard.append(connection.recv(65536))
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = ServerConfig(folder=tmp_path, port=listener.getsockname()[1])
+        credentials.obtain(config.credentials)
+        threading.Thread(target=listen, args=(listener,), daemon=True).start()
+        (finding,) = check(config)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert not finding.holds
+    assert re.search(told, finding.evidence)
+    assert heard
+    assert not any(b"Authorization" in words for words in heard)
+
+
+def test_checks_at_once_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    with _own_run(client, "anna") as first, _own_run(client, "bob") as second:
+        assert first != second
+    left = client.search_experiments(view_type=ViewType.ALL, filter_string="name LIKE 'radsweep-check-%'")
+    assert [experiment.lifecycle_stage for experiment in left] == ["deleted", "deleted"]
 
 
 @pytest.mark.slow
@@ -346,7 +389,7 @@ def test_a_check_leaves_nothing_behind_and_asks_no_proxy(served, monkeypatch):
     with logged_in(served):
         monkeypatch.delenv("http_proxy")
         named = [e for e in MlflowClient(served.uri).search_experiments(view_type=3) if "check" in e.name]
-        assert [e.lifecycle_stage for e in named] == ["deleted"]
+        assert {e.lifecycle_stage for e in named} == {"deleted"}
     assert [p for p in set(served.folder.rglob("*")) - before if p.is_file() and p.name == "check.json"] == []
 
 
@@ -375,6 +418,7 @@ def test_a_user_who_is_no_administrator_makes_the_first_champion(served, monkeyp
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"a-long-password-of-{name}")
 
     log_in(user)
+    assert all(finding.holds for finding in check(served))
     registry, client = Registry(served.uri), MlflowClient(served.uri)
     name = f"first-of-{user}"
     assert registry.champion(name) is None
