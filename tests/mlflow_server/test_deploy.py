@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -131,3 +132,18 @@ def test_the_image_holds_pinned_packages_and_an_ordinary_user():
     assert len(asked) == 10
     for name in asked:
         assert re.search(rf"^{name}==", locked, re.MULTILINE), name
+
+
+def test_the_commands_of_the_server_find_their_modules_in_the_image(tmp_path):
+    copied = re.findall(r"^COPY (.+) (\S+)$", (FOLDER / "Containerfile").read_text(), re.MULTILINE)
+    for names, target in copied:
+        for source in (FOLDER.parents[1] / name for name in names.split()):
+            place = tmp_path / target
+            if source.is_dir():
+                shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                place.mkdir(exist_ok=True)
+                shutil.copy(source, place)
+    modules = ", ".join(f"mlflow_server.{name}" for name in ("__main__", "backup", "check", "garbage", "rollback"))
+    surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", f"import {modules}"], cwd=tmp_path, env=surroundings, check=True)
