@@ -101,13 +101,17 @@ def refuse_damaged(path: Path) -> None:
     Raises:
         TrackingError: it is damaged.
     """
+    if found := _damage(path):
+        raise TrackingError(f"{path} is damaged: {found}")
+
+
+def _damage(path: Path) -> str | None:
     try:
         with closing(sqlite3.connect(path)) as connection:
-            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            found = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0])
     except sqlite3.Error as problem:
-        found = str(problem)
-    if found != "ok":
-        raise TrackingError(f"{path} is damaged: {found.splitlines()[-1]}")
+        return str(problem)
+    return None if found == "ok" else found.splitlines()[-1]
 
 
 def bring_back(config: ServerConfig, source: Path) -> None:
@@ -169,7 +173,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
     """Copy an SQLite file that others may write to, to a file that only its owner can read.
 
     Raises:
-        TrackingError: it does not exist, or SQLite cannot read it.
+        TrackingError: it does not exist, or is damaged.
     """
     if not source.is_file():
         raise TrackingError(f"{source} does not exist")
@@ -179,6 +183,8 @@ def copy_sqlite(source: Path, target: Path) -> None:
             read.backup(written)
     except sqlite3.Error as problem:
         raise TrackingError(f"{source} cannot be copied: {problem}") from problem
+    if found := _damage(target):  # asked of the copy, it keeps nobody from writing
+        raise TrackingError(f"{source} is damaged, and so would be its copy: {found}")
 
 
 def _rows(uri: str) -> dict[str, int]:

@@ -228,11 +228,19 @@ def test_a_database_that_is_damaged_after_it_was_restored_is_told(copied, tmp_pa
         restore(after, copied[1])
 
 
-def test_a_database_that_is_damaged_is_told_when_it_is_copied(copied, tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        pytest.param(lambda content: content[: 2**17], r"cannot be copied: database disk image is malformed", id="cut"),
+        pytest.param(lambda content: content[: 2**17] + b"\1" * 2**14 + content[2**17 + 2**14 :],
+                     r"is damaged, and so would be its copy: ", id="overwritten"),
+    ],
+)  # fmt: skip
+def test_a_database_that_is_damaged_is_told_when_it_is_copied(copied, tmp_path, damage, told):
     damaged = ServerConfig(folder=tmp_path / "damaged")
     damaged.folder.mkdir()
-    damaged.sqlite.write_bytes((copied[1] / "database").read_bytes()[: 2**17])
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be copied: database disk image is malformed"):
+    damaged.sqlite.write_bytes(damage((copied[1] / "database").read_bytes()))
+    with pytest.raises(TrackingError, match=rf"mlflow\.db {told}"):
         back_up(damaged, tmp_path / "copy")
     with pytest.raises(TrackingError, match=r"mlflow\.db is damaged: "):
         upgrade(damaged)
