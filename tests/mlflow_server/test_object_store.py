@@ -17,7 +17,7 @@ from mlflow_server.garbage import collect
 from mlflow_server.object_store import ensure_bucket
 from mlflow_server.server_config import ServerConfig
 from scripts.services import free_port, listens
-from tests.mlflow_server.conftest import answers
+from tests.mlflow_server.conftest import answers, deleted_at
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install '.[server]'")
 ROOT = Path(__file__).parents[2]
@@ -107,6 +107,7 @@ def test_what_is_collected_is_gone_from_the_store_and_nothing_else(proxied, in_s
             client.log_text(run, "content", "a.txt")
             client.set_terminated(run, end_time=2)
         client.delete_run(gone)
+    deleted_at(proxied.sqlite, gone, 3)
     assert collect(proxied, days=30).collected == (gone,)
     assert not [key for key in keys(in_store) if gone in key]
     assert [key for key in keys(in_store) if stays in key] == [f"artifacts/0/{stays}/artifacts/a.txt"]
