@@ -12,5 +12,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-# The tests of a file share what they train.
 python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

@@ -51,7 +51,7 @@ class Command:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=500,
             check=False,
         )
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
@@ -65,7 +65,7 @@ class Command:
         driver = subprocess.Popen(
             self.words("run"), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not due(self.events()):
             assert driver.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, "the ledger never came to the point"

@@ -78,18 +78,18 @@ def test_a_slurm_job_that_is_preempted_asks_for_another_turn_and_then_finishes(s
     words = ["bash", str(RECIPES / "slurm.sbatch"), str(elsewhere.study)]
     with (tmp_path / "log").open("wb") as log:
         job = subprocess.Popen(words, env=slurm, stdout=log, stderr=log)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not any(event["kind"] == "epoch" for event in elsewhere.events()):
             assert job.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.05)
         token = next(elsewhere.storage.glob(".ray-token-*"))
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         job.send_signal(signal.SIGUSR1)
-        assert job.wait(timeout=120) == 0
+        assert job.wait(timeout=240) == 0
         assert (tmp_path / "told").read_text() == f"requeue {slurm['SLURM_JOB_ID']}\n"
         assert elsewhere.events()[-1] == {**elsewhere.events()[-1], "kind": "closed", "status": "KILLED"}
         second = {**slurm, "SLURM_JOB_ID": str(free_port())}
-        assert subprocess.run(words, env=second, stdout=log, stderr=log, timeout=280, check=False).returncode == 0
+        assert subprocess.run(words, env=second, stdout=log, stderr=log, timeout=500, check=False).returncode == 0
     assert {e["state"] for e in elsewhere.events() if e["kind"] == "ended"} == {"COMPLETE", "PRUNED"}
     assert not list(elsewhere.storage.glob(".ray-token-*"))
 

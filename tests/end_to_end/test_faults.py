@@ -6,7 +6,7 @@ import pytest
 
 from scripts.faults.__main__ import inflict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_a_study_does_not_notice_that_what_it_rests_on_was_killed():
