@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import scipy.ndimage
 
 from datasets.errors import DatasetError
 from datasets.radiograph import Radiograph
@@ -76,6 +75,8 @@ class Preprocessing:
             scale = resolution / max(height, width)
             target = (max(1, round(height * scale)), max(1, round(width * scale)))
         if self.resampling == "spline":
+            import scipy.ndimage  # imported where it is used: commands that decode nothing do not wait for it
+
             zoom = (target[0] / image.shape[0], target[1] / image.shape[1])
             return np.asarray(scipy.ndimage.zoom(image, zoom, order=2))  # rounds to whole stored values, as theirs
         enlarging = target[0] > image.shape[0] or target[1] > image.shape[1]

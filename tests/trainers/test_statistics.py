@@ -202,7 +202,7 @@ def test_too_few_patients_of_a_class_have_no_interval_and_no_p_value(ill, told, 
 def test_intervals_over_patients_cover_and_over_films_do_not() -> None:
     """Repeated films: the true AUROC lies in a nominal 95 % interval in 93 to 97 % of samples, by patients only."""
     generator = np.random.default_rng(0)
-    repetitions, patients, correlation = 600, 220, 0.5
+    repetitions, patients, correlation = 300, 220, 0.5
     # label per patient; score = label + N(0, 1), shared within the patient to the degree of `correlation`
     truth = 0.7602499389065233  # Φ(1 / √2)
     covered = {"patient": 0, "case": 0}

@@ -1,7 +1,6 @@
 """AUROC and average precision, exact with ties, None where undefined."""
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def given(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +33,8 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Returns:
         None unless both classes occur among the given labels.
     """
+    from scipy.stats import rankdata  # a second's import that commands which measure nothing do not wait for
+
     positive, scores = given(labels, scores)
     positives = int(positive.sum())
     negatives = len(positive) - positives

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from trainers.evaluation import case_scores, redraws
 from trainers.evaluation.case_scores import CaseScores
@@ -98,7 +98,7 @@ def p_value(observed: float, redrawn: np.ndarray) -> float | None:
     spread = float(defined.std(ddof=1))
     if spread == 0:
         return 1.0 if observed == 0 else None
-    return float(2 * norm.sf(abs(observed) / spread))
+    return float(2 * ndtr(-abs(observed) / spread))
 
 
 def _redraw_file(path: Path, *, metric: str, bootstrap: Bootstrap) -> Redrawn | str:

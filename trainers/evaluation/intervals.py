@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ def bca(value: float | None, redrawn: np.ndarray, jackknife: np.ndarray, *, leve
     share = (np.sum(defined < value) + 0.5 * np.sum(defined == value)) / len(defined)
     if share in (0, 1):  # no redraw on one side: the correction is infinite
         return percentile(value, redrawn, level=level)
-    bias = norm.ppf(share)
+    bias = ndtri(share)
     deviations = left_out.mean() - left_out
     spread = float(np.sum(deviations**2))
     acceleration = float(np.sum(deviations**3)) / (6 * spread**1.5) if spread > 0 else 0.0
-    quantiles = norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    shifted = norm.cdf(bias + (bias + quantiles) / (1 - acceleration * (bias + quantiles)))
+    quantiles = ndtri([(1 - level) / 2, (1 + level) / 2])
+    shifted = ndtr(bias + (bias + quantiles) / (1 - acceleration * (bias + quantiles)))
     low, high = np.quantile(defined, shifted)
     return Estimate(value, float(low), float(high), undefined)
 

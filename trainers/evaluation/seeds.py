@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from trainers.evaluation import redraws
 from trainers.evaluation.case_scores import CaseScores
@@ -74,5 +74,5 @@ def _spread(name: str, values: np.ndarray, sampled: np.ndarray, level: float) ->
     if len(defined) < 2:
         return SeedSpread(name, tuple(map(float, values)), mean, between, None, None, None)
     sampling = float(defined.std(ddof=1))
-    half = float(norm.ppf((1 + level) / 2)) * (sampling**2 + (between or 0.0) ** 2 / len(values)) ** 0.5
+    half = float(ndtri((1 + level) / 2)) * (sampling**2 + (between or 0.0) ** 2 / len(values)) ** 0.5
     return SeedSpread(name, tuple(map(float, values)), mean, between, sampling, mean - half, mean + half)

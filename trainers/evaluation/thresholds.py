@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from trainers.evaluation.auroc import given
 from trainers.evaluation.case_scores import CaseScores
@@ -47,6 +46,8 @@ def threshold(
     labels: np.ndarray, scores: np.ndarray, *, rule: Rule = "youden", sensitivity: float | None = None
 ) -> float | None:
     """Choose one pathology's threshold; see `choose`."""
+    from sklearn.metrics import roc_curve  # imported where it is used: reading a report does not wait for it
+
     positive, values = given(labels, scores)
     if positive.all() or not positive.any():
         return None
