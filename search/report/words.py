@@ -156,19 +156,22 @@ def _effect(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:
     average = next(
         row for row in differences.of_contrast(found["differences"]["averages"], contrast) if row["target"] == MACRO
     )
-    rows = [
-        r for r in differences.of_contrast(found["differences"]["pairs"], contrast) if r["target"] == MACRO and _sure(r)
-    ]
-    higher = sum(row["difference"] > 0 for row in rows)
     if average["difference"] is None:
         return f"{axis}: {value} − {against} is undefined."
     interval = "" if average["low"] is None else f", interval {average['low']:+.4f} to {average['high']:+.4f}"
     return (
         f"{axis}: {value} − {against} is {average['difference']:+.4f} {spoken(primary(found))} on average over "
-        f"{counted(average['pairs'], 'pair')} of cells{interval}; pairs that differ after Holm's correction: "
-        f"{higher} higher, {len(rows) - higher} lower."
+        f"{counted(average['pairs'], 'pair')} of cells{interval}; {_tested(found, contrast)}."
     )
 
 
-def _sure(row: Mapping[str, Any]) -> bool:
-    return row["holm"] is not None and row["holm"] < ALPHA
+def _tested(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:
+    """Say how many pairs of cells differ, of those that can be tested."""
+    pairs = [row for row in differences.of_contrast(found["differences"]["pairs"], contrast) if row["target"] == MACRO]
+    tested = [row for row in pairs if row["holm"] is not None]
+    if not tested:
+        return "no pair could be tested"
+    differing = [row["difference"] for row in tested if row["holm"] < ALPHA]
+    higher = sum(difference > 0 for difference in differing)
+    left = f" ({len(pairs) - len(tested)} could not be tested)" if len(tested) < len(pairs) else ""
+    return f"pairs that differ after Holm's correction: {higher} higher, {len(differing) - higher} lower{left}"

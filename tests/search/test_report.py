@@ -301,6 +301,24 @@ def test_a_mean_over_fewer_targets_says_so(reported):
 
 
 @pytest.mark.parametrize(
+    ("untested", "told"),
+    [
+        (slice(0, 0), "lower."),
+        (slice(0, 1), "lower (1 could not be tested)."),
+        (slice(None), "; no pair could be tested."),
+    ],
+)
+def test_pairs_that_could_not_be_tested_are_not_called_equal(reported, untested, told):
+    found = reported.found
+    contrast = differences.contrasts(found)[0]
+    rows = differences.of_contrast(found["differences"]["pairs"], contrast)
+    for row in [row for row in rows if row["target"] == "macro"][untested]:
+        row |= {"low": None, "high": None, "p_value": None, "holm": None}
+    (sentence,) = [one for one in words.findings(found) if one.startswith("{}: {} − {} is ".format(*contrast))]
+    assert sentence.endswith(told)
+
+
+@pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"positives": 40, "negatives": 60}, None),
