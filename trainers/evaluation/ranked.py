@@ -24,11 +24,13 @@ class Ranked:
     Attributes:
         pathologies: names.
         rankings: one per pathology, None where a class is absent.
+        uncertain: of which pathologies redraws tell nothing; see `too_few`.
         macro_over: the pathologies that macro averages.
     """
 
     pathologies: tuple[str, ...]
     rankings: tuple[ranking.Ranking | None, ...]
+    uncertain: tuple[bool, ...]
     macro_over: tuple[str, ...]
 
     @classmethod
@@ -42,7 +44,8 @@ class Ranked:
         """
         found = rankings(scores, units)
         both = [name for name, sides in zip(scores.pathologies, found, strict=True) if sides is not None]
-        return cls(scores.pathologies, tuple(found), tuple(both if macro_over is None else macro_over))
+        uncertain = tuple(too_few(labels, units) for labels in scores.labels.T)
+        return cls(scores.pathologies, tuple(found), uncertain, tuple(both if macro_over is None else macro_over))
 
     def observed(self, metric: str) -> np.ndarray:
         """Return the metric on the cases as they are, float64 (pathologies + 1,), macro last, NaN undefined."""
@@ -60,10 +63,10 @@ class Ranked:
 
         Returns:
             float64 (redraws, pathologies + 1), macro last. NaN undefined: a redraw in which a class is absent, and all
-            of a pathology for which redraws tell nothing (`FEWEST_UNITS`).
+            of a pathology of which redraws tell nothing.
         """
         values = ranking.redrawn(self.rankings, counts, metric=metric)
-        values[:, [found is not None and found.fewest_units < FEWEST_UNITS for found in self.rankings]] = np.nan
+        values[:, self.uncertain] = np.nan
         return self._with_macro(values)
 
     def _with_macro(self, values: np.ndarray) -> np.ndarray:
@@ -71,6 +74,16 @@ class Ranked:
         columns = [self.pathologies.index(name) for name in self.macro_over]
         mean = values[:, columns].mean(axis=1) if columns else np.full(len(values), np.nan)
         return np.column_stack([values, mean])
+
+
+def too_few(labels: np.ndarray, units: np.ndarray) -> bool:
+    """Say whether a class occurs, but in too few units for redraws to tell anything (`FEWEST_UNITS`).
+
+    Args:
+        labels: (cases,) of one pathology: 1, 0, NaN not given.
+        units: (cases,) index of the unit each case belongs to.
+    """
+    return any(0 < len(np.unique(units[labels == side])) < FEWEST_UNITS for side in (0, 1))
 
 
 def rankings(scores: CaseScores, units: np.ndarray) -> list[ranking.Ranking | None]:

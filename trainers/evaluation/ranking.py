@@ -35,11 +35,6 @@ class Ranking:
     found: csr_array
     passed: csr_array
 
-    @property
-    def fewest_units(self) -> int:
-        """Return how many units have a positive, or how many have a negative, whichever are fewer."""
-        return min(len(np.unique(side.indices)) for side in (self.positives, self.negatives))
-
     def auroc(self, weights: np.ndarray) -> np.ndarray:
         """Return AUROC per redraw, NaN where a class is absent.
 

@@ -110,7 +110,8 @@ def summarize(
         raise ValueError(f"macro_over names {', '.join(unknown)}; pathologies: {', '.join(scores.pathologies)}")
     units = scores.units(bootstrap.unit)
     drawn = redraws.draw(int(units.max()) + 1, redraws=bootstrap.redraws, seed=bootstrap.seed)
-    estimates = {name: _ranked(scores, name, units, drawn, (bootstrap, listed)) for name in RANKING}
+    ranked = Ranked.of(scores, units, macro_over=listed)
+    estimates = {metric: _ranking_estimates(scores, metric, ranked, drawn, bootstrap) for metric in RANKING}
     estimates |= calibration.estimates(scores, units, drawn, bootstrap=bootstrap, macro_over=listed)
     if at is not None:
         estimates |= thresholds.estimates(scores, units, drawn, bootstrap=bootstrap, at=at, macro_over=listed)
@@ -125,21 +126,15 @@ def summarize(
     )
 
 
-def _ranked(
-    scores: CaseScores,
-    metric: str,
-    units: np.ndarray,
-    drawn: np.ndarray,
-    settings: tuple[Bootstrap, Sequence[str]],
+def _ranking_estimates(
+    scores: CaseScores, metric: str, ranked: Ranked, drawn: np.ndarray, bootstrap: Bootstrap
 ) -> dict[str, Estimate]:
-    bootstrap, macro_over = settings
     function, names = RANKING[metric], scores.pathologies
     labels, values = scores.labels, scores.scores
     points: list[float | None] = [function(labels[:, i], values[:, i]) for i in range(len(names))]
-    ranked = Ranked.of(scores, units, macro_over=macro_over)
     redrawn = ranked.redrawn(drawn, metric)
     by_name = dict(zip(names, points, strict=True))
-    listed = [by_name[name] for name in macro_over]
+    listed = [by_name[name] for name in ranked.macro_over]
     defined = [value for value in listed if value is not None]
     points.append(float(np.mean(defined)) if listed and len(defined) == len(listed) else None)
     left_out = ranked.redrawn(jackknife_counts(len(drawn)), metric) if bootstrap.interval == "bca" else None

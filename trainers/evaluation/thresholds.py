@@ -8,7 +8,7 @@ import numpy as np
 from trainers.evaluation.auroc import given
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.intervals import Estimate, percentile
-from trainers.evaluation.ranked import FEWEST_UNITS
+from trainers.evaluation.ranked import too_few
 from trainers.evaluation.ranking import BLOCK
 from trainers.evaluation.redraws import Bootstrap
 
@@ -107,7 +107,7 @@ def estimates(
         table = _table(labels, values, np.inf if cut is None else cut)
         once = _measure(table.sum(axis=0)[:, None])
         often = _measure(redrawn_sums(table, units, drawn))
-        if _too_few(labels, units):
+        if too_few(labels, units):
             often = {metric: np.full_like(values, np.nan) for metric, values in often.items()}
         for metric in METRICS:
             points[metric].append(float("nan") if cut is None else float(once[metric][0]))
@@ -116,11 +116,6 @@ def estimates(
     return {
         metric: _with_macro(names, points[metric], redrawn[metric], listed, level=bootstrap.level) for metric in METRICS
     }
-
-
-def _too_few(labels: np.ndarray, units: np.ndarray) -> bool:
-    """Whether a class occurs, but in too few units for redraws to tell anything."""
-    return any(0 < len(np.unique(units[labels == side])) < FEWEST_UNITS for side in (0, 1))
 
 
 def _with_macro(
