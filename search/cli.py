@@ -30,6 +30,8 @@ Weights = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 STORAGE = Path("storage")
 PROBE_STEPS = 20
+UNFOLDED = 1000
+"""Columns of what is no terminal: no table is that wide."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,7 +88,7 @@ def plan(
     if as_json:
         _print_json(planned)
     else:
-        planning.show(planned, Console())
+        planning.show(planned, _console())
 
 
 @app.command()
@@ -110,7 +112,7 @@ def run(
     from search.study_config import load_study
     from search.study_folder import StudyFolder
 
-    console, loaded = Console(), load_study(study)
+    console, loaded = _console(), load_study(study)
     machine = Machine(
         storage=storage,
         data_roots=data_roots.parse(data_root or []),
@@ -143,7 +145,7 @@ def status(study: Study, storage: Storage = STORAGE, as_json: Json = False) -> N
     if as_json:
         _print_json(found)
     else:
-        stating.show(found, Console())
+        stating.show(found, _console())
 
 
 @app.command()
@@ -168,7 +170,7 @@ def report(
     if as_json:
         _print_json(found)
     else:
-        reporting.show(found, Console())
+        reporting.show(found, _console())
 
 
 @app.command()
@@ -230,7 +232,7 @@ def promote(
     if as_json:
         _print_json(decision)
     else:
-        promoting.show(decision, Console())
+        promoting.show(decision, _console())
     if not decision["promoted"]:
         raise typer.Exit(1)
 
@@ -266,7 +268,7 @@ def compare(
     if as_json:
         _print_json(found)
     else:
-        comparing.show(found, Console())
+        comparing.show(found, _console())
 
 
 def main() -> None:
@@ -300,6 +302,11 @@ def _stop(message: str, code: int) -> None:
         f"error: {message}" if code == 2 else message, markup=False, highlight=False, soft_wrap=True
     )
     sys.exit(code)
+
+
+def _console() -> Console:
+    """Return the terminal, or for a file or a pipe a console that folds no table."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=UNFOLDED)
 
 
 def _print_json(content: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +30,8 @@ from search.report.layout import (
 FEW_CELLS = 8
 """Up to here a table with a column for each cell can be read."""
 MACRO_OVER = "macro over"
+BORDER = 3
+"""Letters of a line that a column costs besides its own."""
 
 
 def interval(row: dict[str, Any] | None) -> str:
@@ -215,7 +218,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(Text(sentence), soft_wrap=True)
     console.print()
     for table in _shown(found):
-        console.print(_rich(table))
+        console.print(_rich(table, console.width))
     for sentence in words.findings(found):
         console.print(Text(sentence), soft_wrap=True)
 
@@ -232,10 +235,27 @@ def _shown(found: dict[str, Any]) -> Iterator[pd.DataFrame]:
             yield within
 
 
-def _rich(table: pd.DataFrame) -> Table:
+def _rich(table: pd.DataFrame, width: int) -> Table:
+    """Return a table for a terminal of so many columns."""
     drawn = Table(show_lines=False)
-    for column in table.columns:
-        drawn.add_column(Text(str(column)), overflow="fold")
-    for row in table.itertuples(index=False):
-        drawn.add_row(*(Text(str(value)) for value in row))
+    texts = [[Text(str(text)) for text in (name, *table[name])] for name in table.columns]
+    for (name, *_), own in zip(texts, _widths(texts, width - BORDER * len(texts) - 1), strict=True):
+        drawn.add_column(name, overflow="fold", width=own)
+    for row in zip(*(values for _, *values in texts), strict=True):
+        drawn.add_row(*row)
     return drawn
+
+
+def _widths(columns: Sequence[Sequence[Text]], room: int) -> list[int] | list[None]:
+    """Share out the letters of a line so that no word is broken; None where the longest words have no room.
+
+    rich would narrow the widest columns, whether they can be narrowed between words or not.
+    """
+    widths = [max(cell_len(word) for text in column for word in text.plain.split() or [""]) for column in columns]
+    whole = [max(text.cell_len for text in column) for column in columns]
+    if sum(widths) > room:
+        return [None] * len(widths)
+    while sum(widths) < min(room, sum(whole)):
+        narrowest = min((own, index) for index, own in enumerate(widths) if own < whole[index])[1]
+        widths[narrowest] += 1
+    return widths

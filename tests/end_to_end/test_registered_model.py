@@ -190,3 +190,19 @@ def test_a_promotion_killed_in_the_middle_is_completed_by_the_next(again):
     assert (entry["action"], entry["version"]) == ("promoted", "1")
     assert any("gives the stored scores" in reason["condition"] for reason in entry["reasons"])
     assert '"kind":"promotion"' in (again.folder / "promotions.jsonl").read_text()
+
+
+def test_an_equal_challenger_is_refused_with_the_figures(promoted, tmp_path):
+    """The champion's trial is trained once more, as another study that promotes to the same name."""
+    shutil.copytree(promoted.storage, tmp_path / "storage")
+    again = Command(tmp_path)
+    trial = promoted.decision["trial"]
+    entry = next(event for event in again.events() if event["kind"] == "trial" and event["trial"] == trial)
+    text = again.study.read_text().replace("name: tiny", "name: tiny-again")
+    text = text.replace("[test_convnext2, test_vit3]", entry["axes"]["backbone"])
+    text = text.replace("[1e-3, 1e-4, 3e-3]", f"{entry['searched']['learning_rate']}")
+    again.study.write_text(text + "promotion: {registered_model: tiny}\n")
+    again("run")
+    refused = json.loads(again("promote", "--json", code=1))
+    assert not refused["promoted"]
+    assert "challenger minus champion +0.0000, interval +0.0000 to +0.0000" in refused["reasons"][0]["evidence"]

@@ -1,10 +1,13 @@
 """What a user sees of a study, and of one that cannot run."""
 
+import json
 from collections import Counter
 
 import optuna
 import pytest
 
+from datasets import sources
+from datasets.dataset_config import DatasetConfig
 from tests.end_to_end.results import client, report, rows_per_metric, runs
 
 pytestmark = pytest.mark.slow
@@ -81,25 +84,34 @@ def test_a_study_in_which_nothing_finishes_ends_with_code_1(elsewhere):
     assert (ended["state"], ended["reason"].partition(":")[0]) == ("FAILED", "non_finite")
 
 
-@pytest.mark.parametrize(("broken", "code"), [(1, 0), (4, 2)])
-def test_unreadable_images_are_quarantined_and_too_many_stop_the_study(elsewhere, broken, code):
-    from datasets import sources
-    from datasets.dataset_config import DatasetConfig
+def test_a_sampler_draws_rounds_inside_a_cell_and_an_unreadable_image_is_quarantined(elsewhere):
+    tear(elsewhere, 1)
+    text = elsewhere.study.read_text().replace("[1e-3, 1e-4, 3e-3]", "{low: 1e-4, high: 1e-2, log: true}")
+    text = text.replace("[test_convnext2, test_vit3]", "test_vit3").replace("epochs: 4", "epochs: 2")
+    elsewhere.study.write_text(text + "sampling: {sampler: tpe, trials: 3, per_round: 2}\n")
+    elsewhere("run")
+    found = report(elsewhere)
+    assert (found["counts"]["cells"], found["counts"]["trials"]) == (1, 3)
+    assert json.loads(elsewhere("status", "--json"))["counts"]["WAITING"] == 0
+    assert found["data"][0]["quarantined"] == 1
 
-    options = {"patients": 48, "size": 64}
-    root = elsewhere.storage / "generated" / "phantom"
-    manifest = sources.load(DatasetConfig(name="phantom", source="phantom", options=options), root)
-    for path in manifest.instances["path"][:broken]:
+
+def test_too_many_unreadable_images_stop_the_study_before_a_trial(elsewhere):
+    manifest = tear(elsewhere, 4)
+    told = elsewhere("run", code=2)
+    assert f"4 of {len(manifest)} images" in told
+    assert not any(e["kind"] in {"trial", "started"} for e in elsewhere.events())
+    assert not any(name.rpartition("/")[2] in told for name in manifest.instances["path"])
+
+
+def tear(command, number):
+    """Cut off so many images of the tiny study's phantom; returns its manifest."""
+    phantom = DatasetConfig(name="phantom", source="phantom", options={"patients": 48, "size": 64})
+    root = command.storage / "generated" / "phantom"
+    manifest = sources.load(phantom, root)
+    for path in manifest.instances["path"][:number]:
         (root / path).write_bytes((root / path).read_bytes()[:400])
-    text = elsewhere.study.read_text().replace("[test_convnext2, test_vit3]", "test_vit3")
-    elsewhere.study.write_text(text.replace("[1e-3, 1e-4, 3e-3]", "1e-3").replace("epochs: 4", "epochs: 1"))
-    told = elsewhere("run", code=code)
-    if code:
-        assert f"{broken} of {len(manifest)} images" in told
-        assert not any(e["kind"] in {"trial", "started"} for e in elsewhere.events())
-        assert not any(name.rpartition("/")[2] in told for name in manifest.instances["path"])
-    else:
-        assert report(elsewhere)["data"][0]["quarantined"] == 1
+    return manifest
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,20 @@ def test_the_command_renews_the_report_from_what_is_stored(again, monkeypatch, c
     assert "nothing to report yet" in capsys.readouterr().err
 
 
+def test_a_table_breaks_no_word_that_has_room_and_into_a_pipe_no_line(reported, monkeypatch, capsys, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(json.dumps(reported.study.model_dump(mode="json")))
+    winner = "learning_rate=3e-05"
+    for columns, whole in ((40, False), (123, False), (124, True), (None, True)):
+        monkeypatch.delenv("COLUMNS", raising=False) if columns is None else monkeypatch.setenv("COLUMNS", str(columns))
+        assert run(monkeypatch, str(study), "--storage", str(reported.folder.storage)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert any(winner in line for line in lines) == whole
+        assert any("test auroc (95% interval)" in line for line in lines) == (columns is None)
+        if columns:
+            assert max(len(line) for line in lines if line.startswith("│")) <= columns
+
+
 def test_an_axis_of_several_settings_is_told_in_words(reported):
     """Any setting may be an axis, a whole recipe too; tables then say its settings."""
     found = copy.deepcopy(reported.found)
