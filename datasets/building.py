@@ -17,7 +17,7 @@ from datasets.errors import DatasetError
 from datasets.manifest import Manifest
 from datasets.preprocessing import Preprocessing
 from datasets.privacy import case_key, keyed_hash
-from datasets.whole_file import replacing
+from datasets.whole_file import replacing, reserve
 
 TODO, READABLE, QUARANTINED, NOT_READ = 0, 1, 2, 3
 """States of a row: NOT_READ is quarantined until it is tried again, since the disk or the machine was at fault."""
@@ -173,20 +173,15 @@ class _Growing:
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Open a growing array for writing; a new one is all zeros.
-
-    Its bytes are reserved at once: a disk that fills up later would end the process by a bus error.
-    """
+    """Open a growing array for writing; a new one is all zeros."""
     size = int(np.prod(shape))
     if not path.exists() or path.stat().st_size != size:
-        with path.open("wb") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                path.unlink()
-                raise DatasetError(
-                    f"no room for {size / 1e9:.2f} GB: {os.strerror(error.errno or 0)}", str(path.parent.parent)
-                ) from None
+        try:
+            reserve(path, size)
+        except OSError as error:
+            raise DatasetError(
+                f"no room for {size / 1e9:.2f} GB: {os.strerror(error.errno or 0)}", str(path.parent.parent)
+            ) from None
     return np.memmap(path, np.uint8, mode="r+", shape=shape)
 
 

@@ -27,6 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make a file of so many zero bytes, with their room on the disk.
+
+    A disk that fills up later would end a process that writes to the file's memory map by a bus error.
+
+    Raises:
+        OSError: there is no such room; there is no file then.
+    """
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            path.unlink()
+            raise
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

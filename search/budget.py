@@ -6,8 +6,9 @@ others, and then those with the lowest value so far. The last live trial of a ce
 a budget is used up the search stops, and a later run with a larger one goes on.
 """
 
+import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from search.groups import Entry
 from search.study_sections import Budget
@@ -57,18 +58,19 @@ class Spending:
         self._judged = done
         rest = self._expected_seconds()
         dropped: dict[str, str] = {}
-        candidates = self._least_informative_first([trial for trial in waiting if trial in rest])
+        waiting = [trial for trial in waiting if trial in rest]
         for name, used, limit in accounts:
             unit = self._unit_of(name)
-            for trial in candidates:
-                needed = sum(cost * unit(self._entries[t]) for t, cost in rest.items() if t not in dropped)
+            needed = sum(cost * unit(self._entries[t]) for t, cost in rest.items() if t not in dropped)
+            for trial in self._least_informative_first(waiting, dropped):
                 if used + needed <= limit:
                     break
-                if trial not in dropped and others_live(trial, set(dropped)):
+                if others_live(trial, set(dropped)):
                     dropped[trial] = (
                         f"{OVER_BUDGET}the rest of the search would take {needed / 3600:.3g} h of {name}, "
                         f"{max(0.0, limit - used) / 3600:.3g} h are left; this trial would tell least"
                     )
+                    needed -= rest[trial] * unit(self._entries[trial])
         return dropped
 
     def _accounts(self) -> list[tuple[str, float, float]]:
@@ -123,19 +125,37 @@ class Spending:
                 full += entry.cost * entry.epochs
         return (seconds / units if units and seconds else None), (trained / full if trained else 1.0)
 
-    def _least_informative_first(self, trials: Sequence[str]) -> list[str]:
-        alive = Counter(
-            entry.cell
-            for trial, entry in self._entries.items()
-            if self._state.trials[trial].state in (None, TrialState.COMPLETE)
-        )
+    def _least_informative_first(self, trials: Sequence[str], dropped: Container[str]) -> Iterator[str]:
+        """Yield trials until the caller has dropped enough; each one that it drops changes what others tell.
+
+        Whole points go before single seeds of points that were begun, and of cells with as many left the cheap ones do
+        not all go before the dear ones: a comparison is as good as its poorer side.
+        """
+        live = [t for t in self._entries if self._state.trials[t].state in (None, TrialState.COMPLETE)]
+        alive = Counter(self._entries[trial].cell for trial in live if trial not in dropped)
+        begun = {self._point(trial) for trial in live if self._state.trials[trial].epochs}
         order = {trial: place for place, trial in enumerate(self._entries)}
 
-        def told(trial: str) -> tuple[float, float, float, int]:
-            begun = len(self._state.trials[trial].epochs) > 0
-            return begun, -alive[self._entries[trial].cell], self._standing(trial), -order[trial]
+        def told(trial: str) -> tuple[bool, bool, int, float, int]:
+            itself = bool(self._state.trials[trial].epochs)
+            others = alive[self._entries[trial].cell]
+            return itself, self._point(trial) in begun, -others, self._standing(trial), -order[trial]
 
-        return sorted(trials, key=told)
+        queue = [(told(trial), trial) for trial in trials if trial not in dropped]
+        heapq.heapify(queue)
+        while queue:
+            before, trial = heapq.heappop(queue)
+            if (now := told(trial)) != before:
+                heapq.heappush(queue, (now, trial))
+                continue
+            yield trial
+            if trial in dropped:
+                alive[self._entries[trial].cell] -= 1
+
+    def _point(self, trial: str) -> tuple[str, str]:
+        """Return what the seeds of a trial share."""
+        entry = self._entries[trial]
+        return entry.cell, repr(sorted(entry.searched.items()))
 
     def _standing(self, trial: str) -> float:
         if not self._state.datasets:

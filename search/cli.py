@@ -116,7 +116,7 @@ def run(
     machine = Machine(
         storage=storage,
         data_roots=data_roots.parse(data_root or []),
-        weights=weights,
+        weights=weights.resolve() if weights else None,
         address=address,
         cpus=cpus,
         retry_failed=retry_failed,

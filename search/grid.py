@@ -12,7 +12,7 @@ from datasets import preprocessing, sources, transforms
 from datasets.dataset_config import DatasetConfig
 from search.errors import StudyError
 from search.study_config import StudyConfig
-from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, is_whole
+from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, is_whole, refuse_truth
 from trainers import adaptations, tasks
 from trainers.cells import resolve as resolve_cell
 from trainers.network_plan import Refusal as Refused
@@ -225,6 +225,11 @@ def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
     fields = {key: value for key, value in own.items() if key in DATASET_FIELDS}
     axes = {key: value for key, value in settings.items() if key in DATASET_FIELDS}
     options = {key: value for key, value in own.items() if key not in DATASET_FIELDS and key != "source"}
+    try:
+        for key, value in (common | fields).items():
+            refuse_truth(key, value)
+    except ValueError as problem:
+        raise StudyError(f"study {study.name}: data: {problem}") from None
     source = own.get("source", name)
     if source not in sources.names():
         raise StudyError(

@@ -1,6 +1,7 @@
 """Which trial is which: a hash of the canonical configuration and the data's fingerprint."""
 
 import hashlib
+import json
 
 from datasets.dataset_config import DatasetConfig
 from search.grid import Grid, Trial
@@ -9,8 +10,9 @@ from search.study_state import StudyState
 
 
 def key_of(dataset: DatasetConfig) -> str:
-    """Name a data configuration: 16 hex digits of sha256 over its JSON."""
-    return hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
+    """Name a data configuration: 16 hex digits of sha256 over its JSON, in whatever order the file has its keys."""
+    canonical = json.dumps(dataset.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def identified(wanted: Grid, state: StudyState) -> dict[str, Trial]:

@@ -1,6 +1,6 @@
 """One winner per cell, from validation alone: the test partition has no say."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -31,25 +31,28 @@ def winners(state: StudyState, cells: Mapping[str, str]) -> list[Winner]:
         One winner per cell that has a finished trial with a defined primary metric, in the grid's order.
     """
     by_cell: dict[str, list[TrialProgress]] = defaultdict(list)
+    dropped: Counter[tuple[str, str]] = Counter()
     for trial, cell in cells.items():
         progress = state.trials.get(trial)  # None: the study was widened and has not run since
-        if progress is None or progress.state is not TrialState.COMPLETE:
+        if progress is None:
             continue
-        if progress.result and progress.result.best_value is not None:
+        dropped[cell, progress.point] += progress.dropped
+        if progress.state is TrialState.COMPLETE and progress.result and progress.result.best_value is not None:
             by_cell[cell].append(progress)
     if not by_cell:
         return []
     sign = state.declaration.sign
-    return [_winner(cell, finished, sign) for cell, finished in by_cell.items()]
+    return [_winner(cell, finished, dropped, sign) for cell, finished in by_cell.items()]
 
 
-def _winner(cell: str, finished: list[TrialProgress], sign: float) -> Winner:
+def _winner(cell: str, finished: list[TrialProgress], dropped: Counter[tuple[str, str]], sign: float) -> Winner:
     by_point: dict[str, list[TrialProgress]] = defaultdict(list)
     for progress in finished:
         by_point[progress.point].append(progress)
-    # A point that finished with fewer seeds has a noisier mean: it wins only where no point has more.
+    # A point that finished with fewer seeds has a noisier mean: it wins only where no point has more, but for the
+    # seeds that the budget had no room for, which are not the point's fault.
     most = max(len(seeds) for seeds in by_point.values())
-    full = [seeds for seeds in by_point.values() if len(seeds) == most]
+    full = [seeds for point, seeds in by_point.items() if len(seeds) + dropped[cell, point] >= most]
     point = max(full, key=lambda seeds: fmean(sign * best_value(progress) for progress in seeds))
     best = max(point, key=lambda progress: sign * best_value(progress))
     return Winner(cell, best.trial, best_value(best), str(best.result.checkpoint if best.result else ""))

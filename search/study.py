@@ -63,6 +63,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     """
     folder = StudyFolder(machine.storage.resolve(), study.name)
     wanted = checks.examples(study)
+    checks.check_weights(wanted, machine.weights)
     for warning in plan.warnings(study, wanted):
         LOG.warning("warning: %s", warning)
     datasets = (*wanted.datasets, *grid.external_datasets(study).values())
@@ -80,6 +81,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             slots.choose(wanted.examples)  # what can never fit is told before anything starts
             run = StudyRun(study, machine, folder, roots, slots, desk)
             run.reopen_what_has_room_again()  # with the opening that says so, or a crash would forget it
+            checks.check_weight_files(wanted, desk.state, machine.weights)
             run.prepare_data(wanted)
             run.reopen_what_failed()
             wanted, trials = run.search_rounds()
@@ -109,6 +111,7 @@ class StudyRun:
     def prepare_data(self, wanted: Grid) -> None:
         """Bring and decode every data set once; record what it holds, and which caches `datasets gc` must keep."""
         before, caches = cleaning.recorded_uses(self.folder.path), set[str]()
+        targets: dict[str, set[str]] = {}
         for need in preparation.needed(self.study, wanted):
             key = key_of(need.dataset)
             for message in ray_cluster.stream(worker.prepare, self._preparation_order(need), Slot(1)):
@@ -117,8 +120,11 @@ class StudyRun:
                     cleaning.record_uses(self.folder.path, before | caches)
                 elif "note" in message:
                     self.desk.progress.note(message["note"])
-                elif need.trained_on and message["data"] != self.desk.state.datasets.get(key):
-                    self.desk.record(message["data"])
+                else:
+                    targets.setdefault(need.dataset.name, set()).update(message["data"]["declaration"]["targets"])
+                    if need.trained_on and message["data"] != self.desk.state.datasets.get(key):
+                        self.desk.record(message["data"])
+        checks.check_shared_targets(self.study.evaluation.external, targets)  # or it would be told after all training
         cleaning.record_uses(self.folder.path, caches)
 
     def search_rounds(self) -> tuple[Grid, dict[str, Trial]]:
@@ -189,7 +195,7 @@ class StudyRun:
             schedule,
             order=lambda assignment: self._work_order(trials[assignment.trial], assignment),
             slot_of=lambda identity: self.slots.of(trials[identity]),
-            after_trial=self._tidy,
+            after_trial=lambda identity: self._tidy(identity, trials),
             together=self.desk.together,
         )
         if schedule.out_of_budget:
@@ -221,22 +227,39 @@ class StudyRun:
     def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:
         """Remove the checkpoints of pruned trials, and more if the study's budget of bytes asks for it."""
         state = self.desk.state
-        chosen = {winner.trial for winner in self.winners(trials).all()}
-        ended = [identity for identity in trials if state.trials[identity].done]
-        for identity in ended:
+        for identity in trials:
             if state.trials[identity].outcome == TrialState.PRUNED.value:  # one that was dropped may come back
                 checkpoint_files.drop_trial(self.folder.trial(identity))
-        if self.study.budget.checkpoint_gb is not None:
-            quota.enforce(
-                [quota.Ended(self.folder.trial(identity), identity in chosen) for identity in ended],
-                study_folder=self.folder.path,
-                limit=int(self.study.budget.checkpoint_gb * 1e9),
+        left, limit = self._enforce_quota(trials), self.study.budget.checkpoint_gb
+        if limit is not None and left > limit * 1e9:
+            LOG.warning(
+                "warning: budget.checkpoint_gb: the study takes %.3g GB of %.3g, and nothing more may go: running "
+                "trials and the winners' weights",
+                left / 1e9,
+                limit,
             )
 
-    def _tidy(self, trial: str) -> None:
+    def _enforce_quota(self, trials: Mapping[str, Trial]) -> int:
+        """Remove what the budget of bytes has no room for, also of trials that are asked for no more; return the rest.
+
+        Without such a budget nothing is looked at.
+        """
+        if self.study.budget.checkpoint_gb is None:
+            return 0
+        chosen = {winner.trial for winner in self.winners(trials).all()}
+        ended = [identity for identity, progress in self.desk.state.trials.items() if progress.done]
+        return quota.enforce(
+            [quota.Ended(self.folder.trial(identity), identity in chosen) for identity in ended],
+            study_folder=self.folder.path,
+            limit=int(self.study.budget.checkpoint_gb * 1e9),
+        )
+
+    def _tidy(self, trial: str, trials: Mapping[str, Trial]) -> None:
         """Drop what only served to go on training; a pruned trial keeps it for now, since it may come back."""
         if self.desk.state.trials[trial].state is TrialState.COMPLETE:
             checkpoint_files.drop_resume_state(self.folder.trial(trial))
+        if self.desk.state.trials[trial].done:
+            self._enforce_quota(trials)
 
     def _entered(self, identity: str, trial: Trial) -> bool:
         """Whether the ledger knows a trial where the study has it: another axis puts it into another cell."""

@@ -4,11 +4,13 @@ Nothing here says where data lie, which GPU runs what or who is logged in: those
 machine and come from the command line or the environment.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from datasets.dataset_config import QUESTION
 from mlflow_server import history
 from search import yaml_places
 from search.errors import StudyError
@@ -29,7 +31,11 @@ from search.study_sections import (
     Tracking,
     Values,
     coerced,
+    refuse_truth,
 )
+
+NAME = re.compile(r"\w[\w.-]*")
+"""Of a data set whose scores and metrics stand beside those of another."""
 
 
 class StudyConfig(Section):
@@ -39,7 +45,7 @@ class StudyConfig(Section):
     task: str = "multilabel"
     axes: dict[str, Values]
     exclude: list[dict[str, Values]] = Field(default_factory=list)
-    search: dict[str, Space] = Field(default={"learning_rate": [1e-4]})
+    search: dict[str, Space] = Field(default_factory=dict)
     sampling: Sampling = Field(default_factory=Sampling)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
@@ -81,6 +87,23 @@ class StudyConfig(Section):
         if doubled:
             raise ValueError(f"{', '.join(doubled)}: a value is listed twice")
         return factors
+
+    @field_validator("search")
+    @classmethod
+    def _one_question(cls, factors: dict[str, Any]) -> dict[str, Any]:
+        if other := [name for name in QUESTION if name in factors]:
+            raise ValueError(
+                f"{', '.join(other)}: decides by which cases and labels a trial is judged, so that the luckiest value "
+                "would win; make it an axis"
+            )
+        return factors
+
+    @field_validator("recipe")
+    @classmethod
+    def _no_truth_for_numbers(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        for name, value in recipe.items():
+            refuse_truth(name, value)
+        return recipe
 
     @field_validator("exclude")
     @classmethod
@@ -141,6 +164,8 @@ class StudyConfig(Section):
     def _problems_of_sampling(self) -> list[str]:
         ranges = [name for name, space in self.search.items() if isinstance(space, Range)]
         if self.sampling.sampler != "grid":
+            if not self.search:
+                return [f"{self.sampling.sampler} has nothing to draw: `search` is empty"]
             return [] if self.sampling.trials else [f"{self.sampling.sampler} needs `trials`: points per cell"]
         problems = ["`trials` belongs to a sampler other than grid"] if self.sampling.trials else []
         return problems + [f"search.{name} is a range; choose a sampler, or list values" for name in ranges]
@@ -148,14 +173,20 @@ class StudyConfig(Section):
     def _problems_of_data(self) -> list[str]:
         names = self.axes.get("dataset", [])
         externals = {name for others in self.evaluation.external.values() for name in others}
-        return [
+        problems = [
             f"`{key}` is neither a setting ({', '.join(sorted(DATASET_FIELDS))}) nor a data set of the axes"
             for key in self.data
             if key not in DATASET_FIELDS and key not in names and key not in externals
-        ] + [
+        ]
+        problems += [
             f"evaluation.external: {name} is not a data set of the axes: {', '.join(map(str, names))}"
             for name in self.evaluation.external
             if name not in names
+        ]
+        return problems + [
+            f"evaluation.external: {name!r} becomes part of metrics' and files' names: letters, digits and _ - . only"
+            for name in sorted(externals)
+            if not NAME.fullmatch(name)
         ]
 
     def _problems_of_promotion(self) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -66,6 +67,11 @@ class Section(BaseModel):
     """A part of the file; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return _no_truth(value, cls.model_fields[str(info.field_name)])
 
 
 class Sampling(Section):
@@ -237,6 +243,8 @@ def coerced(name: str, values: list[Any]) -> list[Any]:
     field = _field(name)
     if field is None:
         return values
+    for value in values:
+        refuse_truth(name, value)
     endless = [value for value in values if isinstance(value, float) and not math.isfinite(value)]
     if endless:
         raise ValueError(f"{name}: a value must be finite, found {endless[0]}")
@@ -246,6 +254,22 @@ def coerced(name: str, values: list[Any]) -> list[Any]:
     except ValidationError as found:
         first = found.errors()[0]
         raise ValueError(f"{name}: {first['msg']}, found {first['input']!r}") from None
+
+
+def refuse_truth(name: str, value: Any) -> None:
+    """Refuse true or false for a setting that is a number: YAML reads `yes` and `on` so, and 1 would come of it."""
+    if (field := _field(name)) is not None:
+        try:
+            _no_truth(value, field)
+        except ValueError as problem:
+            raise ValueError(f"{name}: {problem}") from None
+
+
+def _no_truth(value: Any, field: FieldInfo) -> Any:
+    kinds = (field.annotation, *get_args(field.annotation))
+    if isinstance(value, bool) and bool not in kinds and not {int, float}.isdisjoint(kinds):
+        raise ValueError(f"a number is expected, found {str(value).lower()} (YAML reads yes, on and true alike)")
+    return value
 
 
 def is_whole(name: str) -> bool:

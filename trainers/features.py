@@ -19,6 +19,7 @@ from torch import nn
 
 from datasets import preprocessing
 from datasets.cleaning import FEATURES, STORE_MARKER, record_origin
+from datasets.whole_file import replacing, reserve
 from trainers import adaptations, assembly, offload, pretrained, seeding, tasks
 from trainers.material import ImageMaterial, TensorMaterial, open_images
 from trainers.micro_batch import Pieces
@@ -95,14 +96,18 @@ def compute(
     rows = np.flatnonzero(images.cache.readable)
     width = network.encoder.width
     aside = folder / f".{STORED}"
-    store = np.memmap(aside, np.float32, mode="w+", shape=(len(images.cache.readable), width))
+    shape = (len(images.cache.readable), width)
+    reserve(aside, shape[0] * width * np.dtype(np.float32).itemsize)
+    store = np.memmap(aside, np.float32, mode="r+", shape=shape)
     _fill(store, images, rows, forward=forward, pieces=Pieces(operation.micro_batch))
     store.flush()
     aside.replace(folder / STORED)
     described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
-    (folder / DESCRIBED).write_text(json.dumps(described, indent=1, sort_keys=True))
+    with replacing(folder / DESCRIBED) as whole:
+        whole.write_text(json.dumps(described, indent=1, sort_keys=True))
     record_origin(folder, images.cache.folder)
-    (folder / STORE_MARKER).touch()
+    with replacing(folder / STORE_MARKER) as whole:
+        whole.touch()
 
 
 def read(folder: Path) -> np.ndarray:
@@ -129,7 +134,8 @@ def bare_head(config: TrialConfig, width: int, pathologies: Sequence[str]) -> nn
 
 def describe(config: TrialConfig, material: TensorMaterial) -> dict[str, Any]:
     """Return what is written beside a head's weights: the encoder as described in the store, this trial as it is."""
-    return {**material.described, "trial": config.model_dump(mode="json"), "fingerprint": material.fingerprint}
+    own = {"trial": config.model_dump(mode="json"), "pathologies": list(material.pathologies)}
+    return {**material.described, **own, "fingerprint": material.fingerprint}
 
 
 @torch.no_grad()

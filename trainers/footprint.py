@@ -8,6 +8,8 @@ from trainers.timm_networks import meta_network
 from trainers.trial import TrialConfig
 
 BYTES_OF_BF16 = 2
+IMAGES = 2
+"""Batch normalisation refuses one alone where its maps have a single value."""
 
 
 def footprint(config: TrialConfig, targets: int) -> Footprint:
@@ -28,8 +30,8 @@ def footprint(config: TrialConfig, targets: int) -> Footprint:
     with torch.device("meta"):
         network = assembly.build_network(config, [f"target {n}" for n in range(targets)], weights=None, load=False)
         side = assembly.plan_network(config).input_size
-        image = torch.zeros(1, 1, side, side)
-    per_image = memory_model.kept_per_image(network.train(), image)
+        images = torch.zeros(IMAGES, 1, side, side)
+    per_image = memory_model.kept(network.train(), images) // IMAGES
     per_image = per_image // 2 if recipe.precision == "bf16" else per_image
     fixed = memory_model.fixed_bytes(network, optimizer=recipe.optimizer, average=recipe.ema is not None)
     return Footprint(fixed, per_image * recipe.batch_size, per_image, shared=False)

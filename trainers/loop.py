@@ -98,12 +98,13 @@ class Training:
         return total
 
     def _clip(self, epoch: int, index: int) -> None:
-        if self.recipe.gradient_clip is None:
-            return
+        """Bound the gradient as the recipe says; without a bound only look whether it is finite."""
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.gradient_clip))
-        if not math.isfinite(norm):
+        norm = nn.utils.get_total_norm([gradient for p in parameters if (gradient := p.grad) is not None])
+        if not math.isfinite(float(norm)):
             raise TrialError("non_finite", f"the gradient's norm is {norm} at epoch {epoch + 1}, step {index + 1}")
+        if self.recipe.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.recipe.gradient_clip, norm)
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -18,25 +18,25 @@ OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
 REMEMBERED = "micro_batches.json"
 
 
-def kept_per_image(network: nn.Module, image: Tensor) -> int:
-    """Return the bytes that autograd keeps for the backward pass of one image (parameters not counted).
+def kept(network: nn.Module, images: Tensor) -> int:
+    """Return the bytes that autograd keeps for the backward pass of these images (parameters not counted).
 
     Args:
         network: on any device; the meta device costs nothing.
-        image: one input, with its batch dimension.
+        images: inputs, with their batch dimension.
     """
     own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, Tensor] = {}
+    found: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = tensor  # held until counted, so that no address is used twice
+            found[storage._cdata] = tensor  # held until counted, so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(image)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        network(images)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
 def fixed_bytes(network: nn.Module, *, optimizer: str, average: bool) -> int:

@@ -17,7 +17,7 @@ from trainers.checkpoint import sha256
 from trainers.network_plan import NetworkPlan
 from trainers.trial import TrialError
 
-HUB_ANSWERS_WITHIN = 0.8  # seconds; the hub's client alone retries for 48 s when there is no network
+HUB_ANSWERS_WITHIN = 8.0  # seconds; the hub's client alone retries for 48 s when there is no network
 LARGEST_HASHED = 4 * 10**9  # bytes; the 7B file has 27
 StateDict = dict[str, torch.Tensor]
 
@@ -164,24 +164,28 @@ def _from_hub(plan: NetworkPlan) -> Path:
 
 
 def hub_answers() -> bool:
-    """Tell within about a second whether the hub can be reached (honours HF_ENDPOINT, HF_HUB_OFFLINE, proxies)."""
+    """Tell within seconds whether the hub can be reached (honours HF_ENDPOINT, HF_HUB_OFFLINE, proxies)."""
     from huggingface_hub import constants
     from huggingface_hub.utils._http import get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
-    answered = threading.Event()
+    answers: list[bool] = []
+    known = threading.Event()
 
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=HUB_ANSWERS_WITHIN)
+            answers.append(True)
         except Exception:  # whatever fails here means: no hub
-            return
-        answered.set()
+            answers.append(False)
+        finally:
+            known.set()
 
     # In a thread of its own: name resolution has no time limit of ours.
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(HUB_ANSWERS_WITHIN)
+    known.wait(HUB_ANSWERS_WITHIN)
+    return any(answers)
 
 
 def _how_to_provide(plan: NetworkPlan) -> str:

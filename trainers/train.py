@@ -11,6 +11,7 @@ from datasets.errors import DatasetError
 from trainers import adaptations, assembly, checkpoint, memory_model, optim, parallel, tasks
 from trainers.attempt import Attempt, Report, nothing_left, result_of, tell
 from trainers.checkpoint import Progress
+from trainers.footprint import footprint
 from trainers.loop import Training
 from trainers.material import Material, TensorMaterial, open_images
 from trainers.micro_batch import MicroBatch
@@ -108,7 +109,7 @@ def prepare_attempt(
         device=place.device,
         steps_per_epoch=material.steps(),
         seed=config.seed,
-        micro_batch=MicroBatch(_micro_batch(config, operation, trained, material, place), guarded=place.cuda),
+        micro_batch=MicroBatch(_micro_batch(config, operation, material, place), guarded=place.cuda),
         ranks=ranks,
     )
     attempt = Attempt(config, operation, training, material, task.declare(material.pathologies), trial, Progress())
@@ -125,23 +126,18 @@ def memory_key(config: TrialConfig, operation: Operation, place: assembly.Place)
     return f"{built}|{config.recipe.batch_size}/{operation.processes}|{name}"
 
 
-def _micro_batch(
-    config: TrialConfig, operation: Operation, network: nn.Module, material: Material, place: assembly.Place
-) -> int | None:
-    """Return the images to try at once: as told, as remembered, or as the memory model guesses; None: all (CPU)."""
-    if operation.micro_batch is not None or not place.cuda:
+def _micro_batch(config: TrialConfig, operation: Operation, material: Material, place: assembly.Place) -> int | None:
+    """Return the images to try at once: as told, as remembered, or as the memory model guesses; None: all."""
+    if operation.micro_batch is not None or not place.cuda or isinstance(material, TensorMaterial):
         return operation.micro_batch
     known = memory_model.recall(operation.cache, memory_key(config, operation, place))
     if known is not None:
         return known
-    image, _, _ = next(iter(material.partition("val")))
-    per_image = memory_model.kept_per_image(network.train(), image[:1].to(place.device))
-    recipe = config.recipe
-    share = -(-recipe.batch_size // operation.processes)
+    wanted = footprint(config, len(material.pathologies))  # of a network without memory: this one must see no image yet
     return memory_model.first_guess(
-        share,
-        per_image=per_image // 2 if recipe.precision == "bf16" else per_image,
-        fixed=memory_model.fixed_bytes(network, optimizer=recipe.optimizer, average=recipe.ema is not None),
+        -(-config.recipe.batch_size // operation.processes),
+        per_image=wanted.per_image,
+        fixed=wanted.fixed,
         free=torch.cuda.mem_get_info(place.device)[0],
     )
 

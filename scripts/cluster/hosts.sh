@@ -36,6 +36,10 @@ start)
     [ ! -e "$token" ] || refuse "$token is there, so a cluster may be running: hosts.sh stop HEAD [WORKER …] ends it \
 and removes the file; if none is running, remove it yourself"
     address=$(address_of "$head") && [ -n "$address" ] || refuse "no address for $head"
+    for worker in "$@"; do
+        [ "$worker" = localhost ] || [[ $address != 127.* ]] || refuse "$head is $address, where $worker does not reach it; \
+give it the name that the others know"
+    done
     secret=$("$venv/bin/python" -c 'import secrets; print(secrets.token_hex(32), end="")')
     mkdir -p "$(dirname "$token")"
     (umask 077 && printf %s "$secret" >"$token")

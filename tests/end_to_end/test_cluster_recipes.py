@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -23,7 +24,11 @@ while [[ $1 == --* ]]; do shift; done
 exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
-if [ "$1" = show ]; then printf 'one\\ntwo\\n'; else echo "$@" >>"$FAKE_SLURM/told"; fi
+case "$1 $2" in
+"show hostnames") printf 'one\\ntwo\\n' ;;
+"show job") echo "JobState=${FAKE_STATE:-RUNNING} Reason=None" ;;
+*) echo "$@" >>"$FAKE_SLURM/told" ;;
+esac
 """
 HOSTNAME = """#!/usr/bin/env bash
 echo 127.0.0.1
@@ -36,7 +41,7 @@ SSH = """#!/usr/bin/env bash
 FAKE_HOST=$3 exec bash -c "$4"
 """
 GETENT = """#!/usr/bin/env bash
-exit 2
+case $2 in head) echo "10.0.0.7 STREAM head" ;; alone) echo "127.0.1.1 STREAM alone" ;; *) exit 2 ;; esac
 """
 
 
@@ -96,6 +101,38 @@ def test_a_slurm_job_that_is_preempted_asks_for_another_turn_and_then_finishes(s
     assert not list(elsewhere.storage.glob(".ray-token-*"))
 
 
+@pytest.mark.parametrize(
+    ("sent", "state", "told"),
+    [
+        (signal.SIGTERM, "PREEMPTED", ["requeue"]),
+        (signal.SIGUSR1, "RUNNING", ["requeue"]),
+        (signal.SIGTERM, "CANCELLED", []),
+    ],
+)
+def test_a_slurm_job_asks_for_another_turn_unless_it_was_cancelled(slurm, tmp_path, sent, state, told):
+    """Ray and the driver are made up here: what counts is what becomes of the job."""
+    python = (
+        f'#!/usr/bin/env bash\n[ "$1" = -c ] && exec {sys.executable} "$@"\n: >"$FAKE_SLURM/drives"\nexec sleep 60\n'
+    )
+    made_up(tmp_path / "venv" / "bin", python=python, ray="#!/usr/bin/env bash\nexec sleep 60\n")
+    job_id = next(job for job in range(20_000) if is_free(20_000 + job))
+    surroundings = {**slurm, "RADSWEEP_VENV": str(tmp_path / "venv"), "SLURM_JOB_ID": str(job_id), "FAKE_STATE": state}
+    with socket.create_server(("127.0.0.1", 20_000 + job_id)):  # where the recipe waits for its head
+        job = subprocess.Popen(["bash", str(RECIPES / "slurm.sbatch"), "study.yaml"], env=surroundings)
+        while not (tmp_path / "drives").exists():
+            assert job.poll() is None
+            time.sleep(0.02)
+        job.send_signal(sent)
+        assert job.wait(timeout=30) == 0
+    requests = (tmp_path / "told").read_text().split() if (tmp_path / "told").exists() else []
+    assert requests[:1] == told
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) != 0
+
+
 class NamedHosts:
     """Runs hosts.sh where Ray only writes down what it is told, and ssh reaches every host but `dead`."""
 
@@ -131,22 +168,30 @@ def named_hosts(tmp_path) -> NamedHosts:
 
 
 def test_a_running_clusters_token_is_not_replaced(named_hosts):
-    named_hosts("start", "localhost", "worker")
-    assert named_hosts.told() == ["localhost: start --head", "worker: start --address=127.0.0.1:6379"]
+    named_hosts("start", "head", "worker")
+    assert named_hosts.told() == ["head: start --head", "worker: start --address=10.0.0.7:6379"]
     token = named_hosts.token.read_text()
     refusal = named_hosts("start", "localhost", code=2)
     assert f"{named_hosts.token} is there" in refusal
     assert "hosts.sh stop HEAD [WORKER …]" in refusal
     assert (named_hosts.told(), named_hosts.token.read_text()) == ([], token)
-    named_hosts("stop", "localhost", "worker")
+    named_hosts("stop", "head", "worker")
     named_hosts("start", "localhost")
     assert len(token) == len(named_hosts.token.read_text()) == 64
     assert named_hosts.token.read_text() != token
     assert stat.S_IMODE(named_hosts.token.stat().st_mode) == 0o600
 
 
-def test_a_head_without_an_address_leaves_no_token_behind(named_hosts):
-    assert "no address for haed" in named_hosts("start", "haed", code=2)
+@pytest.mark.parametrize(
+    ("hosts", "told"),
+    [
+        (["haed"], "no address for haed"),
+        (["localhost", "worker"], "localhost is 127.0.0.1, where worker does not reach it"),
+        (["alone", "localhost", "worker"], "alone is 127.0.1.1, where worker does not reach it"),
+    ],
+)
+def test_a_head_that_its_workers_would_not_find_leaves_no_token_behind(named_hosts, hosts, told):
+    assert told in named_hosts("start", *hosts, code=2)
     assert (named_hosts.told(), named_hosts.token.exists()) == ([], False)
 
 
@@ -161,12 +206,12 @@ def test_the_token_to_search_with_can_be_pasted_into_a_shell(named_hosts):
 @pytest.mark.parametrize(
     ("hosts", "stopped"),
     [
-        (["localhost", "dead", "worker"], ["worker: stop --force", "localhost: stop --force"]),
+        (["head", "dead", "worker"], ["worker: stop --force", "head: stop --force"]),
         (["dead", "worker"], ["worker: stop --force"]),
     ],
 )
 def test_hosts_that_are_not_reached_keep_no_others_from_being_stopped(named_hosts, hosts, stopped):
-    named_hosts("start", "localhost", "worker")
+    named_hosts("start", "head", "worker")
     named_hosts.told()
     assert named_hosts("stop", *hosts, code=1).rstrip().endswith(" on: dead")
     assert (named_hosts.told(), named_hosts.token.exists()) == (stopped, False)

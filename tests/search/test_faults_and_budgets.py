@@ -2,14 +2,19 @@
 
 import errno
 import random
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from search import failures
+from search import failures, selection
 from search.budget import Spending
 from search.desk import Desk
 from search.errors import StudyError
 from search.ledger import Ledger
+from search.study import Machine, StudyRun
+from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
 from search.study_sections import Budget, Pruning
 from search.study_state import OVER_BUDGET
 from tests.search.recorded import PRIMARY, Search, opening
@@ -17,6 +22,7 @@ from trainers.parallel import LostProcessError
 
 NONE = Pruning(pruner="none")
 FLAT = [0.5] * 4
+AXES = {"dataset": "phantom", "initialization": "random", "backbone": "test_vit3", "resolution": 32}
 
 
 def lose(search: Search, kinds: list[str]) -> None:
@@ -196,6 +202,33 @@ def test_a_budget_drops_what_tells_least_and_leaves_every_cell_a_finished_run(sl
         assert "COMPLETE" in [search.ends()[name] for name in curves if name[0] == cell]
 
 
+def test_a_budget_takes_from_cheap_and_dear_cells_alike():
+    """Cells of 16, 8, 4 and 2 s a trial, and room for two thirds of it all."""
+    seconds = {"a": 16, "b": 8, "c": 4, "d": 2}
+    curves = {f"{cell}{n}": [0.5] * epochs for cell, epochs in seconds.items() for n in range(5)}
+    cells = {name: name[0] for name in curves}
+    search = Search(curves, cells=cells, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=100 / 3600))
+    search.run()
+    left = Counter(trial[0] for trial, progress in search.state.trials.items() if not progress.dropped)
+    assert max(left.values()) - min(left.values()) <= 1
+
+
+def test_a_budget_takes_whole_points_and_one_that_lacks_a_seed_for_it_may_win():
+    values = {"low": 0.6, "mid": 0.7, "high": 0.9}
+    curves = {f"{point}{seed}": [value] * 4 for point, value in values.items() for seed in range(3)}
+    points = {name: float(list(values).index(name[:-1])) for name in curves}
+    winners = {}
+    for limit in (36, 34, 30, 28, 20):
+        budget = Budget(gpu_hours=limit / 3600)
+        search = Search(curves, searched=points, pruning=NONE, gpus=1.0, budget=budget)
+        search.run()
+        dropped = Counter(name[:-1] for name, progress in search.state.trials.items() if progress.dropped)
+        assert len([number for number in dropped.values() if number < 3]) <= 1
+        (winner,) = selection.winners(search.state, dict.fromkeys(curves, "cell"))
+        winners[limit] = (winner.trial[:-1], sorted(dropped.items()))
+    assert {limit: point for limit, (point, _) in winners.items() if limit >= 34} == {36: "high", 34: "high"}
+
+
 @pytest.mark.parametrize("slots", [1, 4, 8])
 def test_what_is_begun_under_a_budget_is_finished(slots):
     """Of 32 trials a third fits: what was dropped says nothing of how long a trial takes, what runs says it."""
@@ -221,6 +254,22 @@ def test_a_budget_that_is_used_up_stops_the_search_and_a_larger_one_goes_on():
     again = Search(curves, cells={"b": "two"}, pruning=NONE, gpus=1.0, events=search.events)
     again.run()
     assert again.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
+
+
+def test_a_budget_of_bytes_holds_while_the_search_goes_on_and_for_what_is_asked_for_no_more(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    search = Search({"old": [0.9], "a": [0.5], "b": [0.6]}, pruning=NONE)
+    search.run()
+    for trial in search.curves:
+        best = folder.trial(trial) / "best-0001"
+        best.mkdir(parents=True)
+        (best / "network.safetensors").write_bytes(bytes(1000))
+    study = StudyConfig.model_validate({"name": "s", "axes": AXES, "budget": {"checkpoint_gb": 1.5e-6}})
+    cell = SimpleNamespace(cell=SimpleNamespace(name="cell"))
+    asked = {"a": cell, "b": cell}
+    run = StudyRun(study, Machine(tmp_path), folder, {}, SimpleNamespace(of=None), SimpleNamespace(state=search.state))
+    run._tidy("b", asked)  # as when a trial has left its slot
+    assert [path.parts[-2] for path in folder.path.glob("trials/*/best-0001")] == ["b"]
 
 
 def test_wall_clock_counts_runs_and_not_the_time_between_them():

@@ -1,5 +1,6 @@
 import pytest
 
+from search import grid
 from search.errors import StudyError
 from search.study_config import load_study
 
@@ -27,6 +28,29 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
     assert study.axes["resolution"] == [64, 128]
     assert study.axes["dataset"] == ["phantom"]
     assert study.pruning.within == "cell"
+
+
+def test_a_number_that_only_looks_like_truth_and_truth_where_it_is_meant_are_taken(tmp_path):
+    text = GOOD.replace("epochs: 2", "epochs: 2, positive_weight: yes, weight_decay: 1")
+    assert load_study(write(tmp_path, text + "budget: {gpu_hours: 1}\n")).recipe["positive_weight"] is True
+
+
+def test_without_a_search_the_recipes_own_values_are_trained(tmp_path):
+    text = GOOD.replace("search: {learning_rate: [1e-4, 3e-4]}\n", "").replace(
+        "epochs: 2", "epochs: 2, learning_rate: 1e-3"
+    )
+    wanted = grid.expand(load_study(write(tmp_path, text)))
+    assert [trial.searched for trial in wanted.trials] == [()] * 4
+    assert {trial.config.recipe.learning_rate for trial in wanted.trials} == {1e-3}
+    compared = text.replace("resolution: [64, 128]", "resolution: 64\n  learning_rate: [1e-4, 3e-4]")
+    wanted = grid.expand(load_study(write(tmp_path, compared)))
+    assert {trial.config.recipe.learning_rate for trial in wanted.trials} == {1e-4, 3e-4}
+
+
+def test_truth_for_a_number_is_refused_below_a_data_set_too(tmp_path):
+    study = load_study(write(tmp_path, GOOD + "data: {phantom: {label_noise: yes}}\n"))
+    with pytest.raises(StudyError, match="data: label_noise: a number is expected, found true"):
+        grid.expand(study)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +96,15 @@ def test_a_good_file_is_read_with_its_types(tmp_path):
         (
             ("recipe: {epochs: 2}", "resources: {overrides: [{when: {resolution: 96}, cpus: 2}]}"),
             "resources.overrides[0].when: resolution has no value 96; values: [64, 128]",
+        ),
+        (("recipe: {epochs: 2}", "recipe: {epochs: yes}"), "recipe: epochs: a number is expected, found true"),
+        (("1e-4, 3e-4", "on"), "learning_rate: a number is expected, found true"),
+        (("recipe: {epochs: 2}", "budget: {gpu_hours: yes}"), "study.yaml:9: budget.gpu_hours: a number is expected"),
+        (("{learning_rate:", "{partition_seed: [0, 1], learning_rate:"), "partition_seed: decides by which cases"),
+        (("search: {learning_rate: [1e-4, 3e-4]}", "sampling: {sampler: tpe, trials: 4}"), "tpe has nothing to draw"),
+        (
+            ("recipe: {epochs: 2}", "evaluation: {external: {phantom: [../x]}}"),
+            "evaluation.external: '../x' becomes part of metrics' and files' names",
         ),
         (
             ("recipe: {epochs: 2}", "tracking: {uri: 'https://me:secret@host'}"),

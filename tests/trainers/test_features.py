@@ -1,17 +1,23 @@
 import dataclasses
+import errno
 import hashlib
+import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from datasets.dataset_config import DatasetConfig
 from trainers import assembly, cells, features, pretrained
+from trainers.evaluation.auroc import auroc
 from trainers.evaluation.run import evaluate
 from trainers.material import open_images
 from trainers.neighbours import NeighboursHead
@@ -103,6 +109,52 @@ def test_a_head_is_not_put_on_weights_that_came_after_it(trial: Trials, operatio
         evaluate(config, operation=operation(), checkpoint_folder=best, partition="val")
     with pytest.raises(TrialError, match=message):
         assembly.load_network(best)
+
+
+def test_pathologies_are_those_of_the_trial_and_not_of_the_one_that_filled_the_store(
+    trial: Trials, tmp_path: Path
+) -> None:
+    """The store's key has no labels in it: trials with other pathologies, or in another order, share its features."""
+    rng = np.random.default_rng(0)
+    rows = ["path,patient,mass,edema"]
+    for number in range(80):
+        mass, edema = rng.integers(0, 2, 2)
+        picture = rng.integers(0, 60, (64, 64))
+        picture[:32] += 120 * mass
+        picture[:, :32] += 70 * edema
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture.astype(np.uint8))
+        rows.append(f"{number}.png,p{number},{mass},{edema}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    for findings in (["mass", "edema"], ["edema", "mass"]):
+        options = {"findings": findings}
+        data = DatasetConfig(name="ours", source="csv", validation_fraction=0.4, options=options)
+        config = trial(dataset=data, adaptation="probe", recipe={"epochs": 3, "learning_rate": 0.1})
+        folder = tmp_path / "-".join(findings)
+        own = Operation(data_root=tmp_path, cache=tmp_path / "cache", trial_folder=folder)
+        told: list[Any] = []
+        result = train(config, operation=own, report=told.append)
+        best = folder / str(result.checkpoint)
+        scored = evaluate(config, operation=own, checkpoint_folder=best, partition="val")
+        measured = told[(result.best_epoch or 0) - 1].metrics
+        assert assembly.load_network(best)[2] == scored.pathologies == tuple(findings)
+        for index, name in enumerate(findings):
+            value = auroc(scored.labels[:, index], scored.scores[:, index])
+            assert value == pytest.approx(measured[f"val/auroc/{name}"], abs=1e-6)
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+
+
+def test_a_disk_without_room_for_the_features_is_told_as_that(
+    trial: Trials, operation: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    config, own = trial(adaptation="probe"), operation().model_copy(update={"cache": tmp_path / "cache"})
+    shutil.copytree(operation().cache, own.cache, ignore=shutil.ignore_patterns("features"))
+    with pytest.raises(OSError, match="No space left on device"):
+        features.open_features(config, own, place=CPU)
+    assert not list(own.cache.glob("features/*/*features.f32"))
 
 
 def test_weights_of_a_given_folder_are_known_by_content_those_of_the_hub_by_name(tmp_path: Path) -> None:

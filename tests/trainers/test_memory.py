@@ -1,11 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from trainers import assembly, memory_model
+from trainers import assembly, memory_model, train
+from trainers.material import open_images
 from trainers.quota import Ended, enforce
 from trainers.train import memory_key
 from trainers.trial import Operation, TrialConfig
@@ -14,7 +16,7 @@ from trainers.trial import Operation, TrialConfig
 def test_what_autograd_keeps_is_counted_without_parameters() -> None:
     network = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 4, bias=False)).to("meta")
     # the first layer's input (8), the activation after ReLU (16, shared by ReLU and the second layer): 24 float32
-    assert memory_model.kept_per_image(network, torch.zeros(1, 8, device="meta")) == 24 * 4
+    assert memory_model.kept(network, torch.zeros(1, 8, device="meta")) == 24 * 4
     # parameters 192 floats; gradients and two moments of each: four copies
     assert memory_model.fixed_bytes(network, optimizer="adamw", average=False) == 192 * 4 * 4
     assert memory_model.fixed_bytes(network, optimizer="sgd", average=True) == 192 * 4 * 4
@@ -24,6 +26,21 @@ def test_what_autograd_keeps_is_counted_without_parameters() -> None:
 def test_the_first_guess_halves_until_the_model_says_it_fits(free: int, size: int) -> None:
     # 33 × 100 + 500 = 3800 ≤ 0.85 × 10,000; 17 × 100 + 500 = 2200 ≤ 2550; 9 × 100 + 500 = 1400 ≤ 1615
     assert memory_model.first_guess(33, per_image=100, fixed=500, free=free) == size
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_the_first_guess_on_a_gpu_shows_the_network_no_image(
+    trial: Callable[..., TrialConfig], operation: Callable[..., Operation], monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """One in training mode would move batch normalisation's statistics, and at 32 px its maps have a single value."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GPU")
+    config = trial(backbone="test_efficientnet", resolution=side)
+    own = operation()
+    material = open_images(config, own)
+    monkeypatch.setattr(type(material), "partition", None)
+    place = SimpleNamespace(cuda=True, device=torch.device("cpu"))
+    assert train._micro_batch(config, own, material, place) == 8  # type: ignore[arg-type]
 
 
 def test_what_fitted_is_remembered(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -243,3 +245,18 @@ def test_a_study_file_says_what_to_fetch(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["fetch-weights", str(tmp_path / "none.yaml"), "--to", str(tmp_path)])
     assert "none.yaml: no such study file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "fails", "answers"), [(0.0, False, True), (1.5, False, True), (0.0, True, False)])
+def test_a_hub_may_take_its_time_and_none_is_known_at_once(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, fails: bool, answers: bool
+) -> None:
+    def head(*_: object, **__: object) -> None:
+        time.sleep(seconds)
+        if fails:
+            raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils._http.get_session", lambda: SimpleNamespace(head=head))
+    monkeypatch.setattr(pretrained, "HUB_ANSWERS_WITHIN", 30.0 if answers else 3600.0)
+    assert pretrained.hub_answers() is answers

@@ -12,6 +12,7 @@ from trainers.attempt import Attempt
 from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.run import evaluate
 from trainers.evaluation.winner import Asked, evaluate_winner
+from trainers.loop import Training
 from trainers.recipes import Recipe
 from trainers.seeding import derive, draws_at
 from trainers.train import train
@@ -77,6 +78,26 @@ def test_another_configuration_does_not_take_over_a_folder(trial: Trials, operat
     train(trial(), operation=operation(), report=lambda _: None, until_epoch=1)
     with pytest.raises(TrialError, match="another configuration"):
         train(trial(seed=1), operation=operation(), report=lambda _: None)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_is_not_stepped_on(
+    trial: Trials, operation: Operations, monkeypatch: pytest.MonkeyPatch, clip: float | None
+) -> None:
+    """The loss may be a number and its gradient none."""
+    weights: list[torch.Tensor] = []
+
+    def broken(training: Training, *_: object, **__: object) -> torch.Tensor:
+        for parameter in training.network.parameters():
+            parameter.grad = torch.full_like(parameter, float("nan"))
+        weights.extend(training.network.parameters())
+        return torch.zeros((), dtype=torch.float64)
+
+    monkeypatch.setattr(Training, "_gradients", broken)
+    with pytest.raises(TrialError, match="the gradient's norm is nan at epoch 1, step 1") as raised:
+        train(trial(recipe={"gradient_clip": clip}), operation=operation(), report=lambda _: None)
+    assert raised.value.kind == "non_finite"
+    assert all(torch.isfinite(weight).all() for weight in weights)
 
 
 def test_a_non_finite_loss_names_epoch_and_step(trial: Trials, operation: Operations) -> None:
