@@ -25,7 +25,7 @@ from search.data_roots import Root
 from search.desk import Desk
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
-from search.ledger import Ledger
+from search.ledger import Event, Ledger
 from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
@@ -37,6 +37,7 @@ from search.study_sections import Budget
 from search.study_state import StudyState
 from search.teachers import teachers
 from search.winners import Winners
+from search.wording import counted
 from trainers import adaptations, checkpoint_files, quota
 from trainers.trial import Operation, TrialState
 
@@ -122,10 +123,26 @@ class StudyRun:
                     self.desk.progress.note(message["note"])
                 else:
                     targets.setdefault(need.dataset.name, set()).update(message["data"]["declaration"]["targets"])
-                    if need.trained_on and message["data"] != self.desk.state.datasets.get(key):
-                        self.desk.record(message["data"])
+                    if need.trained_on:
+                        self._record_data(key, message["data"])
         checks.check_shared_targets(self.study.evaluation.external, targets)  # or it would be told after all training
         cleaning.record_uses(self.folder.path, caches)
+
+    def _record_data(self, key: str, data: Event) -> None:
+        """Record what a data set holds, and say where trials of this study have seen other images of it."""
+        before = self.desk.state.datasets.get(key)
+        if before == data:
+            return
+        changed = set(data["quarantined"]) ^ set(before["quarantined"]) if before else set()
+        seen = any(known.dataset_key == key and known.epochs for known in self.desk.state.trials.values())
+        if before and seen and before["fingerprint"] == data["fingerprint"] and changed:
+            LOG.warning(
+                "warning: %s: %s can be read now and could not before, or the reverse; trials of this study that are "
+                "trained already saw the others",
+                data["dataset"],
+                counted(len(changed), "image"),
+            )
+        self.desk.record(data)
 
     def search_rounds(self) -> tuple[Grid, dict[str, Trial]]:
         """Search the grid, or what a sampler draws round by round; returns all trials there are at the end."""

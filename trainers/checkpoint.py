@@ -102,6 +102,7 @@ def settle(folder: Path, newest: Path, *, keep_best: int | None) -> None:
         sync(written)
     sync(folder)
     (newest / DURABLE).touch()
+    sync(newest)  # before what it replaces goes: without its mark it would not be trusted
     for other in complete(folder, "last-"):
         if other != newest and _order(other) < _order(newest):
             remove(other)

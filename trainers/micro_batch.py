@@ -1,8 +1,9 @@
 """How many images go through the network at once: never part of the result, only of what fits.
 
 The loss is a sum divided by the whole batch's count of labels, so accumulating micro-batches gives the large batch's
-loss and gradient (to rounding). One caveat: batch normalisation in training mode sees the micro-batch, so networks
-with it (EfficientNet, ResNet; not ViT or ConvNeXt) do change; the trial's record says so.
+loss and gradient (to rounding). Two caveats, which the trial's record tells: batch normalisation in training mode sees
+the micro-batch, so networks with it (EfficientNet, ResNet; not ViT or ConvNeXt) do change, and dropout inside the
+network (LoRA's, the head's) draws other masks.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from trainers import seeding
 from trainers.trial import TrialError
@@ -131,6 +133,11 @@ def checkpointing_switch(network: nn.Module) -> Callable[[bool], None] | None:
 def has_batch_norm(network: nn.Module) -> bool:
     """Tell whether the micro-batch is seen by batch normalisation."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Tell whether masks are drawn anew for each micro-batch."""
+    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules())
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

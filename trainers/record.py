@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainers.loop import Training
 from trainers.material import Material
-from trainers.micro_batch import has_batch_norm
+from trainers.micro_batch import has_batch_norm, has_dropout
 from trainers.trial import TrialConfig
 
 
@@ -61,6 +61,7 @@ def after_epoch(config: TrialConfig, training: Training, timing: dict[str, float
         "micro_batch": micro.size or batch,
         "activation_checkpointing": micro.checkpointing,
         "batch_norm_saw_micro_batches": (smaller or training.ranks.count > 1) and has_batch_norm(training.network),
+        "dropout_saw_micro_batches": smaller and has_dropout(training.network),
         "processes": training.ranks.count,
         "peak_memory_bytes": peak_memory(training.device),
     }

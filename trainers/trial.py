@@ -40,7 +40,7 @@ class TrialConfig(BaseModel):
 
 
 class Operation(BaseModel):
-    """Where and with what a trial runs; nothing here may change its result."""
+    """Where and with what a trial runs; nothing here may change its result (but see `trainers.micro_batch`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

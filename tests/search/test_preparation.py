@@ -53,7 +53,9 @@ def prepare(tmp_path, monkeypatch):
         folder, recorded = StudyFolder(tmp_path / "storage", asked.name), []
         folder.path.mkdir(parents=True, exist_ok=True)
         desk = SimpleNamespace(
-            progress=SimpleNamespace(note=lambda _: None), state=SimpleNamespace(datasets={}), record=recorded.append
+            progress=SimpleNamespace(note=lambda _: None),
+            state=SimpleNamespace(datasets={}, trials={}),
+            record=recorded.append,
         )
         machine = Machine(storage=folder.storage, data_roots=roots)
         StudyRun(asked, machine, folder, {}, SimpleNamespace(most_cpus=1), desk).prepare_data(grid.expand(asked))
@@ -129,3 +131,25 @@ def test_a_root_is_a_folder_that_exists_or_an_address(tmp_path):
     assert data_roots.parse([f"a={tmp_path}", "b=s3://bucket/x"]) == {"a": Path(tmp_path), "b": "s3://bucket/x"}
     with pytest.raises(StudyError, match=r"/nowhere is not a folder"):
         data_roots.parse(["a=/nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("quarantined", "fingerprint", "epochs", "told"),
+    [
+        ({"g": "file is missing"}, "f", {1: 0.5}, "1 image can be read now and could not before, or the reverse"),
+        ({"g": "file is missing", "i": "file is missing"}, "f", {1: 0.5}, ""),
+        ({"h": "file is missing"}, "f", {}, ""),
+        ({"h": "file is missing"}, "other", {1: 0.5}, ""),
+    ],
+)
+def test_images_that_trials_have_not_seen_are_told(tmp_path, caplog, quarantined, fingerprint, epochs, told):
+    before = {"dataset": "mine", "fingerprint": "f", "quarantined": {"g": "file is missing", "i": "file is missing"}}
+    trained = SimpleNamespace(dataset_key="k", epochs=epochs)
+    recorded = []
+    state = SimpleNamespace(datasets={"k": before}, trials={"a": trained})
+    desk = SimpleNamespace(state=state, record=recorded.append)
+    run = StudyRun(study(axes={}), Machine(tmp_path), StudyFolder(tmp_path, "s"), {}, None, desk)
+    run._record_data("k", {**before, "fingerprint": fingerprint, "quarantined": quarantined})
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
+    assert len(recorded) == (quarantined != before["quarantined"] or fingerprint != "f")
