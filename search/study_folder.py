@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 from search.errors import StudyError
 
 RESERVED = frozenset(
-    {"cache", "case.key", "generated", "mlartifacts", "mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlpromotions"}
+    {"cache", "case.key", "generated", "mirrors", "mlartifacts", "mlpromotions"}
+    | {"mlflow.db", "mlflow.db-shm", "mlflow.db-wal"}
 )
 """What a storage folder holds beside the studies; no study can have such a name."""
 

@@ -1,5 +1,7 @@
 """YAML with the line of every key, so that an error can point into the file."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import yaml
 
 from search.errors import StudyError
 
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+ODD = re.compile(r"[-+]?(0[0-7_]+$|[0-9_]+:)")
 Place = tuple[str | int, ...]
 """Keys and indices from the top of the file, as pydantic reports them."""
 
@@ -18,7 +22,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         The mapping, and the line (counted from 1) of every key and list item in it.
 
     Raises:
-        StudyError: the file is absent, is not YAML, holds a key twice or is not a mapping.
+        StudyError: the file is absent, is not YAML, holds a key twice or a number that YAML reads as another, or is
+            not a mapping.
     """
     if not path.is_file():
         raise StudyError(f"{path}: no such study file. Shipped ones: search/studies/*.yaml")
@@ -37,6 +42,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     lines: dict[Place, int] = {}
     doubles: list[str] = []
     _walk(root, (), lines, doubles)
+    if odd := list(_odd_numbers(root)):
+        raise StudyError(f"{path}: numbers that YAML reads as others:\n" + "\n".join(f"  {line}" for line in odd))
     if doubles:
         raise StudyError(f"{path}: keys given twice, keep one of each:\n" + "\n".join(f"  {line}" for line in doubles))
     return content, lines
@@ -48,6 +55,17 @@ def line_of(place: Place, lines: dict[Place, int]) -> int | None:
         if place[:length] in lines:
             return lines[place[:length]]
     return None
+
+
+def _odd_numbers(node: yaml.Node | None) -> Iterator[str]:
+    """Tell of numbers to the base of 60 or 8, which nobody means who writes `72:00` or `0224`."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and ODD.match(node.value):
+        read = yaml.safe_load(node.value)
+        yield f"line {node.start_mark.line + 1}: {node.value} would be {read}; write it plainly, or a name in quotes"
+    elif isinstance(node, yaml.CollectionNode):
+        for part in node.value:
+            for inner in part if isinstance(part, tuple) else (part,):
+                yield from _odd_numbers(inner)
 
 
 def _walk(node: yaml.Node | None, place: Place, lines: dict[Place, int], doubles: list[str]) -> None:

@@ -127,6 +127,19 @@ def test_a_problem_is_told_with_its_place(tmp_path, change, message):
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("epochs: 2", "epochs: 1:30"), "line 9: 1:30 would be 90"),
+        (("[64, 128]", "[064, 128]"), "line 7: 064 would be 52"),
+        (("recipe: {epochs: 2}", "budget: {wall_clock_hours: 72:00}"), "line 9: 72:00 would be 4320"),
+    ],
+)
+def test_a_number_that_yaml_reads_as_another_is_refused(tmp_path, change, told):
+    with pytest.raises(StudyError, match=told):
+        load_study(write(tmp_path, GOOD.replace(*change)))
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     text = GOOD.replace("name: tiny", "name: X Y").replace("epochs: 2", "epochs: 2}\npruning: {spare_share: 3")
     with pytest.raises(StudyError, match="2 problem"):
