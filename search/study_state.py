@@ -76,7 +76,7 @@ def point_of(searched: Mapping[str, Any]) -> str:
 
 def name_in_cell(searched: Mapping[str, Any], seed: int) -> str:
     """Name a trial by what tells it from others of its cell, the same in every cell."""
-    return f"{point_of(searched)}, seed={seed}"
+    return ", ".join(filter(None, (point_of(searched), f"seed={seed}")))
 
 
 @dataclass(slots=True)
