@@ -101,7 +101,10 @@ def fetch(
     root: Annotated[Path, typer.Option(help="local folder to mirror it to")],
     workers: Annotated[int, typer.Option(min=1, help="files at once")] = 8,
 ) -> None:
-    """Mirror a data set or a prepared cache from remote storage; started again it goes on."""
+    """Mirror a data set or a prepared cache from remote storage; started again it goes on.
+
+    Label files are copied anew every time, images and caches only where they are missing or of another size.
+    """
     from datasets.remote import mirror
 
     done = mirror(address, root, workers=workers, progress=_progress("copied", quiet=False))
@@ -212,7 +215,7 @@ def _readable(card: dict[str, Any]) -> str:
             lines.append(f"{key}: " + ", ".join(f"{k} {v}" for k, v in card[key].items()))
     if "changed_since_prepared" in card:
         changed = card["changed_since_prepared"]
-        nothing = "nothing was compared, the cache holds no prepared cache of these files at their present sizes"
+        nothing = "nothing was compared, the cache holds no prepared cache of these files as they are now"
         lines.append(f"changed since prepared: {nothing if changed is None else changed}")
     if card["completeness"] == "subset":
         lines.append(f"a subset: none of the {len(card['differences'])} counts that differ is above the published one")

@@ -3,8 +3,8 @@
 `<cache>/<key>/` holds `pixels.u8` (rows × R × R), `state.u8` (per row: 0 to do, 1 readable, 2 quarantined, 3
 quarantined until it is tried again, since the disk or the machine was at fault and not the file), `sha256.bin`
 (32 bytes of content hash per row), `verbatim.u8` (see `datasets/derivation.py`), `quarantine.csv` and, last of
-all, `complete.json`. The key is a hash of the files (paths, sizes) and of what decides about pixels; labels and
-partitions are not in it.
+all, `complete.json`. The key is a hash of the files (paths, sizes, a sample of their content) and of what decides
+about pixels; labels and partitions are not in it.
 """
 
 import csv

@@ -36,6 +36,7 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _JPEG2000 = (*JPEG2000TransferSyntaxes, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
 _JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
 _MAX_TILES = 4096
+_JPEG_END = b"\xff\xd9"
 
 
 def is_dicom(head: bytes) -> bool:
@@ -121,7 +122,8 @@ def raw_display_table(
         raise Unreadable(f"modality or VOI LUT cannot be applied: {type(error).__name__}") from None
     if shown is stored:
         return None
-    if "WindowCenter" in tags and window is not None and float(tags.get("RescaleSlope", 1) or 1) < 0:
+    windowed = "WindowCenter" in tags and "VOILUTSequence" not in tags and window is not None
+    if windowed and float(tags.get("RescaleSlope", 1) or 1) < 0:
         shown = shown.max() + shown.min() - shown
     return shown, reflect and tabled
 
@@ -198,7 +200,20 @@ def _check_kind(dataset: pydicom.Dataset, limits: Limits) -> None:
         raise Unreadable(f"photometric interpretation with {samples} samples is no radiograph's")
     if not (1 < stored <= allocated <= 16) or (samples == 3 and stored != 8):
         raise Unreadable(f"{stored} bits stored in {allocated}, {samples} samples per pixel")
+    _check_high_bit(dataset, stored)
     _check_codestream(dataset, rows, columns)
+
+
+def _check_high_bit(dataset: pydicom.Dataset, stored: int) -> None:
+    """Refuse stored values that do not begin at the lowest bit (PS3.5 8.1.1): they would be read as other values.
+
+    The decoders of JPEG and JPEG 2000 deliver them at the lowest bit, whatever the header says.
+    """
+    if dataset.file_meta.TransferSyntaxUID in (*_JPEG, *_JPEG2000):
+        return
+    high = dataset.get("HighBit")
+    if high is not None and high != stored - 1:
+        raise Unreadable(f"the high bit is not bit {stored - 1} with {stored} bits stored")
 
 
 def _check_codestream(dataset: pydicom.Dataset, rows: int, columns: int) -> None:
@@ -209,6 +224,8 @@ def _check_codestream(dataset: pydicom.Dataset, rows: int, columns: int) -> None
     stream = _frame(dataset)
     if syntax in _JPEG:
         declared = jpeg_size(stream)
+        if _JPEG_END not in stream.rstrip(b"\0")[-64:]:  # some writers leave a few bytes behind it
+            raise Unreadable("the JPEG stream is cut off")
     else:
         header = jpeg2000_header(stream)
         declared = (header.height, header.width)
@@ -283,7 +300,13 @@ def _windows(dataset: pydicom.Dataset) -> list[tuple[float, float]]:
     except (TypeError, ValueError):
         return []
     pairs = zip(centres.tolist(), widths.tolist(), strict=False)
-    return [(centre, width) for centre, width in pairs if np.isfinite(centre) and np.isfinite(width) and width >= 1]
+    # PS3.3 C.11.2.1.2 and C.11.2.1.3: at least 1 for LINEAR, which divides by width - 1, else anything above 0
+    any_width = str(dataset.get("VOILUTFunction")).upper() in ("LINEAR_EXACT", "SIGMOID")
+    return [
+        (centre, width)
+        for centre, width in pairs
+        if np.isfinite(centre) and np.isfinite(width) and (width >= 1 or (any_width and width > 0))
+    ]
 
 
 def _views(tags: pydicom.Dataset) -> int:

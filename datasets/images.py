@@ -37,7 +37,7 @@ def decode(content: bytes, *, cover: int | None, window: int | None, limits: Lim
         cover: shorter side, in pixels, below which detail is not needed; JPEG 2000 is then decoded reduced.
         window: which window or VOI LUT of a DICOM file to apply; None, none.
         limits: on declared pixels and inflated bytes. Memory and time are bounded by the process, so
-            files that are not trusted belong into `datasets.decoding.DecodingPool`.
+            files that are not trusted belong into `datasets.decoding.decode_all`.
 
     Raises:
         Unreadable: with the reason, free of identifiers.

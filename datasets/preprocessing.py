@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from datasets.errors import DatasetError
+from datasets.limits import Unreadable
 from datasets.radiograph import Radiograph
 
 VERSION = 1
@@ -56,8 +57,14 @@ class Preprocessing:
         return resolution if self.reduced else None
 
     def square(self, radiograph: Radiograph, resolution: int) -> np.ndarray:
-        """Return uint8 (resolution, resolution); the bit depth is cut last."""
+        """Return uint8 (resolution, resolution); the bit depth is cut last.
+
+        Raises:
+            Unreadable: there is nothing to see; stretched, it would be a black square with labels.
+        """
         image = radiograph.values if self.window is None else radiograph.displayed()
+        if image.min() == image.max():
+            raise Unreadable("all its pixels have one value")
         resized = self._resized(image, resolution)
         pixels = self._quantized(resized, radiograph)
         if self.equalize:

@@ -19,9 +19,15 @@ import fsspec
 
 from datasets.derivation import MARKER, PIXELS
 from datasets.errors import DatasetError
+from datasets.privacy import KEY_FILE
+from datasets.whole_file import replacing
 
 _ASKED_AT_ONCE = 16
 _LOCK = "lock"
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".json", ".xlsx")
+"""Endings of label files. A corrected label often leaves the size as it was, and to copy them costs little."""
+_PRIVATE = frozenset({KEY_FILE, "quarantine.csv"})
+"""What undoes the hashes, and what names files: readable by the owner only, wherever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Mirrored:
     Attributes:
         files: in the remote folder, of those asked for.
         bytes: of them all.
-        copied: files that were not here yet.
+        copied: files that were copied now: those that were not here yet, and the label files.
         unfinished: caches in the remote folder that are still being built; nothing of them is copied.
     """
 
@@ -76,7 +82,10 @@ def mirror(
 ) -> Mirrored:
     """Bring a remote folder here; what is here already, at its size, is not copied again.
 
-    Every file is written aside and renamed, the markers of caches come last: interrupted, it goes on, and a
+    Except label files outside of caches (.csv, .csv.gz, .tsv, .tsv.gz, .txt, .json, .xlsx): they are copied every
+    time. An image that changed there at equal size stays here as it was; remove it to have it copied.
+
+    Every file is written aside, synced and renamed, the markers of caches come last: interrupted, it goes on, and a
     half copied cache never looks whole. Of a cache whose marker is not there nothing is copied, and one whose marker
     is not here is copied from its beginning: its arrays have their full size before they are filled.
 
@@ -134,6 +143,7 @@ def copy(
     asked = {path: remote.files[path] for path in (remote.files if only is None else only) if path in remote.files}
     asked = {path: file for path, file in asked.items() if path.parent not in building}
     anew = {path for path in asked if path.parent in unmarked and path.name != _LOCK}  # somebody may hold the lock
+    anew |= {path for path in asked if path.name.lower().endswith(_TABLES)} - _of_caches(remote)
     wanted = sorted(path for path, file in asked.items() if path in anew or _size(folder / path) != file.size)
     markers = [path for path in wanted if path.name == MARKER]
     with ThreadPoolExecutor(workers) as pool:
@@ -146,8 +156,16 @@ def copy(
 
 def _unfinished(remote: RemoteFolder) -> set[PurePosixPath]:
     """Return the folders of caches that are still being built there."""
-    caches = {path.parent for path in remote.files if path.name == PIXELS}
-    return {cache for cache in caches if cache / MARKER not in remote.files}
+    return {cache for cache in _caches(remote) if cache / MARKER not in remote.files}
+
+
+def _caches(remote: RemoteFolder) -> set[PurePosixPath]:
+    return {path.parent for path in remote.files if path.name == PIXELS}
+
+
+def _of_caches(remote: RemoteFolder) -> set[PurePosixPath]:
+    caches = _caches(remote)
+    return {path for path in remote.files if path.parent in caches}
 
 
 def _unmarked(remote: RemoteFolder, folder: Path) -> set[PurePosixPath]:
@@ -195,23 +213,28 @@ def _size(path: Path) -> int:
 
 def _copy(remote: RemoteFolder, inside: PurePosixPath, path: Path) -> None:
     file = remote.files[inside]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with remote.system.open(file.name, "rb") as source, aside.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
-    except Exception as error:  # any: every file system has exceptions of its own, and most of them name the file
-        told = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-        raise DatasetError(
-            f"a file cannot be copied: {told}", remote.address, fix="remove links to nothing, or start again"
-        ) from None
-    if (arrived := _size(aside)) != file.size:
+    with replacing(path) as aside:
+        if path.name in _PRIVATE:
+            aside.touch(mode=0o600)
+        try:
+            with remote.system.open(file.name, "rb") as source, aside.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+        except Exception as error:  # any: every file system has exceptions of its own, and most of them name the file
+            told = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+            raise DatasetError(
+                f"a file cannot be copied: {told}", remote.address, fix="remove links to nothing, or start again"
+            ) from None
+        _check_arrived(remote, file, aside)
+
+
+def _check_arrived(remote: RemoteFolder, file: RemoteFile, copied: Path) -> None:
+    """Refuse what is not as long as the storage lists it or, where it tells an MD5, has another."""
+    if (arrived := _size(copied)) != file.size:
         raise _damaged(remote, f"{arrived} bytes of a file arrived, {file.size} are listed")
     if file.md5 is not None:
-        with aside.open("rb") as copied:
-            if hashlib.file_digest(copied, "md5").hexdigest() != file.md5:
+        with copied.open("rb") as content:
+            if hashlib.file_digest(content, "md5").hexdigest() != file.md5:
                 raise _damaged(remote, "a file arrived with another MD5 than its storage lists")
-    aside.replace(path)
 
 
 def _damaged(remote: RemoteFolder, what: str) -> DatasetError:

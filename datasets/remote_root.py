@@ -1,7 +1,7 @@
 """A data root that is an address: what the manifest names is brought to a local mirror and read from there.
 
 Only the manifest knows which images a configuration reads, and only a folder can be read into a manifest. So the label
-files are brought first; a skeleton of the data set, in which images are empty files of their true size, gives the
+files are brought first, anew every time; a skeleton of the data set, in which images are empty files, gives the
 manifest; then the images it names are brought. The mirror's fingerprint is that of the original.
 """
 
@@ -44,7 +44,8 @@ def bring(
 ) -> Mirrored:
     """Bring what a data set's configuration reads from an address to a local folder.
 
-    Interrupted and called again it goes on; of several callers one copies and the others wait.
+    Interrupted and called again it goes on; of several callers one copies and the others wait. Label files are copied
+    anew by every call, see `datasets.remote.mirror`.
 
     Args:
         config: which label files and images.
@@ -69,14 +70,13 @@ def bring(
 def _named_images(config: DatasetConfig, remote: RemoteFolder, folder: Path) -> list[PurePosixPath]:
     """Return the paths that the manifest of a remote data set names."""
     with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
-        for path, file in remote.files.items():
+        for path in remote.files:
             target = Path(place) / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix.lower() not in _IMAGES:
                 target.symlink_to((folder / path).absolute())
             else:
-                with target.open("wb") as empty:
-                    empty.truncate(file.size)  # takes no room on disk; the size is part of the fingerprint
+                target.touch()
         try:
             manifest = load(config, Path(place))
         except DatasetError as error:

@@ -1,5 +1,8 @@
 """What a source gives: its rows as published, before any policy of the study touches them."""
 
+import csv
+import gzip
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,32 +56,78 @@ def read_csv(path: Path, *, columns: tuple[str, ...], advice: str = "use the fil
         advice: what to do where one is missing.
 
     Returns:
-        All cells as str; an empty cell is ''.
+        All cells as str; an empty cell is '', and so are cells that are missing at the end of a line.
+
+    Raises:
+        DatasetError: there is no such file, it is no table in UTF-8 separated by commas, a line has more cells than
+            the header, a column is missing, or there is no row.
     """
     if not path.is_file():
         raise DatasetError(
             f"no file {path.name}", str(path.parent), "the data set in its official layout", "check --data-root"
         )
+    table = _parsed(path)
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        otherwise = len(missing) == len(columns) and any(mark in table.columns[0] for mark in ";\t")
+        raise DatasetError(
+            f"{path.name} has no column {', '.join(map(repr, missing))}",
+            str(path.parent),
+            f"columns {', '.join(map(repr, columns))}" + (", separated by commas" if otherwise else ""),
+            "export it with commas instead of semicolons or tabs" if otherwise else advice,
+        )
+    if table.empty:
+        raise DatasetError(f"{path.name} has no rows", str(path.parent), "at least one image", "copy it again")
+    return table
+
+
+def _parsed(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells beyond the header would be dropped
+            # Else pandas takes the first column for an index where the lines have a cell more than the header.
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except UnicodeDecodeError:
+        encoding, unpacked = _probable_encoding(path), path.name.removesuffix(".gz")
+        raise DatasetError(
+            f"{path.name} is not in UTF-8, perhaps in {encoding}",
+            str(path.parent),
+            "a CSV file in UTF-8",
+            f"{'convert' if unpacked == path.name else 'unpack and convert'} it: "
+            f"iconv -f {encoding} -t UTF-8 {unpacked} > converted.csv",
+        ) from None
+    except (ValueError, OSError, EOFError, pd.errors.ParserWarning) as error:
+        if surplus := _surplus(path):
+            raise DatasetError(
+                f"{path.name}, {surplus}",
+                str(path.parent),
+                "lines of no more cells than the header, separated by commas",
+                "quote cells that hold a comma, and remove commas at the end of lines",
+            ) from None
         raise DatasetError(
             f"{path.name} cannot be read as a table: {type(error).__name__}",
             str(path.parent),
             "a CSV file",
             "copy it again",
         ) from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DatasetError(
-            f"{path.name} has no column {', '.join(map(repr, missing))}",
-            str(path.parent),
-            f"columns {', '.join(map(repr, columns))}",
-            advice,
-        )
-    if table.empty:
-        raise DatasetError(f"{path.name} has no rows", str(path.parent), "at least one image", "copy it again")
-    return table
+
+
+def _probable_encoding(path: Path) -> str:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        return "UTF-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+
+
+def _surplus(path: Path) -> str:
+    """Say which is the first line with more cells than the header, '' if there is none."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            header = next(lines)
+            line = next((line for line in lines if len(line) > len(header)), None)
+            return f"line {lines.line_num}: {len(line)} cells, the header has {len(header)}" if line else ""
+    except (csv.Error, ValueError, OSError, EOFError, StopIteration):
+        return ""
 
 
 def instance_rows(count: int, **columns: object) -> pd.DataFrame:

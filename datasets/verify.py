@@ -80,7 +80,8 @@ def changed_since_prepared(manifest: Manifest, cache: Path) -> list[str] | None:
         cache: folder of all caches; all finished ones of these files are looked at.
 
     Returns:
-        None if there is no such cache. A file that changed its size makes another manifest, which has none.
+        None if there is no such cache. A file that changed its size, or is one of the few whose content is sampled
+        (see `Manifest.pixels`), makes another manifest, which has none.
     """
     keys = {cache_key(manifest, resolve(name), resolution) for resolution, name in prepared(manifest, cache)}
     if not keys:

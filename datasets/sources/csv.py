@@ -27,7 +27,16 @@ _MEANINGS = {"positive_cells": 1.0, "negative_cells": 0.0, "uncertain_cells": UN
 _NAME_COLUMNS = (
     "say which columns they are: `image: COLUMN`, `patient: COLUMN` (and case, view, age, sex, origin, partition)"
 )
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "w": "F"}
+_SEXES = {
+    "m": "M", "male": "M", "man": "M", "männlich": "M", "mann": "M",
+    "f": "F", "female": "F", "woman": "F", "w": "F", "weiblich": "F", "frau": "F",
+    "o": None, "other": None,
+}  # fmt: skip
+"""PatientSex of DICOM (M, F, O: PS3.3 C.7.1.1) and plain words."""
+_AGE_STRING = r"(\d{1,3})([ymwd])"
+_YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
+"""Units of DICOM's age string (PS3.5 6.2, AS), in lower case."""
+_OLDEST = 120
 
 
 class CsvOptions(SourceOptions):
@@ -39,8 +48,8 @@ class CsvOptions(SourceOptions):
     patient: str = Field("patient", description="column: patient")
     case: str | None = Field(None, description="column: examination; not given: every image is one")
     view: str | None = None
-    age: str | None = Field(None, description="column: years")
-    sex: str | None = None
+    age: str | None = Field(None, description="column: years, or as in DICOM: 045Y, 006M, 003W, 010D")
+    sex: str | None = Field(None, description="column: M, F or a word for it; O (other) counts as not given")
     origin: str | None = Field(None, description="column: sub-source, e.g. site or device")
     partition: str | None = Field(None, description="column: train, val or test; not given: drawn by patient")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of patients drawn for test if none is given")
@@ -55,11 +64,13 @@ class CsvOptions(SourceOptions):
         ["0", "0.0", "false", "no"], description="cells that mean absent; for all findings or per column"
     )
     uncertain_cells: list[str] = Field(["-1", "-1.0"], description="cells that mean uncertain")
-    missing_cells: list[str] = Field(["", "nan", "na", "none"], description="cells that mean not given")
+    missing_cells: list[str] = Field(
+        ["", "nan", "na", "none"], description="cells that mean not given, of age and sex, too"
+    )
 
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
-    """Read the table as the options say; a cell of a finding that no option names is refused."""
+    """Read the table as the options say; a cell of a finding, an age or a sex that means nothing is refused."""
     options = parse_options(config, CsvOptions)
     named = [options.case, options.view, options.age, options.sex, options.origin, options.partition]
     described = tuple(column for column in (options.image, options.patient, *named) if column is not None)
@@ -74,8 +85,8 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
         case=image if options.case is None else _filled(table, options.case, options),
         patient=_filled(table, options.patient, options),
         view=_optional(table, options.view).replace("", None),
-        age=pd.to_numeric(_optional(table, options.age), errors="coerce"),
-        sex=_optional(table, options.sex).str.lower().map(_SEXES),
+        age=_age(table, options),
+        sex=_sex(table, options),
         origin=_optional(table, options.origin).replace("", None),
         partition=_partition(table, options),
     )
@@ -91,6 +102,40 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
 
 def _optional(table: pd.DataFrame, column: str | None) -> pd.Series:
     return pd.Series("", index=table.index) if column is None else table[column]
+
+
+def _age(table: pd.DataFrame, options: CsvOptions) -> pd.Series:
+    """Return years, NaN where not given."""
+    cells = _given(table, options.age, options)
+    parts = cells.str.extract(f"^{_AGE_STRING}$")
+    years = pd.to_numeric(cells, errors="coerce").fillna(pd.to_numeric(parts[0]) * parts[1].map(_YEARS))
+    allowed = f"years from 0 to {_OLDEST}, also as 045Y, 006M, 003W or 010D"
+    _refuse(cells.notna() & ~years.between(0, _OLDEST), options.age, options, allowed)
+    return years
+
+
+def _sex(table: pd.DataFrame, options: CsvOptions) -> pd.Series:
+    """Return 'M' or 'F', None where not given."""
+    cells = _given(table, options.sex, options)
+    _refuse(cells.notna() & ~cells.isin(list(_SEXES)), options.sex, options, f"one of {', '.join(_SEXES)}")
+    return cells.map(_SEXES)
+
+
+def _given(table: pd.DataFrame, column: str | None, options: CsvOptions) -> pd.Series:
+    """Return a column's cells as they are compared, NaN where they are empty or mean not given."""
+    cells = _optional(table, column).str.strip().str.lower()
+    return cells.mask(cells.isin({"", *_declared("missing_cells", "", options)}))
+
+
+def _refuse(wrong: pd.Series, column: str | None, options: CsvOptions, allowed: str) -> None:
+    """Refuse cells without telling them, since a wrong column may hold names."""
+    if wrong.any():
+        raise DatasetError(
+            f"{int(wrong.sum())} cells mean nothing, the first in row {int(np.argmax(wrong)) + 1} below the header",
+            f"{options.table}, column {column!r}",
+            allowed,
+            "correct them, or declare those that mean not given under `missing_cells`",
+        )
 
 
 def _filled(table: pd.DataFrame, column: str, options: CsvOptions) -> pd.Series:

@@ -128,3 +128,63 @@ def test_every_meaning_can_be_declared(tmp_path: Path):
     table.assign(Congestion=words * 30).to_csv(tmp_path / "labels.csv", index=False)
     read_table = read(DatasetConfig(name="mine", source="csv", options=given), tmp_path)
     np.testing.assert_array_equal(read_table.labels[:4, 1], [1, 0, UNCERTAIN, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("cell", "age"),
+    [
+        ("54", 54), ("54.5", 54.5), (" 0 ", 0), ("120", 120),
+        ("040Y", 40), ("40y", 40), ("006M", 0.5), ("003W", 21 / 365.25), ("010D", 10 / 365.25),
+        ("", np.nan), ("NaN", np.nan), ("none", np.nan),
+    ],
+)  # fmt: skip
+def test_ages_are_read_in_years_and_as_in_dicom(tmp_path: Path, cell: str, age: float):
+    manifest = _load(tmp_path, _cell("age", 4, cell))
+    np.testing.assert_allclose(manifest.instances["age"].iloc[3:5], [53, age])
+
+
+@pytest.mark.parametrize(
+    ("cell", "sex"),
+    [
+        ("M", "M"), ("male", "M"), ("männlich", "M"), ("Mann", "M"), ("man", "M"),
+        ("F", "F"), (" Female", "F"), ("W", "F"), ("weiblich", "F"), ("Frau", "F"), ("woman", "F"),
+        ("O", None), ("other", None), ("", None), ("NA", None),
+    ],
+)  # fmt: skip
+def test_sexes_are_read_in_letters_and_words(tmp_path: Path, cell: str, sex: str | None):
+    found = _load(tmp_path, _cell("sex", 4, cell)).instances["sex"]
+    assert (None if pd.isna(found.iloc[4]) else found.iloc[4]) == sex
+    assert found.drop(index=4).isin(["M", "F"]).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "allowed"),
+    [
+        ("age", "999", "years from 0 to 120, also as 045Y, 006M, 003W or 010D"),
+        ("age", "-1", "years from 0 to 120"),
+        ("age", "121", "years from 0 to 120"),
+        ("age", "130Y", "years from 0 to 120"),
+        ("age", "inf", "years from 0 to 120"),
+        ("age", "45,5", "years from 0 to 120"),
+        ("age", "0045Y", "years from 0 to 120"),
+        ("age", "unknown", "years from 0 to 120"),
+        ("sex", "unknown", "one of m, male, man, männlich, mann, f, female, woman, w, weiblich, frau, o, other"),
+        ("sex", "divers", "one of m, male"),
+    ],
+)
+def test_an_age_or_sex_that_means_nothing_is_refused_unless_it_is_declared(
+    tmp_path: Path, column: str, cell: str, allowed: str
+):
+    message = (
+        rf"2 cells mean nothing, the first in row 5 below the header \(labels.csv, column '{column}'\); "
+        rf"expected {allowed}.*`missing_cells`"
+    )
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        return _cell(column, 4, cell)(_cell(column, 9, cell)(table))
+
+    with pytest.raises(DatasetError, match=message) as caught:
+        _load(tmp_path / "refused", change)
+    assert f"'{cell}'" not in str(caught.value)
+    declared = _load(tmp_path / "declared", change, missing_cells=["", cell])
+    assert np.flatnonzero(declared.instances[column].isna()).tolist() == [4, 9]

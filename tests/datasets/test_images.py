@@ -1,5 +1,6 @@
 """DICOM, PNG and JPEG into radiographs and squares."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
+from datasets.decoding import Task, decode_all
 from datasets.dicom import display_table, raw_display_table
 from datasets.headers import jpeg2000_header
 from datasets.images import read
@@ -116,6 +119,55 @@ def test_a_negative_slope_turns_values_once_not_twice():
     assert table[0] > table[255]
 
 
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 128, "WindowWidth": 256}], ids=["alone", "beside a window"])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (-1, 255)])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_voi_lut_wins_over_a_window_and_is_not_turned_by_the_slope(
+    window, slope: int, intercept: int, inverted: bool
+):
+    """C.11.2.1.1: rescaled values index the LUT, here their squares; the window is not applied, so nothing turns."""
+    tags = _tags(bits=8, RescaleSlope=slope, RescaleIntercept=intercept, **window)
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [256, 0, 16]
+    table["LUTDescriptor"].VR = "US"
+    table.add_new("LUTData", "US", [value**2 for value in range(256)])
+    tags.VOILUTSequence = [table]
+    shown = display_table(tags, window=0, inverted=inverted)
+    rescaled = np.arange(256) * slope + intercept
+    expected = (rescaled / 255) ** 2
+    assert shown is not None
+    np.testing.assert_allclose(shown, 1 - expected[::-1] if inverted else expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "width", "shown"),
+    [
+        ("LINEAR", 0.5, False),  # divides by width - 1: at least 1
+        (None, 0.5, False),
+        ("LINEAR", 1, True),
+        ("LINEAR_EXACT", 0.5, True),
+        ("SIGMOID", 0.5, True),
+        ("LINEAR_EXACT", 0, False),
+        ("SIGMOID", -1, False),
+    ],
+)
+def test_how_narrow_a_window_may_be_depends_on_its_function(function: str | None, width: float, shown: bool):
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, over values that are rescaled to 0 to 1."""
+    tags = _tags(bits=8, RescaleSlope=1 / 255, RescaleIntercept=0, WindowCenter=0.5, WindowWidth=width)
+    if function is not None:
+        tags.VOILUTFunction = function
+    with_it, without = display_table(tags, window=0), display_table(tags, window=None)
+    assert (not np.array_equal(with_it, without)) is shown
+
+
+@pytest.mark.parametrize("width", [0.5, 0.1])
+def test_a_narrow_exact_window_is_the_standards(width: float):
+    tags = _tags(bits=8, RescaleSlope=1 / 255, RescaleIntercept=0, WindowCenter=0.5, WindowWidth=width)
+    tags.VOILUTFunction = "LINEAR_EXACT"
+    expected = np.clip((np.arange(256) / 255 - 0.5) / width + 0.5, 0, 1)
+    np.testing.assert_allclose(display_table(tags, window=0), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["radiograph_codecs/RG2_J2KR", "radiograph_codecs/RG3_J2KR", "chest/RG1_J2KI"])
 @pytest.mark.parametrize("resolution", [128, 224, 512])
 def test_jpeg2000_at_reduced_resolution_stays_close_to_the_full_path(shared_data: Path, name: str, resolution: int):
@@ -219,3 +271,112 @@ def test_what_is_missing_or_nothing_is_unreadable(tmp_path: Path):
     dataset.save_as(tmp_path / "a")
     with pytest.raises(Unreadable, match="2 frames; a radiograph has one"):
         read(tmp_path / "a")
+
+
+def _rewrite(path: Path, **elements: object) -> None:
+    dataset = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("radiograph_codecs/RG3_UNC", {"HighBit": 15}, "the high bit is not bit 9 with 10 bits stored"),
+        ("radiograph_codecs/RG3_RLE", {"HighBit": 15}, "the high bit is not bit 9 with 10 bits stored"),
+        ("radiograph_codecs/RG3_UNC", {"HighBit": 9}, None),
+        ("radiograph_codecs/RG3_UNC", {"HighBit": None}, None),
+        ("radiograph_codecs/RG3_JPLL", {"HighBit": 15}, None),  # its decoder knows where the bits are
+        ("radiograph_codecs/RG3_J2KR", {"HighBit": 15}, None),
+    ],
+)
+def test_values_that_do_not_begin_at_the_lowest_bit_are_refused(
+    tmp_path: Path, shared_data: Path, name: str, changed: dict, message: str | None
+):
+    source = shared_data / "dicom_samples" / f"{name}.dcm"
+    (tmp_path / "film").write_bytes(source.read_bytes())
+    _rewrite(tmp_path / "film", **changed)
+    if message is None:
+        np.testing.assert_array_equal(read(tmp_path / "film").values, read(source).values)
+    else:
+        with pytest.raises(Unreadable, match=message):
+            read(tmp_path / "film")
+
+
+def _reencapsulated(source: Path, path: Path, change: Callable[[bytes], bytes]) -> None:
+    dataset = pydicom.dcmread(source)
+    (stream,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    dataset.PixelData = encapsulate([change(stream)])
+    dataset.save_as(path)
+
+
+def _cut(share: float, tail: int = 0) -> Callable[[bytes], bytes]:
+    return lambda stream: stream[: int(len(stream) * share)] + bytes(tail)
+
+
+@pytest.mark.parametrize(
+    "name", ["chest/rsna_jpegbaseline_mono2", "radiograph_codecs/RG3_JPLL", "radiograph_codecs/RG3_JLSL"]
+)
+@pytest.mark.parametrize(
+    ("change", "whole"),
+    [
+        (_cut(0.5), False),
+        (_cut(0.99), False),
+        (_cut(0.5, tail=100_000), False),  # a copy that was interrupted after its room was reserved
+        (lambda stream: stream.rstrip(b"\0")[:-2], False),  # the end marker alone
+        (lambda stream: stream.rstrip(b"\0") + bytes(1000), True),
+        (lambda stream: stream.rstrip(b"\0") + b"padding", True),
+    ],
+    ids=["half", "most", "zeros", "no end", "padded with zeros", "padded"],
+)
+def test_a_jpeg_stream_in_dicom_has_to_have_its_end(tmp_path: Path, shared_data: Path, name: str, change, whole: bool):
+    source = shared_data / "dicom_samples" / f"{name}.dcm"
+    _reencapsulated(source, tmp_path / "film", change)
+    if whole:
+        np.testing.assert_array_equal(read(tmp_path / "film").values, read(source).values)
+    else:
+        with pytest.raises(Unreadable, match="the JPEG stream is cut off"):
+            read(tmp_path / "film")
+
+
+def _flat_dicom(path: Path, value: int = 0, **tags: object) -> None:
+    values = np.full((40, 30), value, np.uint16)
+    _write(path, values, {"PhotometricInterpretation": "MONOCHROME2", **tags})
+
+
+def _drawn_dicom(path: Path, **tags: object) -> None:
+    values = np.arange(1200, dtype=np.uint16).reshape(40, 30)
+    _write(path, values, {"PhotometricInterpretation": "MONOCHROME2", **tags})
+
+
+_FLAT: dict[str, Callable[[Path], None]] = {
+    "zeros": _flat_dicom,
+    "one value": lambda path: _flat_dicom(path, 1234),
+    "MONOCHROME1": lambda path: _flat_dicom(path, PhotometricInterpretation="MONOCHROME1"),
+    "white": lambda path: write_png(path, np.full((40, 30), 255, np.uint8)),
+    "grey.jpg": lambda path: write_jpeg(path, np.full((40, 30), 99, np.uint8)),
+}
+_FLAT_WHERE_DISPLAYED: dict[str, Callable[[Path], None]] = {
+    "no slope": lambda path: _drawn_dicom(path, RescaleSlope=0, RescaleIntercept=0),
+    "window elsewhere": lambda path: _drawn_dicom(path, WindowCenter=4000, WindowWidth=10),
+}
+
+
+@pytest.mark.parametrize("preprocessing", names())
+def test_images_of_one_value_are_quarantined_and_no_black_squares(tmp_path: Path, preprocessing: str):
+    kinds = [*_FLAT.items(), *_FLAT_WHERE_DISPLAYED.items(), ("drawn", _drawn_dicom)]
+    for name, build in kinds:
+        build(tmp_path / name)
+    tasks = [Task(row, tmp_path / name, preprocessing, (16,)) for row, (name, _) in enumerate(kinds)]
+    results = sorted(decode_all(tasks), key=lambda result: result.row)
+    refused = {**_FLAT, **(_FLAT_WHERE_DISPLAYED if resolve(preprocessing).window is not None else {})}
+    expected = ["all its pixels have one value" if name in refused else None for name, _ in kinds]
+    assert [result.reason for result in results] == expected
+    assert not any(result.again for result in results)
+
+
+def test_a_flat_array_is_no_image_either():
+    """A registered model takes arrays, too, and prepares them by the same function."""
+    with pytest.raises(Unreadable, match="all its pixels have one value"):
+        resolve("standard").square(Radiograph(np.full((40, 30), 7, np.uint8), 8), 16)

@@ -1,5 +1,8 @@
 """Remote storage, played by fsspec's own memory file system."""
 
+import dataclasses
+import os
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from datasets import building
+from datasets import building, whole_file
 from datasets.cache import open_cache, prepare
 from datasets.dataset_config import DatasetConfig
 from datasets.decoding import Decoded
@@ -40,7 +43,7 @@ def test_a_data_set_is_read_from_its_mirror(tmp_path: Path, bucket: str):
     first = mirror(bucket, tmp_path / "near")
     again = mirror(bucket, tmp_path / "near")
     assert first.copied == first.files > miniatures.PATIENTS
-    assert (again.copied, again.files, again.bytes) == (0, first.files, first.bytes)
+    assert (again.copied, again.files, again.bytes) == (2, first.files, first.bytes)  # the two tables
     assert load(CONFIG, tmp_path / "near").fingerprint == load(CONFIG, tmp_path / "far").fingerprint
 
 
@@ -76,7 +79,7 @@ def test_an_interrupted_copy_goes_on_and_its_marker_comes_last(tmp_path: Path, b
     assert not list((tmp_path / "near").rglob("complete.json"))
     monkeypatch.setattr(datasets.remote, "_copy", whole)
     assert mirror(bucket, tmp_path / "near").copied == 3  # a cache without its marker is copied from its beginning
-    assert not list((tmp_path / "near").rglob("*.part"))
+    assert {path.name for path in (tmp_path / "near" / "k").iterdir()} == {"complete.json", "pixels.u8", "state.u8"}
 
 
 @pytest.mark.parametrize("begun_here", [False, True], ids=["nothing here", "begun here, too"])
@@ -98,7 +101,58 @@ def test_a_cache_that_is_being_built_is_left_out_and_copied_when_it_is_whole(
     caches = [open_cache(manifest, resolution=16, preprocessing="standard", cache=place) for place in (far, near)]
     np.testing.assert_array_equal(caches[0].pixels, caches[1].pixels)
     assert caches[1].readable.all()
-    assert mirror(f"file://{far}", near).copied == 0
+    assert mirror(f"file://{far}", near).copied == 1  # beside.txt: a text outside of a cache
+
+
+@pytest.mark.parametrize(
+    ("name", "anew"),
+    [
+        ("labels.csv", True), ("LABELS.CSV", True), ("labels.csv.gz", True), ("t/list.txt", True), ("a.json", True),
+        ("film.png", False), ("film.dcm.gz", False), ("film", False), ("cache/quarantine.csv", False),
+    ],
+)  # fmt: skip
+def test_of_files_that_changed_at_equal_size_those_with_labels_are_copied_anew(tmp_path: Path, name: str, anew: bool):
+    far, near = tmp_path / "far", tmp_path / "near"
+    for inside in ("cache/pixels.u8", "cache/complete.json", name):
+        (far / inside).parent.mkdir(parents=True, exist_ok=True)
+        (far / inside).write_text("p1,0")
+    assert mirror(f"file://{far}", near).copied == 3
+    (far / name).write_text("p1,1")
+    assert mirror(f"file://{far}", near).copied == int(anew)
+    assert (near / name).read_text() == ("p1,1" if anew else "p1,0")
+
+
+def test_what_undoes_hashes_or_names_files_stays_readable_by_its_owner_only(tmp_path: Path):
+    miniatures.rsna_pneumonia(tmp_path / "data")
+    manifest = load(CONFIG, tmp_path / "data")
+    (manifest.root / manifest.instances["path"].iloc[3]).write_bytes(b"not an image")
+    lenient = dataclasses.replace(manifest, quarantine_limit=0.1)
+    folder = prepare(lenient, resolution=16, preprocessing="standard", cache=tmp_path / "far").folder
+    before = os.umask(0o022)
+    try:
+        mirror(f"file://{tmp_path / 'far'}", tmp_path / "near")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "near").rglob("*") if path.is_file()}
+    assert modes.pop("case.key") == modes.pop("quarantine.csv") == 0o600
+    assert set(modes.values()) == {0o644}
+    assert {*modes, "case.key", "quarantine.csv"} == {path.name for path in (*folder.iterdir(), folder / "case.key")}
+
+
+def test_a_copied_file_is_synced_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "film.png").write_bytes(b"12345")
+    synced: list[tuple[int, bool]] = []
+    near = tmp_path / "near"
+
+    def sync(path: Path) -> None:
+        if path.is_file():
+            synced.append((path.stat().st_size, (near / "film.png").exists()))
+
+    monkeypatch.setattr(whole_file, "sync", sync)
+    mirror(f"file://{tmp_path / 'far'}", near)
+    assert synced == [(5, False)]
+    assert [path.name for path in near.iterdir()] == ["film.png"]
 
 
 def _begin(manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import fsspec
+import numpy as np
 import pytest
 
 from datasets import remote
@@ -17,6 +18,7 @@ from datasets.sources import load
 from tests.datasets import miniatures
 
 CONFIG = DatasetConfig(name="nih", source="nih_chest_xray14")
+LABEL_FILES = 3  # the table and two lists
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_what_the_manifest_names_is_brought_once_and_reads_as_the_original(
     assert not list(near.rglob("stray.png"))
     assert first.copied == first.files >= 360
     again = bring(CONFIG, address, near)
-    assert (again.copied, again.bytes) == (0, first.bytes)
+    assert (again.copied, again.bytes) == (LABEL_FILES, first.bytes)
 
 
 def test_an_interrupted_copy_goes_on(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -82,7 +84,22 @@ def test_an_interrupted_copy_goes_on(bucket: str, tmp_path: Path, monkeypatch: p
         bring(CONFIG, bucket, tmp_path / "near", workers=1)
     monkeypatch.setattr(remote, "_copy", whole)
     done = bring(CONFIG, bucket, tmp_path / "near")
-    assert done.copied == done.files - 100
+    assert done.copied == done.files - 100 + LABEL_FILES
+
+
+def test_labels_that_were_corrected_at_equal_size_are_read(bucket: str, tmp_path: Path):
+    bring(CONFIG, bucket, tmp_path / "near")
+    before = load(CONFIG, tmp_path / "near")
+    system = fsspec.filesystem("memory")
+    table = system.cat_file("/bucket/nih/Data_Entry_2017_v2020.csv")
+    swapped = table.replace(b"Hernia", b"?").replace(b"Nodule", b"Hernia").replace(b"?", b"Nodule")
+    assert len(swapped) == len(table)
+    system.pipe_file("/bucket/nih/Data_Entry_2017_v2020.csv", swapped)
+    assert bring(CONFIG, bucket, tmp_path / "near").copied == LABEL_FILES
+    after = load(CONFIG, tmp_path / "near")
+    hernia, nodule = (before.pathologies.index(name) for name in ("hernia", "nodule"))
+    np.testing.assert_array_equal(after.labels[:, [hernia, nodule]], before.labels[:, [nodule, hernia]])
+    assert (before.labels[:, hernia] != before.labels[:, nodule]).any()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +118,7 @@ def test_a_file_that_did_not_arrive_as_listed_is_refused(
     monkeypatch.setattr(type(system), "find", lambda *_, **__: listed)
     with pytest.raises(DatasetError, match=message):
         bring(CONFIG, bucket, tmp_path / "near")
-    assert not [path for path in (tmp_path / "near").rglob("*") if path.is_file() and not path.name.endswith(".part")]
+    assert not [path for path in (tmp_path / "near").rglob("*") if path.is_file()]
 
 
 def test_files_outside_the_folder_are_refused(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,8 +11,13 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from datasets.labels import harden
 from datasets.manifest import Manifest, Partition
+from trainers import tasks
 from trainers.evaluation.auroc import auroc
+
+TASK = "multilabel"
+"""Whose cases and labels the baseline has, as the networks that it stands beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +28,28 @@ class MetadataBaseline:
         auroc: by pathology, None where a class is absent.
         macro: mean over the pathologies that have a value; None if none has.
         columns: what it was given.
-        scores: float64 (rows, pathologies), NaN where it could not be fitted.
-        rows: of the manifest, of the partition that was scored.
+        scores: float64 (cases, pathologies), NaN where it could not be fitted.
+        labels: float64 (cases, pathologies): 1, 0, NaN not given.
     """
 
     auroc: dict[str, float | None]
     macro: float | None
     columns: tuple[str, ...]
     scores: np.ndarray
-    rows: np.ndarray
+    labels: np.ndarray
 
 
 def metadata_baseline(
     manifest: Manifest, *, partition: Partition = "test", with_origin: bool = False
 ) -> MetadataBaseline:
-    """Fit on train, score another partition, per image.
+    """Fit on the images of train, score the cases of another partition as a network's are (`Task.by_case`).
+
+    Images that cannot be read are scored, too, and may add a case that the networks do not have: no cache is opened
+    here that would tell them.
 
     Args:
         manifest: with view, sex and age; unknown values are a category (age: the mean and a flag).
-        partition: which rows to score.
+        partition: whose cases to score.
         with_origin: also give it the sub-source, to see how much a source alone tells.
     """
     train, scored = manifest.rows("train"), manifest.rows(partition)
@@ -54,19 +62,19 @@ def metadata_baseline(
         if len(np.unique(labels[known])) == 2:
             fitted = LogisticRegression(max_iter=1000).fit(features[train[known]], labels[known])
             scores[:, index] = fitted.predict_proba(features[scored])[:, 1]
-    labels = manifest.labels[scored]
+    cases = manifest.instances["case"].iloc[scored].to_numpy()
+    scores, labels, _ = tasks.load(TASK).by_case(scores, harden(manifest.labels[scored]), cases)
     found = {
         name: None if np.isnan(scores[:, index]).any() else auroc(labels[:, index], scores[:, index])
         for index, name in enumerate(manifest.pathologies)
     }
     defined = [value for value in found.values() if value is not None]
-    return MetadataBaseline(found, float(np.mean(defined)) if defined else None, (*categories, "age"), scores, scored)
+    return MetadataBaseline(found, float(np.mean(defined)) if defined else None, (*categories, "age"), scores, labels)
 
 
 def baseline_rows(manifest: Manifest) -> list[dict[str, Any]]:
     """Return the baseline's test figures in the form of a winner's: metric, target, value, counts, no interval."""
     baseline = metadata_baseline(manifest)
-    labels = manifest.labels[baseline.rows]
     rows = [
         {
             "metric": "auroc",
@@ -74,8 +82,8 @@ def baseline_rows(manifest: Manifest) -> list[dict[str, Any]]:
             "value": baseline.auroc[name],
             "low": None,
             "high": None,
-            "positives": int((labels[:, index] == 1).sum()),
-            "negatives": int((labels[:, index] == 0).sum()),
+            "positives": int((baseline.labels[:, index] == 1).sum()),
+            "negatives": int((baseline.labels[:, index] == 0).sum()),
         }
         for index, name in enumerate(manifest.pathologies)
     ]
