@@ -14,9 +14,11 @@ class Adaptation(Protocol):
 
     Attributes:
         on_features: True if the encoder stays frozen and the trial reads its stored features, not images.
+        ignores: settings of a recipe that change nothing of what is trained so.
     """
 
     on_features: bool
+    ignores: frozenset[str]
 
     def adapt(self, network: "Network") -> None:
         """Change the network in place: freeze parameters, insert new ones."""

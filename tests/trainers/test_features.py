@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from datasets.dataset_config import DatasetConfig
-from trainers import assembly, cells, features, pretrained
+from trainers import adaptations, assembly, cells, features, pretrained
 from trainers.evaluation.auroc import auroc
 from trainers.evaluation.run import evaluate
 from trainers.material import open_images
@@ -141,6 +141,26 @@ def test_pathologies_are_those_of_the_trial_and_not_of_the_one_that_filled_the_s
             value = auroc(scored.labels[:, index], scored.scores[:, index])
             assert value == pytest.approx(measured[f"val/auroc/{name}"], abs=1e-6)
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in adaptations.names() if adaptations.load(name).ignores])
+def test_what_an_adaptation_ignores_changes_nothing(trial: Trials, operation: Operations, name: str) -> None:
+    others = {
+        "augmentation": "none", "layer_decay": 0.5, "learning_rate": 0.5, "optimizer": "sgd", "weight_decay": 0.0,
+        "schedule": "constant", "gradient_clip": None, "positive_weight": True, "ema": 0.5, "batch_size": 4,
+        "dropout": 0.5, "warmup_epochs": 0.0, "epochs": 3, "patience": 2, "selection": "loss",
+    }  # fmt: skip
+    ignored = {setting: others[setting] for setting in adaptations.load(name).ignores}
+    best = []
+    for folder, recipe in (("plain", {"augmentation": "paper"}), ("other", ignored)):
+        own = operation(folder)
+        config = trial(adaptation=name, recipe=recipe)
+        result = train(config, operation=own, report=lambda _: None)
+        scored = evaluate(
+            config, operation=own, checkpoint_folder=own.trial_folder / str(result.checkpoint), partition="val"
+        )
+        best.append(scored.scores)
+    assert np.array_equal(*best)
 
 
 def test_a_disk_without_room_for_the_features_is_told_as_that(

@@ -14,6 +14,7 @@ class Finetune:
     """Every parameter is trained."""
 
     on_features = False
+    ignores = frozenset[str]()
 
     def adapt(self, network: "Network") -> None:
         """Leave everything trainable."""

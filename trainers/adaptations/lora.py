@@ -23,6 +23,7 @@ class Lora:
     """Adapters in the encoder, everything else in it frozen."""
 
     on_features = False
+    ignores = frozenset[str]()
 
     def adapt(self, network: "Network") -> None:
         """Insert adapters; only they and the head stay trainable."""

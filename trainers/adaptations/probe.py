@@ -14,6 +14,7 @@ class Probe:
     """The task's own head, trained on features that are computed once."""
 
     on_features = True
+    ignores = frozenset({"augmentation", "layer_decay"})
 
     def adapt(self, network: "Network") -> None:
         """Freeze the encoder."""
