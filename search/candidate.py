@@ -193,9 +193,10 @@ def best_winner(study: StudyConfig, state: StudyState) -> selection.Winner:
     if not measured:
         raise StudyError(f"study {study.name} has no measured winner yet; `python -m search run` it to its end first")
     done = sum(identity in state.trials and state.trials[identity].done for identity in trials)
-    if done < len(wanted.trials) or len(measured) < len(chosen):
+    total = len(wanted.trials) + len(sampling.to_come(study, state))
+    if done < total or len(measured) < len(chosen):
         raise StudyError(
-            f"study {study.name} is not finished: {done} of {len(wanted.trials)} trials are done, {len(measured)} of "
+            f"study {study.name} is not finished: {done} of {total} trials are done, {len(measured)} of "
             f"{len(chosen)} winners measured; `python -m search run` it to its end first"
         )
     _check_one_question(study, [trials[winner.trial].config.dataset for winner in chosen])

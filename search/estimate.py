@@ -6,7 +6,7 @@ activations and for weights.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from search import image_counts
 from search.grid import Grid
 from search.identity import key_of
 from search.image_counts import Images
+from search.preparation import Needed
 from search.recorded_speed import Speeds, kind_of
 from trainers import adaptations
 from trainers.trial import TrialConfig
@@ -114,6 +115,7 @@ def estimate(
     speeds: Speeds | None = None,
     prunes: bool = True,
     images: image_counts.Known | None = None,
+    reads: Sequence[Needed] = (),
 ) -> Estimate:
     """Estimate the cost of a grid.
 
@@ -123,8 +125,10 @@ def estimate(
         speeds: known from a probe or earlier runs.
         prunes: whether the study has a pruner.
         images: sizes of data sets that are known beside the published ones.
+        reads: what is decoded, data sets that winners are only measured on included; by default what is trained on.
     """
-    found = {key_of(d): size for d in grid.datasets if (size := image_counts.of(d, images or {})) is not None}
+    datasets = (*grid.datasets, *(need.dataset for need in reads))
+    found = {key_of(d): size for d in datasets if (size := image_counts.of(d, images or {})) is not None}
     whole = {d.name: found[key].whole for d in grid.datasets if (key := key_of(d)) in found}
     share = PRUNED_COST if prunes else 1.0
     hours = _hours(grid, found, speeds)
@@ -137,13 +141,15 @@ def estimate(
         images=sum(whole.values()) if whole else None,
         gpu_hours=_rounded(low, high) if whole else None,
         wall_clock_hours=wall_clock if whole else None,
-        cache_bytes=_cache_bytes(grid, whole) if whole else None,
+        cache_bytes=_cache_bytes(grid, reads, found) if whole else None,
         checkpoint_bytes=_checkpoint_bytes(grid, gpus),
-        basis=_basis(grid, found, speeds, prunes=prunes),
+        basis=_basis(grid, reads, found, speeds, prunes=prunes),
     )
 
 
-def _basis(grid: Grid, found: Mapping[str, Images], speeds: Speeds | None, *, prunes: bool) -> str:
+def _basis(
+    grid: Grid, reads: Sequence[Needed], found: Mapping[str, Images], speeds: Speeds | None, *, prunes: bool
+) -> str:
     """Say what an estimate rests on, and what it leaves out."""
     slow, fast = EFFECTIVE_TERAFLOPS
     told = f"speeds from {speeds.source}" if speeds else f"{fast:g} and {slow:g} effective TFLOP/s per GPU"
@@ -151,7 +157,8 @@ def _basis(grid: Grid, found: Mapping[str, Images], speeds: Speeds | None, *, pr
         told += f", {' and '.join(sorted({size.known for size in found.values()}))} image counts"
     if prunes:
         told += f"; low: pruning leaves {PRUNED_COST:.0%} of the epochs"
-    if unknown := sorted({d.name for d in grid.datasets if key_of(d) not in found}):
+    datasets = (*grid.datasets, *(need.dataset for need in reads))
+    if unknown := sorted({d.name for d in datasets if key_of(d) not in found}):
         told += f"; without {', '.join(unknown)}, whose size is not known beforehand"
     measured = {kind[0] for kind in speeds.images_per_second} if speeds else set()
     if guessed := sorted({trial.config.backbone for trial in grid.trials} - GIGA_MACS.keys() - measured):
@@ -212,13 +219,17 @@ def _rounded(low: float, high: float) -> Range:
     return Range(float(f"{low:.3g}"), float(f"{high:.3g}"))
 
 
-def _cache_bytes(grid: Grid, images: Mapping[str, int]) -> Range:
+def _cache_bytes(grid: Grid, reads: Sequence[Needed], found: Mapping[str, Images]) -> Range:
     """Return a byte per pixel; high: where file systems and the index add to it."""
-    arrays = {
-        (trial.config.dataset.name, trial.config.dataset.preprocessing, trial.config.resolution)
-        for trial in (*grid.examples, *grid.trials)
+    trained = [(trial.config.dataset, trial.config.resolution) for trial in (*grid.examples, *grid.trials)]
+    asked = (*trained, *((need.dataset, resolution) for need in reads for resolution in need.resolutions))
+    # Other labels of the same images are decoded once.
+    images = {
+        (dataset.name, dataset.preprocessing, resolution): found[key].whole
+        for dataset, resolution in asked
+        if (key := key_of(dataset)) in found
     }
-    pixels = sum(images.get(name, 0) * resolution**2 for name, _, resolution in arrays)
+    pixels = sum(count * resolution**2 for (_, _, resolution), count in images.items())
     return Range(pixels, int(pixels * 1.02))
 
 

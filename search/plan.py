@@ -1,7 +1,7 @@
 """What a study would do, before anything is spent."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search import checks, data_roots, grid, image_counts, ledger, recorded_speed, sampling, selection
+from search import (
+    checks,
+    data_roots,
+    grid,
+    image_counts,
+    ledger,
+    preparation,
+    recorded_speed,
+    samplers,
+    sampling,
+    selection,
+)
 from search.estimate import Estimate, estimate
 from search.identity import identified
 from search.study_config import StudyConfig
@@ -18,6 +29,8 @@ from search.study_folder import StudyFolder
 from search.study_sections import Range
 from search.study_state import StudyState
 from search.wording import counted
+from trainers import adaptations
+from trainers.trial import TrialConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +64,14 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
     """
     wanted = checks.examples(study)
     speeds = _speeds(wanted, known)
+    reads = preparation.needed(study, wanted)
     cost = estimate(
-        wanted, gpus=known.gpus, speeds=speeds, prunes=_prunes(study, wanted), images=_images(wanted, known)
+        wanted,
+        gpus=known.gpus,
+        speeds=speeds,
+        prunes=_prunes(study, wanted),
+        images=_images(reads, known),
+        reads=reads,
     )
     return {
         "study": study.name,
@@ -81,13 +100,26 @@ def _beyond_budget(study: StudyConfig, cost: Estimate) -> list[str]:
 
 
 def _prunes(study: StudyConfig, wanted: grid.Grid) -> bool:
-    """Say whether anything can be pruned: a trial that is alone in its group never is."""
-    return study.pruning.pruner != "none" and max(_groups(study, wanted).values(), default=0) > 1
+    """Say whether anything can be pruned: who is alone in its group never is."""
+    largest = max(_groups(study, wanted).values(), default=0)
+    return study.pruning.pruner != "none" and largest > 1 and not _waits_for_more(study, largest)
 
 
-def _groups(study: StudyConfig, wanted: grid.Grid) -> Counter[str]:
-    """Count the trials of each comparison group."""
-    return Counter(trial.cell.group(study.pruning.within) for trial in wanted.trials)
+def _groups(study: StudyConfig, wanted: grid.Grid) -> dict[str, int]:
+    """Count what races in each comparison group: trials, or for `cell_race`, in which seeds go as one, points."""
+    trials = Counter(trial.cell.group(study.pruning.within) for trial in wanted.trials)
+    together = len(study.seeds) if study.pruning.pruner == "cell_race" else 1
+    return {group: count // together for group, count in trials.items()}
+
+
+def _waits_for_more(study: StudyConfig, largest: int) -> bool:
+    """Say whether the pruner waits for more finished trials than the largest group has."""
+    waits = study.pruning.pruner.lower().startswith(("median", "percentile"))
+    return waits and largest <= _trials_before_pruning(study)
+
+
+def _trials_before_pruning(study: StudyConfig) -> int:
+    return int(study.pruning.settings.get("n_startup_trials", 5))
 
 
 def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
@@ -96,14 +128,15 @@ def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
     return recorded_speed.from_ledgers(known.storage) if known.storage else None
 
 
-def _images(wanted: grid.Grid, known: Known) -> dict[str, image_counts.Images]:
+def _images(reads: Sequence[preparation.Needed], known: Known) -> dict[str, image_counts.Images]:
     """Return the sizes that earlier studies recorded, and those of the other data sets whose label files are at hand.
 
     A plan alone reads no data: it counts where it is told a folder, or measures on this machine anyway.
     """
     found = image_counts.from_ledgers(known.storage) if known.storage else {}
     if known.roots or known.probe_steps:
-        seen = (d for d in wanted.datasets if (size := image_counts.of(d, found)) is None or size.known == "published")
+        datasets = [need.dataset for need in reads]
+        seen = (d for d in datasets if (size := image_counts.of(d, found)) is None or size.known == "published")
         found |= image_counts.counted(seen, known.roots, known.storage or Path())
     return found
 
@@ -124,25 +157,23 @@ def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
     if not folder.ledger.is_file():
         return None
     state = StudyState.of(ledger.read(folder.ledger).events)
-    asked = identified(sampling.expand(study, state), state)
+    wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
+    asked = identified(wanted, state)
     known = {trial: state.trials[trial] for trial in asked if trial in state.trials}
     cells: dict[str, list[str]] = defaultdict(list)
     for identity, trial in asked.items():
         cells[trial.cell.name].append(identity)
     back = {selection.to_bring_back(state, trials) for trials in cells.values()}
     not_begun = [t for t, progress in known.items() if not (progress.epochs or progress.done or t in back)]
-    finished = [t for t, progress in known.items() if progress.done and not progress.dropped and t not in back]
-    total = len(sampling.examples(study).trials)
+    finished = {t for t, progress in known.items() if progress.done and not progress.dropped and t not in back}
     return {
         "finished": len(finished),
         "begun": sum(t in back or (bool(p.epochs) and not p.done) for t, p in known.items()),
         "dropped": sum(progress.dropped and t not in back for t, progress in known.items()),
-        "new": total - len(known) + len(not_begun),
-        "epochs_left": sum(
-            trial.config.recipe.epochs - len(known[name].epochs if name in known else ())
-            for name, trial in asked.items()
-            if name not in finished
-        ),
+        "new": len(wanted.trials) + len(coming) - len(known) + len(not_begun),
+        "epochs_left": sum(trial.config.recipe.epochs for trial in (*wanted.trials, *coming))
+        - sum(asked[name].config.recipe.epochs for name in finished)
+        - sum(len(progress.epochs) for name, progress in known.items() if name not in finished),
         "no_longer_asked_for": len(set(state.trials) - set(asked)),
     }
 
@@ -176,13 +207,39 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
             "over seeds are of those that it left; cell_race stops or keeps them together"
         )
     largest = max(groups.values(), default=0)
-    startup = study.pruning.settings.get("n_startup_trials", 5)
-    if study.pruning.pruner.lower().startswith(("median", "percentile")) and largest <= startup:
+    if _waits_for_more(study, largest):
         found.append(
-            f"pruning: {study.pruning.pruner} waits for n_startup_trials={startup} finished trials, a comparison "
-            f"group has {largest} at most: nothing will be pruned"
+            f"pruning: {study.pruning.pruner} waits for n_startup_trials={_trials_before_pruning(study)} finished "
+            f"trials, a comparison group has {largest} at most: nothing will be pruned"
         )
-    return found
+    by_chance = samplers.points_before_learning(study)
+    points = len(wanted.trials) // len(wanted.cells) // len(study.seeds)
+    if by_chance >= points == study.sampling.trials:  # where all points that exist are drawn there is nothing to learn
+        found.append(
+            f"sampling.trials: {study.sampling.sampler} draws {by_chance} points of a cell before it learns from what "
+            f"they came to, and gets {points}: give more trials, or a smaller per_round"
+        )
+    return [*found, *_without_effect(wanted)]
+
+
+def _without_effect(wanted: grid.Grid) -> Iterator[str]:
+    """Tell of settings that are compared or searched where they change nothing, so that trainings are repeated."""
+    by_adaptation: dict[str, list[TrialConfig]] = defaultdict(list)
+    for trial in wanted.trials:
+        by_adaptation[trial.config.adaptation].append(trial.config)
+    for name, configs in by_adaptation.items():
+        ignored = adaptations.load(name).ignores
+        differ = [s for s in sorted(ignored) if len({repr(getattr(config.recipe, s)) for config in configs}) > 1]
+        if not differ:
+            continue
+        recipes = [config.recipe.model_dump(exclude=set(ignored)) for config in configs]
+        pairs = zip(configs, recipes, strict=True)
+        different = {repr({**config.model_dump(mode="json"), "recipe": recipe}) for config, recipe in pairs}
+        if repeated := len(configs) - len(different):
+            yield (
+                f"adaptation {name}: {', '.join(differ)} changes nothing there; {counted(repeated, 'trial')} of "
+                f"{len(configs)} would repeat others"
+            )
 
 
 def show(planned: dict[str, Any], console: Console) -> None:

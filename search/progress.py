@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.errors import StudyError
+from search.grid import Trial
 from search.schedule import Entry
 from search.study_state import StudyState
 from search.wording import counted
@@ -58,8 +59,14 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Show what is done before and after the search."""
 
-    def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
-        """Begin to show the search, also one that is finished."""
+    def searching(self, entries: Sequence[Entry], state: StudyState, to_come: Sequence[Trial] = ()) -> None:
+        """Begin to show the search, also one that is finished.
+
+        Args:
+            entries: the trials that there are.
+            state: where they stand.
+            to_come: trials that a sampler will draw in later rounds (`sampling.to_come`).
+        """
 
     def update(self, state: StudyState) -> None:
         """Show where things stand after an event."""
@@ -73,6 +80,7 @@ class _Counting(ABC):
 
     def __init__(self) -> None:
         self._entries: Sequence[Entry] = ()
+        self._to_come: Sequence[Trial] = ()
         self._began = time.monotonic()
         self._epochs_before = 0
         self._looked_until = float("-inf")
@@ -82,8 +90,8 @@ class _Counting(ABC):
         """Say whether to look at all trials again: with many of them, looking at every event would cost the search."""
         return time.monotonic() - self._looked_until >= LOOKS_COST * self._look_seconds
 
-    def searching(self, entries: Sequence[Entry], state: StudyState) -> None:
-        self._entries = entries
+    def searching(self, entries: Sequence[Entry], state: StudyState, to_come: Sequence[Trial] = ()) -> None:
+        self._entries, self._to_come = entries, to_come
         self._began = time.monotonic()
         self._epochs_before = sum(len(state.trials[entry.trial].epochs) for entry in entries)
         self.update(state)
@@ -106,12 +114,12 @@ class _Counting(ABC):
             entry.epochs - len(trial.epochs)
             for entry, trial in zip(self._entries, progress, strict=True)
             if not trial.done
-        )
+        ) + sum(trial.config.recipe.epochs for trial in self._to_come)
         seconds = time.monotonic() - self._began
         new = epochs - self._epochs_before
         return Snapshot(
             cells=len({entry.cell for entry in self._entries}),
-            trials=len(progress),
+            trials=len(progress) + len(self._to_come),
             complete=states["COMPLETE"],
             pruned=states["PRUNED"],
             dropped=states["DROPPED"],

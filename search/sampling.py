@@ -5,37 +5,26 @@ number of points before: what is drawn depends on results alone, not on the orde
 What was drawn is in the ledger; a study that goes on reads it there.
 """
 
-import hashlib
-import inspect
 import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState as OptunaState
 
-from search import failures, grid
-from search.errors import StudyError
-from search.grid import Cell, Grid
-from search.pruning import OPTUNA_STATE
+from search import failures, grid, samplers
+from search.grid import Cell, Grid, Trial
+from search.identity import key_of
+from search.samplers import Seeds
 from search.study_config import StudyConfig
-from search.study_sections import Range, Sampling, is_whole
-from search.study_state import StudyState, TrialProgress
+from search.study_sections import Range, is_whole
+from search.study_state import StudyState
 from trainers.trial import TrialState
 
+check = samplers.check
 Point = dict[str, Any]
-SAMPLERS: Mapping[str, type[optuna.samplers.BaseSampler]] = {
-    "tpe": optuna.samplers.TPESampler,
-    "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "random": optuna.samplers.RandomSampler,
-}
-BLIND = frozenset({"qmc", "random"})
-"""Samplers that learn nothing from results: one round is enough."""
 DIGITS = 4
 """Significant digits of a drawn number: enough for any hyperparameter, and readable."""
 TRIES = 50
@@ -48,13 +37,30 @@ def expand(study: StudyConfig, state: StudyState) -> Grid:
 
 def drawn(study: StudyConfig, state: StudyState) -> dict[str, list[Point]]:
     """Return the points of each cell that the ledger holds and the study still asks for, in the order of drawing."""
-    points: dict[str, list[Point]] = {}
+    return {cell: _asked(study, points) for cell, points in trials_by_cell(study, state).items()}
+
+
+def trials_by_cell(study: StudyConfig, state: StudyState) -> dict[str, list[Seeds]]:
+    """Return the ledger's trials that are those of each cell as the study has it now, by point, in the order of entry.
+
+    They are known by configuration and data, not by the name of the cell: another order of axes keeps them, while
+    another optimizer, or images that were mended, makes them those of another search.
+    """
+    places = {trial: place for place, trial in enumerate(state.trials)}
+    candidates: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(list))
     for progress in state.trials.values():
-        known = points.setdefault(progress.cell, [])
-        if _asked_for(study, progress.searched) and progress.searched not in known:
-            known.append(dict(progress.searched))
-    most = study.sampling.trials or 0
-    return {cell: known[:most] for cell, known in points.items()}
+        if _asked_for(study, progress.searched):
+            candidates[_rest(study, progress.config)][progress.point].append(progress)
+    examples = grid.expand(study, {}).examples
+    found = {e.cell.name: list(candidates[_rest(study, e.config.model_dump(mode="json"))].values()) for e in examples}
+    points = {cell: [dict(seeds[0].searched) for seeds in alike] for cell, alike in found.items()}
+    built = grid.expand(study.model_copy(update={"seeds": study.seeds[:1]}), points).trials
+    fingerprints = {key: str(event["fingerprint"]) for key, event in state.datasets.items()}
+    own: dict[str, list[Seeds]] = {cell: [] for cell in found}
+    for alike, trial in zip(itertools.chain(*found.values()), built, strict=True):
+        if seeds := _of_these(alike, trial, fingerprints.get(key_of(trial.config.dataset))):
+            own[trial.cell.name].append(seeds)
+    return {cell: sorted(points, key=lambda seeds: places[seeds[0].trial]) for cell, points in own.items()}
 
 
 def draw(study: StudyConfig, wanted: Grid, state: StudyState) -> Grid | None:
@@ -71,74 +77,108 @@ def draw(study: StudyConfig, wanted: Grid, state: StudyState) -> Grid | None:
     """
     if study.sampling.sampler == "grid":
         return None
-    points = drawn(study, state)
-    failed = [progress for progress in state.trials.values() if progress.state is TrialState.FAILED]
-    stopped = {progress.cell for progress in failed if failures.stops_cell(progress.reason)}
-    open_cells = [cell for cell in wanted.cells if cell.name not in stopped]
-    more = {cell.name: _round(study, cell, points.get(cell.name, []), state) for cell in open_cells}
+    known = trials_by_cell(study, state)
+    open_cells = [cell for cell in wanted.cells if not _is_stopped(known[cell.name])]
+    more = {cell.name: _round(study, cell, known[cell.name], state) for cell in open_cells}
     if not any(more.values()):
         return None
-    names = [cell.name for cell in wanted.cells]
-    return grid.expand(study, {name: [*points.get(name, []), *more.get(name, [])] for name in names})
+    return grid.expand(study, {cell: [*_asked(study, found), *more.get(cell, [])] for cell, found in known.items()})
 
 
 def examples(study: StudyConfig) -> Grid:
     """Return the grid with made-up points in the number that will be drawn, for a plan."""
     if study.sampling.sampler == "grid":
         return grid.expand(study)
-    count = study.sampling.trials or 1
-    if all(isinstance(space, list) for space in study.search.values()):  # no point is drawn twice
-        count = min(count, math.prod(len(space) for space in study.search.values() if isinstance(space, list)))
+    count = _points_per_cell(study)
     spaces = {name: _spread(name, space, count) for name, space in study.search.items()}
     points = [{name: values[n] for name, values in spaces.items()} for n in range(count)]
     return grid.expand(study, {cell.name: points for cell in grid.expand(study, {}).cells})
 
 
-def check(sampling: Sampling) -> None:
-    """Refuse settings that the sampler does not take.
+def to_come(study: StudyConfig, state: StudyState) -> list[Trial]:
+    """Return made-up trials in the number of those that later rounds will draw; none of a cell that a failure stopped.
 
-    Raises:
-        StudyError: with those that it takes.
+    Whoever says how far a study is counts them, since the ledger does not know them yet.
     """
-    if sampling.sampler != "grid":
-        probe = optuna.create_study(sampler=_create(sampling, seed=0))
-        try:
-            probe.ask({"x": FloatDistribution(0.0, 1.0)})
-        except (TypeError, ValueError) as problem:  # a setting of the wrong kind is only met at the first draw
-            raise StudyError(f"sampling.settings: {sampling.sampler}: {problem}") from None
+    if study.sampling.sampler == "grid":
+        return []
+    known = trials_by_cell(study, state)
+    missing: list[Trial] = []
+    for cell, trials in itertools.groupby(examples(study).trials, key=lambda trial: trial.cell.name):
+        if not _is_stopped(known[cell]):
+            missing += list(trials)[len(_asked(study, known[cell])) * len(study.seeds) :]
+    return missing
 
 
-def _round(study: StudyConfig, cell: Cell, known: Sequence[Point], state: StudyState) -> list[Point]:
-    sampling = study.sampling
-    left = (sampling.trials or 0) - len(known)
-    count = left if sampling.sampler in BLIND else min(left, sampling.per_round)
+def _points_per_cell(study: StudyConfig) -> int:
+    """Return how many points every cell gets: no point is drawn twice, so no more than there are."""
+    values = [_values(name, space) for name, space in study.search.items()]
+    every = math.inf if None in values else math.prod(len(listed) for listed in values if listed is not None)
+    return int(min(study.sampling.trials or 1, every))
+
+
+def _values(name: str, space: Range | list[Any]) -> Sequence[Any] | None:
+    """List what a space holds, None where it is continuous."""
+    if isinstance(space, list):
+        return space
+    return range(round(space.low), round(space.high) + 1) if is_whole(name) else None
+
+
+def _asked(study: StudyConfig, known: Sequence[Seeds]) -> list[Point]:
+    """Return as many of a cell's points as the study asks for."""
+    return [dict(seeds[0].searched) for seeds in known[: study.sampling.trials or 0]]
+
+
+def _is_stopped(known: Sequence[Seeds]) -> bool:
+    trials = itertools.chain(*known)
+    return any(progress.state is TrialState.FAILED and failures.stops_cell(progress.reason) for progress in trials)
+
+
+def _of_these(alike: Seeds, trial: Trial, fingerprint: str | None) -> Seeds:
+    """Return those that are what the study would train, with whatever seed, on the data as they are."""
+    if fingerprint is None:
+        return []
+    configs = [trial.config.model_copy(update={"seed": progress.seed}) for progress in alike]
+    return [p for p, config in zip(alike, configs, strict=True) if config.identity(fingerprint) == p.trial]
+
+
+def _rest(study: StudyConfig, config: Mapping[str, Any]) -> str:
+    """Write what is neither searched nor a seed in a trial's configuration: what the trials of a cell have in common.
+
+    Of a searched recipe nothing is left, so that cells may share this; a trial is theirs by its identity.
+    """
+    own = {name: value for name, value in config.items() if name != "seed" and name not in study.search}
+    for part in ("dataset", "recipe"):
+        own[part] = {name: value for name, value in own.get(part, {}).items() if name not in study.search}
+    return json.dumps(own, sort_keys=True)
+
+
+def _round(study: StudyConfig, cell: Cell, known: Sequence[Seeds], state: StudyState) -> list[Point]:
+    left = _points_per_cell(study) - len(known)
+    count = left if study.sampling.sampler in samplers.BLIND else min(left, study.sampling.per_round)
     if count <= 0:
         return []
-    seed = hashlib.blake2b(f"{sampling.seed}:{cell.name}:{len(known)}".encode(), digest_size=4).digest()
-    direction = state.declaration.direction if state.datasets else "maximize"
-    optuna_study = optuna.create_study(direction=direction, sampler=_create(sampling, seed=int.from_bytes(seed)))
-    distributions = {name: _distribution(name, space) for name, space in study.search.items()}
-    for progress in state.trials.values():
-        if progress.cell == cell.name and progress.searched in known and progress.state in OPTUNA_STATE:
-            optuna_study.add_trial(_as_optuna(progress, distributions, state))
+    points = _asked(study, known)
+    distributions = samplers.distributions(study)
+    optuna_study = samplers.told(study, cell, known, state)
     new: list[Point] = []
     for _ in range(count + TRIES):
         asked = optuna_study.ask(distributions).params
         point = {name: _rounded(value, study.search[name]) for name, value in asked.items()}
-        if point not in known and point not in new:
+        if point not in points and point not in new:
             new.append(point)
         if len(new) == count:
             return new
-    return new + _not_drawn(study, [*known, *new])[: count - len(new)]
+    return new + list(itertools.islice(_not_drawn(study, [*points, *new]), count - len(new)))
 
 
-def _not_drawn(study: StudyConfig, points: Sequence[Point]) -> list[Point]:
-    """List what is left of a search among choices alone, where drawing meets the last ones by chance only."""
-    if not all(isinstance(space, list) for space in study.search.values()):
-        return []
-    choices = [space for space in study.search.values() if isinstance(space, list)]
-    every = (dict(zip(study.search, values, strict=True)) for values in itertools.product(*choices))
-    return [point for point in every if point not in points]
+def _not_drawn(study: StudyConfig, points: Sequence[Point]) -> Iterator[Point]:
+    """Yield what is left of a search that has so many points only, where drawing meets the last ones by chance."""
+    choices = [_values(name, space) for name, space in study.search.items()]
+    listed = [values for values in choices if values is not None]
+    if len(listed) == len(choices):
+        every = (dict(zip(study.search, values, strict=True)) for values in itertools.product(*listed))
+        yield from (point for point in every if point not in points)
 
 
 def _asked_for(study: StudyConfig, point: Point) -> bool:
@@ -151,41 +191,6 @@ def _asked_for(study: StudyConfig, point: Point) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _create(sampling: Sampling, *, seed: int) -> optuna.samplers.BaseSampler:
-    kind: Any = SAMPLERS[sampling.sampler]
-    own: dict[str, Any] = {"scramble": True} if sampling.sampler == "qmc" else {}
-    own |= {"constant_liar": True, "n_startup_trials": 2 * sampling.per_round} if sampling.sampler == "tpe" else {}
-    try:
-        sampler: optuna.samplers.BaseSampler = kind(seed=seed, **{**own, **sampling.settings})
-    except (TypeError, ValueError) as problem:
-        takes = ", ".join(name for name in inspect.signature(kind).parameters if name != "seed")
-        raise StudyError(f"sampling.settings: {sampling.sampler}: {problem}; it takes: {takes}") from None
-    return sampler
-
-
-def _as_optuna(
-    progress: TrialProgress, distributions: dict[str, BaseDistribution], state: StudyState
-) -> optuna.trial.FrozenTrial:
-    ended = progress.state or TrialState.FAILED
-    best = progress.result.best_value if progress.result else None
-    told = ended is TrialState.COMPLETE and best is not None
-    return optuna.trial.create_trial(
-        state=OPTUNA_STATE[ended] if told or ended is not TrialState.COMPLETE else OptunaState.FAIL,
-        value=best if told else None,
-        params=dict(progress.searched),
-        distributions=distributions,
-        intermediate_values=progress.curve,
-    )
-
-
-def _distribution(name: str, space: Range | list[Any]) -> BaseDistribution:
-    if isinstance(space, list):
-        return CategoricalDistribution(space)
-    if is_whole(name):
-        return IntDistribution(round(space.low), round(space.high), log=space.log)
-    return FloatDistribution(space.low, space.high, log=space.log)
 
 
 def _rounded(value: Any, space: Range | list[Any]) -> Any:

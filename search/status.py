@@ -1,6 +1,7 @@
 """Where a study stands, from its ledger alone: works from another terminal while a run goes on."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from search import failures, grid, ledger, sampling
+from search import failures, ledger, sampling
 from search.errors import StudyError
 from search.identity import identified
+from search.ledger import Event
 from search.progress import duration
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder, is_driven
@@ -18,6 +20,8 @@ from search.study_state import StudyState, TrialProgress
 from search.wording import counted
 
 LINES_OF_LOG = 5
+LOSS = "val/loss"
+"""What every task reports, by which a recipe with `selection: loss` chooses the best epoch."""
 
 
 def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
@@ -29,8 +33,9 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     folder = StudyFolder(storage, study.name)
     if not folder.ledger.exists():
         raise StudyError(f"{folder.path}: study {study.name} was not run in this storage; another --storage?")
-    state = StudyState.of(ledger.read(folder.ledger).events)
-    wanted = sampling.expand(study, state)
+    events = ledger.read(folder.ledger).events
+    state, losses = StudyState.of(events), _losses(events)
+    wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     trials = identified(wanted, state)
     rows, driven = [], is_driven(folder)
     for identity, trial in trials.items():
@@ -45,7 +50,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "state": _state(progress, driven=driven),
                 "epochs": len(progress.epochs) if progress else 0,
                 "of": trial.config.recipe.epochs,
-                "best": _best(progress, state),
+                "best": _judged(progress, state, losses.get(identity)) if progress else None,
                 "reason": progress.reason if progress else "",
                 "log": progress.log if progress else [],
                 "interrupted": [event["class"] for event in progress.interruptions] if progress else [],
@@ -58,7 +63,8 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "direction": state.declaration.direction if state.datasets else None,
         "cells": len(wanted.cells),
         "trials": rows,
-        "counts": _counts(rows, wanted),
+        "to_come": dict(Counter(trial.cell.name for trial in coming)),
+        "counts": _counts(rows, len(wanted.trials) + len(coming)),
     }
 
 
@@ -67,6 +73,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
     console.print(f"[bold]{found['study']}[/bold]: {counted(found['cells'], 'cell')}, {counts}")
     choose = min if found["direction"] == "minimize" else max
+    to_come = found.get("to_come", {})
     table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
@@ -74,7 +81,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         best = choose((row["best"] for row in rows if row["best"] is not None), default=None)
         table.add_row(
             escape(cell),
-            f"{done}/{len(rows)}",
+            f"{done}/{len(rows) + to_come.get(cell, 0)}",
             f"{best:.4f}" if best is not None else "-",
             duration(sum(row["seconds"] for row in rows)),
             f"{sum(row['gpu_seconds'] for row in rows) / 3600:.2f}",
@@ -110,16 +117,36 @@ def _state(progress: TrialProgress | None, *, driven: bool) -> str:
     return "RUNNING" if driven and progress.use.since_ms is not None else "PAUSED"
 
 
-def _best(progress: Any, state: StudyState) -> float | None:
-    if progress is None:
-        return None
-    values = progress.curve.values()
-    choose = max if state.declaration.direction == "maximize" else min
-    return choose(values) if values else None
+def _judged(progress: TrialProgress, state: StudyState, losses: Mapping[int, float] | None) -> float | None:
+    """Return the value by which a trial is judged: the primary metric at its best epoch, of those there are so far.
+
+    Args:
+        progress: of the trial.
+        state: of the study.
+        losses: validation loss by epoch, where the recipe chooses the best epoch by that.
+    """
+    if progress.result is not None:
+        return progress.result.best_value
+    values = progress.curve
+    if losses is None:
+        return max(values.values(), key=lambda value: state.declaration.sign * value, default=None)
+    known = [epoch for epoch in values if epoch in losses]
+    return values[min(known, key=lambda epoch: losses[epoch])] if known else None
 
 
-def _counts(rows: list[dict[str, Any]], wanted: grid.Grid) -> dict[str, int]:
+def _losses(events: Iterable[Event]) -> dict[str, dict[int, float]]:
+    """Return the validation losses of the trials whose best epoch is chosen by them, by trial and epoch."""
+    found: dict[str, dict[int, float]] = {}
+    for event in events:
+        if event["kind"] == "trial" and event["config"].get("recipe", {}).get("selection") == "loss":
+            found.setdefault(event["trial"], {})
+        elif event["kind"] == "epoch" and event["trial"] in found and LOSS in event["metrics"]:
+            found[event["trial"]].setdefault(event["epoch"], event["metrics"][LOSS])
+    return found
+
+
+def _counts(rows: list[dict[str, Any]], trials: int) -> dict[str, int]:
     names = ("COMPLETE", "PRUNED", "DROPPED", "FAILED", "RUNNING", "PAUSED", "WAITING")
     counts = {name: sum(row["state"] == name for row in rows) for name in names}
-    counts["WAITING"] += len(wanted.trials) - len(rows)
+    counts["WAITING"] += trials - len(rows)
     return counts

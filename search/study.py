@@ -205,7 +205,7 @@ class StudyRun:
         ]
         state, record = self.desk.state, self.desk.record
         schedule = Schedule(entries, state=state, pruning=self.study.pruning, budget=self.study.budget, record=record)
-        self.desk.progress.searching(entries, state)
+        self.desk.progress.searching(entries, state, sampling.to_come(self.study, state))
         if schedule.finished:
             return True
         ray_backend.train_all(

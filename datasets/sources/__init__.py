@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ VALIDATION_ON_TEST = "the test partition itself, as in paper 1: test figures are
 DRAWN = "drawn from train by patient"
 
 
+@cache
 def names() -> list[str]:
     """Return the sources that exist: the modules of this folder."""
     folder = Path(__file__).parent

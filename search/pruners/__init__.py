@@ -58,7 +58,14 @@ def create(
         inner, own = next(iter(wrapped.items())) if isinstance(wrapped, Mapping) and wrapped else (wrapped, {})
         if not isinstance(own, Mapping):
             raise StudyError(f"pruning.settings: {name}: expected wrapped_pruner: {{{inner}: {{SETTING: VALUE}}}}")
-        given = {"wrapped_pruner": create(str(inner), own, epochs=epochs, known=known), "patience": 1, **given}
+        held_back = create(str(inner), own, epochs=epochs, known=known)
+        if hasattr(held_back, "rungs"):
+            raise StudyError(
+                f"pruning.settings: {name}: wrapped_pruner {inner} decides where the trials of a group wait for each "
+                f"other, and under another pruner none waits: nothing would be pruned. Choose {inner} itself, or wrap "
+                "one of Optuna's"
+            )
+        given = {"wrapped_pruner": held_back, "patience": 1, **given}
     elif name == "none":
         kind = optuna.pruners.NopPruner
     elif name in _optunas():

@@ -179,7 +179,9 @@ class CellRacePruner(optuna.pruners.BasePruner):
         rung = trial.last_step
         if rung not in self._exponent_at:
             return False, "not at a rung"
-        begun = [other for other in study.get_trials(deepcopy=False) if other.intermediate_values]
+        # One that has gone on past the rung may not have been defined until then: here it stands nowhere.
+        everyone = study.get_trials(deepcopy=False)
+        begun = [other for other in everyone if min(other.intermediate_values, default=math.inf) <= rung]
         asked = (study.study_name, rung, [(t.number, t.state, len(t.intermediate_values)) for t in begun])
         if self._last_asked != asked:  # every trial of a group asks at a rung
             self._last_asked, self._field = asked, self._assess(begun, rung, study.direction)

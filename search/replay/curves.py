@@ -1,6 +1,8 @@
 """Recorded learning curves by comparison group, from a table or from a study folder."""
 
 import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pandas as pd
 
 from search import ledger
 from search.errors import StudyError
-from search.study_state import StudyState, name_in_cell
+from search.study_state import StudyState, TrialProgress, name_in_cell
 from search.wording import counted
 from trainers.trial import TrialState
 
@@ -135,7 +137,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
     # Numbered as in the file, so that an error names that row even after others were left out.
-    table = _checked(_complete(table.reset_index(drop=True), name), name)
+    table = _checked(_complete(table.reset_index(drop=True), name), name, restarts=restarts)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
@@ -169,7 +171,7 @@ def _say_left_out(name: str, trials: int) -> None:
         LOG.warning("%s: %s left out, which did not train to the end", name, counted(trials, "trial"))
 
 
-def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
+def _checked(table: pd.DataFrame, name: str, *, restarts: bool) -> pd.DataFrame:
     """Return the table with its figures as numbers; refuse what is none, with the row."""
     missing = [column for column in COLUMNS if column not in table]
     if missing:
@@ -206,8 +208,13 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     twice = table.assign(epoch=epoch).duplicated(["group", "trial", "epoch"])
     _refuse(table, name, twice, "the same group, trial and epoch stand in an earlier row")
     if "cost" in numbers:
-        free = numbers["cost"].groupby(table["group"]).transform("sum") == 0
-        _refuse(table, name, free, "the rows of this group cost nothing in all; leave the column cost out, or fill it")
+        # Where every row is a training of its own, to train all is to pay for the last rows alone.
+        paid = numbers["cost"].where(last, 0.0) if restarts else numbers["cost"]
+        free = paid.groupby(table["group"]).transform("sum") == 0
+        which = "last rows" if restarts else "rows"
+        _refuse(
+            table, name, free, f"the {which} of this group cost nothing in all; leave the column cost out, or fill it"
+        )
     # Epochs count what was trained: those of a table that numbers them from 0 are one more.
     return table.assign(**{**numbers, "epoch": epoch + (epoch.min() == 0)})
 
@@ -237,16 +244,37 @@ def _of_study(folder: Path) -> dict[str, Group]:
     if not state.datasets:
         raise StudyError(f"{folder}: this study has not begun to train")
     sign = state.declaration.sign
-    groups: dict[str, Group] = {}
+    trained: dict[tuple[str, str], list[TrialProgress]] = defaultdict(list)
     for progress in state.trials.values():
-        found = progress.curve
         if progress.state is TrialState.COMPLETE and progress.result and progress.result.best_value is not None:
-            epochs = np.array(sorted(found), dtype=np.int64)
-            values = sign * np.array([found[int(epoch)] for epoch in epochs])
-            groups.setdefault(progress.cell, {})[name_in_cell(progress.searched, progress.seed)] = Curve(
-                epochs, values, np.ones(len(epochs)), best=sign * progress.result.best_value, sign=sign
-            )
+            trained[progress.cell, name_in_cell(progress.searched, progress.seed)].append(progress)
+    groups: dict[str, Group] = {}
+    for (cell, name), same in trained.items():
+        curves = {_name_among(name, progress, same): _of_trial(progress, sign) for progress in same}
+        groups.setdefault(cell, {}).update(curves)
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")
     _say_left_out(str(folder), len(state.trials) - sum(len(group) for group in groups.values()))
     return groups
+
+
+def _name_among(name: str, progress: TrialProgress, same: Sequence[TrialProgress]) -> str:
+    """Name a trial where a study was changed and its cell has others of that name: by epochs, or by identity."""
+    if len(same) == 1:
+        return name
+    lengths = [_epochs(other) for other in same]
+    if lengths.count(_epochs(progress)) == 1:
+        return f"{name}, epochs={_epochs(progress)}"
+    return f"{name}, trial={progress.trial}"
+
+
+def _epochs(progress: TrialProgress) -> int:
+    """Return the epochs that a trial was to be trained for, which patience may have cut short."""
+    return int(progress.config.get("recipe", {}).get("epochs", max(progress.epochs)))
+
+
+def _of_trial(progress: TrialProgress, sign: float) -> Curve:
+    found, result = progress.curve, progress.result
+    epochs = np.array(list(found), dtype=np.int64)
+    best = None if result is None or result.best_value is None else sign * result.best_value
+    return Curve(epochs, sign * np.array(list(found.values())), np.ones(len(epochs)), best=best, sign=sign)

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search import improvement
+from search import improvement, pruners
 from search.curve_endings import Endings
+from search.errors import StudyError
 from search.pruners import cell_race
 from search.pruners.cell_race import CellRacePruner
 from search.pruning import create_group
@@ -15,6 +16,7 @@ from search.replay import curves, policies, run
 from search.replay.curves import Curve
 from search.standings import Past, ended
 from search.study_sections import Pruning
+from tests.search.recorded import Search
 
 EARLY_BIRD = {0.25: 0.8, 1.0: 0.8}
 LATE_RISER = {0.25: 0.7, 1.0: 0.9}
@@ -365,3 +367,33 @@ def test_a_noisy_epoch_at_a_rung_does_not_say_where_a_curve_stands():
     past = [Past([("x", {**steady, 1.0: 0.8}), ("y", {**steady, 1.0: 0.8}), ("z", {0.5: 0.5, 1.0: 0.5})])] * 4
     ends = Endings(past, [0.5]).expected([("x", lucky), ("y", steady), ("z", {0.5: 0.5})], [True] * 3, 0)
     assert 0 < ends.behind[0] - ends.behind[1] < 0.03
+
+
+@pytest.mark.parametrize("teachers", [0, 4])
+def test_who_was_undefined_until_after_a_rung_stands_nowhere_there(teachers):
+    """A study was over when others were added: they meet at rungs before `late` was defined."""
+    before = {"late": [None] * 6 + [0.5 + 0.01 * n for n in range(10)], "whole": [0.5 + 0.01 * n for n in range(16)]}
+    names = {name: float(n) for n, name in enumerate([*before, "new", "newer"])}
+    others = {f"{name} {t}": [0.4 + 0.02 * n for n in range(16)] for t in range(teachers) for name in names}
+    searched = names | {name: names[name.split()[0]] for name in others}
+    cells = dict.fromkeys(names, "cell") | {name: f"cell {name.split()[1]}" for name in others}
+    taught = {"cell": tuple(f"cell {t}" for t in range(teachers))}
+    first = Search(before | others, cells=cells, searched=searched, teachers=taught)
+    first.run()
+    curves = before | {name: [0.4 + 0.02 * n for n in range(16)] for name in ("new", "newer")} | others
+    more = Search(curves, cells=cells, searched=searched, teachers=taught)
+    entered = [event for event in more.events if event["kind"] == "trial" and event["trial"] in {"new", "newer"}]
+    more = Search(curves, cells=cells, searched=searched, teachers=taught, events=[*first.events, *entered])
+    more.run()
+    assert None not in more.ends().values()
+    rungs = {event["epoch"]: event["reason"] for event in more.state.trials["new"].decisions}
+    assert "of 3 (" in rungs[2]  # whole, new and newer
+
+
+NESTED = {"patient": {"wrapped_pruner": "cell_race"}}
+
+
+@pytest.mark.parametrize("wrapped", ["cell_race", {"cell_race": {"margin": 2.0}}, NESTED])
+def test_patience_does_not_hold_a_race_back(wrapped):
+    with pytest.raises(StudyError, match=r"cell_race decides where the trials of a group wait.*: nothing would be"):
+        pruners.create("patient", {"wrapped_pruner": wrapped}, epochs=8)

@@ -256,3 +256,83 @@ def test_brackets_in_a_reason_are_no_markup():
     show(found, Console(file=written, width=200))
     assert told in written.getvalue()
     assert "c[1]" in written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("more", "prunes"),
+    [
+        ({}, True),
+        ({"search": {"learning_rate": [1e-4]}, "seeds": [0, 1, 2]}, False),  # seeds race as one
+        ({"search": {"learning_rate": [1e-4]}, "seeds": [0, 1, 2], "pruning": {"pruner": "hyperband"}}, True),
+        ({"search": {"learning_rate": [1e-4]}, "seeds": [0], "pruning": {"pruner": "hyperband"}}, False),
+        ({"seeds": [0, 1, 2], "pruning": {"pruner": "median"}}, True),  # 6 trials
+        ({"seeds": [0, 1], "pruning": {"pruner": "median"}}, False),  # 4 trials, of 5 that it waits for
+        ({"seeds": [0, 1], "pruning": {"pruner": "median", "settings": {"n_startup_trials": 1}}}, True),
+        ({"search": {"learning_rate": [1e-4]}, "pruning": {"within": "study"}}, True),  # two cells, one group
+        ({"pruning": {"pruner": "none"}}, False),
+    ],
+)
+def test_a_plan_reckons_with_pruning_where_there_will_be_some(more, prunes):
+    planned = plan(study(**more))
+    cost = planned["estimated"]
+    assert ("pruning leaves 64%" in cost["basis"]) == prunes
+    # Arithmetic alone lies between 40 and 250 TFLOP/s.
+    share = cost["gpu_hours"]["low"] * 250 / (cost["gpu_hours"]["high"] * 40)
+    assert share == pytest.approx(0.64 if prunes else 1.0, rel=0.01)
+    if any("nothing will be pruned" in warning for warning in planned["warnings"]):
+        assert not prunes
+
+
+def test_the_cache_of_a_plan_holds_what_winners_are_measured_on_too():
+    """224 px and 512 px of 9,125 images that are trained on, and of 18,000 and 112,120 others."""
+    more = {"vindr_pcxr": ["vindr_cxr", "nih_chest_xray14"]}
+    cost = plan(study(evaluation={"external": more}))["estimated"]
+    assert cost["cache_bytes"]["low"] == (9125 + 18_000 + 112_120) * (224**2 + 512**2)
+    assert cost["images"] == 9125
+    assert cost["epochs"] == 40
+    unknown = {"mine": {"source": "csv", "table": "t.csv", "image": "i", "patient": "p", "findings": {"edema": "e"}}}
+    asked = study(evaluation={"external": {"vindr_pcxr": ["mine"]}}, data=unknown)
+    cost = plan(asked)["estimated"]
+    assert cost["cache_bytes"]["low"] == 9125 * (224**2 + 512**2)
+    assert "without mine, whose size is not known beforehand" in cost["basis"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "warned"),
+    [
+        ({"sampler": "cmaes", "trials": 8}, "cmaes draws 8 points of a cell before it learns from what they came to"),
+        ({"sampler": "gp", "trials": 5}, "gp draws 8 points of a cell before it learns from what they came to"),
+        ({"sampler": "gp", "trials": 5, "per_round": 2}, None),
+        ({"sampler": "tpe", "trials": 9}, None),
+        ({"sampler": "random", "trials": 2}, None),
+    ],
+)  # fmt: skip
+def test_a_plan_warns_of_a_sampler_that_cannot_learn(sampling, warned):
+    told = plan(study(search={"learning_rate": {"low": 1e-5, "high": 1e-3}}, sampling=sampling))["warnings"]
+    assert [warning for warning in told if warning.startswith("sampling.trials: ")] == told
+    assert len(told) == (warned is not None)
+    assert all(warned in warning for warning in told)
+
+
+def test_a_plan_does_not_warn_where_every_point_that_exists_is_drawn():
+    assert plan(study(sampling={"sampler": "tpe", "trials": 8}))["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("axes", "search", "told"),
+    [
+        (
+            {"adaptation": ["knn", "probe"], "resolution": 224},
+            {"learning_rate": [1e-4, 1e-5], "augmentation": ["paper", "none"]},
+            [
+                "adaptation knn: augmentation, learning_rate changes nothing there; 3 trials of 4 would repeat others",
+                "adaptation probe: augmentation changes nothing there; 2 trials of 4 would repeat others",
+            ],
+        ),
+        ({"adaptation": ["finetune", "knn"], "resolution": 224}, {"learning_rate": [1e-4]}, []),
+        ({"adaptation": "probe", "resolution": 224}, {"learning_rate": [1e-4, 1e-5]}, []),
+    ],
+)
+def test_a_plan_tells_of_settings_that_change_nothing(axes, search, told):
+    warned = plan(study(axes={**AXES, **axes}, search=search))["warnings"]
+    assert [warning for warning in warned if warning.startswith("adaptation")] == told

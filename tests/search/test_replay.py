@@ -446,3 +446,37 @@ def test_epochs_numbered_from_0_are_replayed_as_those_numbered_from_1():
 def test_what_is_neither_table_nor_study_is_refused(tmp_path):
     with pytest.raises(StudyError, match="neither a table"):
         curves.load(tmp_path)
+
+
+def test_rows_that_are_trainings_of_their_own_must_cost_something_at_the_end():
+    """To train all is to pay for the last rows alone; what is spent before is no part of that."""
+    free = table(groups=2).assign(cost=lambda t: ((t["epoch"] < 8) | (t["group"] == "g0")).astype(float))
+    assert curves.of_table(free, name="t.csv").keys() == {"g0", "g1"}
+    with pytest.raises(StudyError, match=r"row 42: .*the last rows of this group cost nothing in all"):
+        curves.of_table(free, name="t.csv", restarts=True)
+
+
+def test_a_trial_of_other_epochs_is_another_trial(tmp_path):
+    """A study of 2 epochs was changed to 3: both trainings of x=1 stand in its ledger; of x=2 only one."""
+    search = Search({"a": [0.4, 0.5], "b": [0.6, 0.7, 0.8], "c": [0.3, 0.2, 0.1]}, searched={"a": 1, "b": 1, "c": 2})
+    search.run()
+    for event in search.events:
+        if event["kind"] == "trial":
+            event["config"] = {"recipe": {"epochs": {"a": 2, "b": 3, "c": 3}[event["trial"]]}}
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.append(*(event for event in search.events if event["kind"] != "decision"))
+    (group,) = curves.load(tmp_path).values()
+    assert {name: curve.values.tolist() for name, curve in group.items()} == {
+        "x=1, seed=0, epochs=2": [0.4, 0.5],
+        "x=1, seed=0, epochs=3": [0.6, 0.7, 0.8],
+        "x=2, seed=0": [0.3, 0.2, 0.1],
+    }
+
+
+def test_trials_of_one_name_and_length_are_told_apart_by_their_identity(tmp_path):
+    search = Search({"a": [0.4, 0.5], "b": [0.6, 0.7]}, searched={"a": 1, "b": 1})
+    search.run()
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.append(*search.events)
+    (group,) = curves.load(tmp_path).values()
+    assert set(group) == {"x=1, seed=0, trial=a", "x=1, seed=0, trial=b"}

@@ -1,47 +1,84 @@
 import math
 
 import pytest
+from optuna.distributions import FloatDistribution
 
-from search import sampling
+from search import samplers, sampling
 from search.errors import StudyError
+from search.grid import Grid
+from search.identity import entry_event, identified, key_of
 from search.study_config import StudyConfig
-from search.study_state import StudyState
+from search.study_state import StudyState, TrialProgress
 from tests.search.recorded import DECLARATION, PRIMARY
+from trainers.trial import TrialResult, TrialState
 
 SAMPLERS = ["tpe", "gp", "cmaes", "qmc", "random"]
 AXES = {"dataset": "phantom", "initialization": "random", "backbone": ["test_vit3", "test_convnext2"], "resolution": 32}
-BEST = 3e-4
+BEST = 1e-5
+"""Off the middle of the range, where CMA-ES begins."""
 
 
-def study(sampler: str, **more) -> StudyConfig:
+def study(sampler: str, *, recipe=None, **more) -> StudyConfig:
     space = {"learning_rate": {"low": 1e-6, "high": 1e-1, "log": True}, "batch_size": {"low": 4, "high": 64}}
-    content = {"name": "s", "axes": AXES, "search": space, "seeds": [0, 1]}
+    content = {"name": "s", "axes": AXES, "search": space, "seeds": [0, 1], "recipe": recipe or {}}
     return StudyConfig.model_validate({**content, "sampling": {"sampler": sampler, "trials": 10, **more}})
 
 
-def opened() -> StudyState:
-    data = {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}
+def opened(fingerprint: str = "f") -> StudyState:
+    key = key_of(sampling.examples(study("random")).datasets[0])
+    data = {"kind": "data", "key": key, "dataset": "d", "fingerprint": fingerprint, "declaration": DECLARATION}
     return StudyState.of([data])
 
 
-def carry_out(asked: StudyConfig, state: StudyState, rounds: int = 99) -> list[int]:
-    """Draw and train, better the nearer the learning rate is to BEST; returns the number of points by round."""
+def nearness(searched) -> float:
+    """Better the nearer the learning rate is to BEST."""
+    return 1 - abs(math.log10(searched["learning_rate"] / BEST)) / 5
+
+
+def all_finish(wanted: Grid, state: StudyState) -> None:
+    """Train what is new of a round to its end."""
+    for identity in entered(wanted, state):
+        end(state, identity)
+
+
+def one_of_a_round_finishes(wanted: Grid, state: StudyState) -> None:
+    """Prune all but the best point of every cell's round, as a race does."""
+    new = [state.trials[identity] for identity in entered(wanted, state)]
+    best = {progress.cell: progress.point for progress in sorted(new, key=value_of)}
+    for progress in new:
+        end(state, progress.trial, pruned=progress.point != best[progress.cell])
+
+
+def the_worst_is_the_best(wanted: Grid, state: StudyState) -> None:
+    for identity in entered(wanted, state):
+        end(state, identity, sign=-1)
+
+
+def value_of(progress) -> float:
+    return nearness(progress.searched)
+
+
+def entered(wanted: Grid, state: StudyState) -> list[str]:
+    new = {name: trial for name, trial in identified(wanted, state).items() if name not in state.trials}
+    for name, trial in new.items():
+        state.apply(entry_event(name, trial))
+    return list(new)
+
+
+def end(state: StudyState, trial: str, *, pruned: bool = False, sign: int = 1) -> None:
+    value = sign * value_of(state.trials[trial])
+    state.apply({"kind": "epoch", "trial": trial, "epoch": 1, "timestamp_ms": 0, "metrics": {PRIMARY: value}})
+    result = None if pruned else {"state": "COMPLETE", "epochs": 1, "best_epoch": 1, "best_value": value}
+    told = {"state": "PRUNED" if pruned else "COMPLETE", "reason": "", "time_ms": 0, "result": result}
+    state.apply({"kind": "ended", "trial": trial, **told})
+
+
+def carry_out(asked: StudyConfig, state: StudyState, rounds: int = 99, train=all_finish) -> list[int]:
+    """Draw and train; returns the number of points by round."""
     sizes = []
     wanted = sampling.expand(asked, state)
     while len(sizes) < rounds:
-        for trial in wanted.trials:
-            name = f"{trial.cell.name} {trial.point} {trial.seed}"
-            if name in state.trials:
-                continue
-            searched = dict(trial.searched)
-            fields = {"axes": {}, "seed": trial.seed, "config": {}, "dataset_key": "k", "searched": searched}
-            state.apply({"kind": "trial", "trial": name, "cell": trial.cell.name, **fields})
-            value = 1 - abs(math.log10(searched["learning_rate"] / BEST)) / 5
-            state.apply({"kind": "epoch", "trial": name, "epoch": 1, "timestamp_ms": 0, "metrics": {PRIMARY: value}})
-            result = {"state": "COMPLETE", "epochs": 1, "best_epoch": 1, "best_value": value}
-            state.apply(
-                {"kind": "ended", "trial": name, "state": "COMPLETE", "reason": "", "time_ms": 0, "result": result}
-            )
+        train(wanted, state)
         more = sampling.draw(asked, wanted, state)
         if more is None:
             break
@@ -54,7 +91,7 @@ def carry_out(asked: StudyConfig, state: StudyState, rounds: int = 99) -> list[i
 def test_every_cell_gets_its_points_in_rounds_inside_the_bounds(sampler):
     state = opened()
     sizes = carry_out(study(sampler), state)
-    assert sizes == ([10] if sampler in sampling.BLIND else [4, 4, 2])
+    assert sizes == ([10] if sampler in samplers.BLIND else [4, 4, 2])
     points = sampling.drawn(study(sampler), state)
     assert {cell: len(found) for cell, found in points.items()} == {
         "phantom/random/test_vit3/32": 10,
@@ -77,12 +114,23 @@ def test_a_study_that_goes_on_draws_what_an_undisturbed_one_draws(sampler):
     assert sampling.drawn(study(sampler), cut) == sampling.drawn(study(sampler), whole)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
-def test_a_sampler_that_learns_ends_nearer_to_the_best_than_chance(sampler):
+@pytest.mark.parametrize(
+    ("sampler", "train", "points"),
+    [
+        ("tpe", all_finish, 48),
+        ("gp", all_finish, 16),
+        ("cmaes", all_finish, 24),
+        ("gp", one_of_a_round_finishes, 16),
+        ("cmaes", one_of_a_round_finishes, 24),
+    ],
+)
+def test_a_sampler_that_learns_ends_nearer_to_the_best_than_chance(sampler, train, points):
+    """So it must where most points are pruned, too, as by the default pruner."""
+
     def distance(name: str) -> float:
-        asked, state = study(name, trials=32), opened()
-        carry_out(asked, state)
-        last = [point for found in sampling.drawn(asked, state).values() for point in found[16:]]
+        asked, state = study(name, trials=points), opened()
+        carry_out(asked, state, train=train)
+        last = [point for found in sampling.drawn(asked, state).values() for point in found[points // 2 :]]
         return sum(abs(math.log10(point["learning_rate"] / BEST)) for point in last) / len(last)
 
     assert distance(sampler) < 0.7 * distance("random")
@@ -127,12 +175,12 @@ def test_a_plan_counts_no_more_points_than_there_are():
 
 def test_a_setting_of_the_wrong_kind_is_told_before_the_first_trial():
     with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*'<' not supported"):
-        sampling.check(study("tpe", settings={"n_startup_trials": "x"}).sampling)
+        samplers.check(study("tpe", settings={"n_startup_trials": "x"}).sampling)
 
 
 def test_an_unknown_setting_of_a_sampler_is_told():
     with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*nonsense.*; it takes: .*n_startup_trials"):
-        sampling.check(study("tpe", settings={"nonsense": 1}).sampling)
+        samplers.check(study("tpe", settings={"nonsense": 1}).sampling)
 
 
 @pytest.mark.parametrize("space", [{"low": 1e-3, "high": 1e-2, "log": True}, [1e-3, 2e-3, 5e-3]])
@@ -159,18 +207,12 @@ def test_a_cell_whose_data_cannot_be_read_gets_no_more_points_until_it_is_tried_
     state, asked = opened(), study("random", trials=4)
     wanted = sampling.draw(asked, sampling.expand(asked, state), state)
     broken, fine = (cell.name for cell in wanted.cells)
-    fields = {
-        "axes": {},
-        "seed": 0,
-        "config": {},
-        "dataset_key": "k",
-        "searched": {"learning_rate": 1e-3, "batch_size": 4},
-    }
-    state.apply({"kind": "trial", "trial": "t", "cell": broken, **fields})
-    failure = {"kind": "ended", "trial": "t", "state": "FAILED", "time_ms": 0, "result": None}
+    first = next(name for name, trial in identified(wanted, state).items() if trial.cell.name == broken)
+    state.apply(entry_event(first, identified(wanted, state)[first]))
+    failure = {"kind": "ended", "trial": first, "state": "FAILED", "time_ms": 0, "result": None}
     state.apply({**failure, "reason": "data: no such file"})
     assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 1, fine: 4}
-    state.apply({"kind": "reopened", "trial": "t", "reason": "run --retry-failed"})
+    state.apply({"kind": "reopened", "trial": first, "reason": "run --retry-failed"})
     assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 4, fine: 4}
     state.apply({**failure, "reason": "bug: something else"})
     assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 4, fine: 4}
@@ -192,3 +234,142 @@ def test_all_choices_are_drawn_where_as_many_are_asked_for(sampler):
         "phantom/random/test_vit3/32": 60,
         "phantom/random/test_convnext2/32": 60,
     }
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [dict(reversed(AXES.items())), {**AXES, "adaptation": "finetune"}],
+    ids=["another order of axes", "a default becomes an axis"],
+)
+def test_points_stay_a_cells_own_under_whatever_name_it_has(axes):
+    asked, state = study("random", trials=3), opened()
+    carry_out(asked, state)
+    renamed = StudyConfig.model_validate({**asked.model_dump(), "axes": axes})
+    before, after = sampling.drawn(asked, state), sampling.drawn(renamed, state)
+    assert not set(before) & set(after)
+    assert sorted(map(str, before.values())) == sorted(map(str, after.values()))
+    assert sampling.draw(renamed, sampling.expand(renamed, state), state) is None
+
+
+def test_points_of_another_configuration_are_not_taken_over():
+    asked, state = study("random", trials=3), opened()
+    carry_out(asked, state)
+    changed = StudyConfig.model_validate({**asked.model_dump(), "recipe": {"optimizer": "sgd"}})
+    assert [len(points) for points in sampling.drawn(changed, state).values()] == [0, 0]
+    assert len(sampling.draw(changed, sampling.expand(changed, state), state).trials) == 2 * 3 * 2
+    carry_out(changed, state)
+    assert [len(points) for points in sampling.drawn(changed, state).values()] == [3, 3]
+    assert [len(points) for points in sampling.drawn(asked, state).values()] == [3, 3]
+
+
+def test_points_with_other_seeds_stay():
+    asked, state = study("random", trials=3), opened()
+    carry_out(asked, state)
+    assert sampling.drawn(asked.model_copy(update={"seeds": [2]}), state) == sampling.drawn(asked, state)
+
+
+def test_of_a_searched_recipe_only_the_points_of_the_same_settings_stay():
+    """`modern` brings its own epochs unless the study gives them: then it is another configuration."""
+    content = {"name": "s", "axes": AXES, "search": {"recipe": ["modern", "paper"]}}
+    asked = StudyConfig.model_validate({**content, "sampling": {"sampler": "random", "trials": 2}})
+    state = opened()
+    entered(sampling.draw(asked, sampling.expand(asked, state), state), state)
+    assert [len(points) for points in sampling.drawn(asked, state).values()] == [2, 2]
+    changed = asked.model_copy(update={"recipe": {"epochs": 3}})
+    assert [len(points) for points in sampling.drawn(changed, state).values()] == [0, 0]
+
+
+def test_a_cell_whose_data_were_mended_is_drawn_anew():
+    """The trial that failed on the broken files keeps its identity, which nothing asks for any more."""
+    asked, state = study("random", trials=4), opened("broken")
+    wanted = sampling.draw(asked, sampling.expand(asked, state), state)
+    failure = {"kind": "ended", "state": "FAILED", "reason": "data: no such file", "time_ms": 0, "result": None}
+    for trial in entered(wanted, state):
+        state.apply({**failure, "trial": trial})
+    assert sampling.draw(asked, sampling.expand(asked, state), state) is None
+    state.apply({**next(iter(state.datasets.values())), "fingerprint": "mended"})
+    assert carry_out(asked, state) == [4]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_space_of_few_whole_numbers_is_drawn_to_its_end(sampler):
+    content = {"name": "s", "axes": AXES, "search": {"batch_size": {"low": 8, "high": 10}, "learning_rate": [BEST]}}
+    asked, state = StudyConfig.model_validate({**content, "sampling": {"sampler": sampler, "trials": 12}}), opened()
+    assert len(sampling.examples(asked).trials) == 2 * 3
+    assert len(sampling.to_come(asked, state)) == 2 * 3
+    carry_out(asked, state)
+    for points in sampling.drawn(asked, state).values():
+        assert sorted(point["batch_size"] for point in points) == [8, 9, 10]
+    assert sampling.to_come(asked, state) == []
+
+
+def test_what_is_still_to_be_drawn_is_counted_cell_by_cell():
+    asked, state = study("tpe", recipe={"epochs": 7}), opened()
+    wanted = sampling.draw(asked, sampling.expand(asked, state), state)
+    assert len(sampling.to_come(asked, state)) == 2 * 10 * 2
+    first, *_ = entered(wanted, state)
+    coming = sampling.to_come(asked, state)
+    assert (len(coming), {trial.config.recipe.epochs for trial in coming}) == (2 * (10 - 4) * 2, {7})
+    failure = {"kind": "ended", "state": "FAILED", "reason": "data: x", "time_ms": 0, "result": None}
+    state.apply({**failure, "trial": first})
+    others = sampling.to_come(asked, state)
+    assert (len(others), {trial.cell.name for trial in others}) == ((10 - 4) * 2, {"phantom/random/test_convnext2/32"})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more", "points"),
+    [
+        ("random", {}, 0),
+        ("qmc", {}, 0),
+        ("tpe", {}, 8),  # two rounds of four
+        ("tpe", {"settings": {"n_startup_trials": 9}}, 12),
+        ("gp", {"per_round": 3}, 6),
+        ("cmaes", {}, 8),  # a round at random, and one around the middle
+        ("cmaes", {"per_round": 3}, 9),  # a generation of six
+        ("cmaes", {"settings": {"popsize": 9}}, 16),
+    ],
+)
+def test_a_sampler_learns_from_so_many_points_on(sampler, more, points):
+    """Until then it draws the same whatever they came to."""
+    asked, one, other = study(sampler, trials=points + 4, **more), opened(), opened()
+    assert samplers.points_before_learning(asked) == points
+    carry_out(asked, one)
+    carry_out(asked, other, train=the_worst_is_the_best)
+    cell = "phantom/random/test_vit3/32"
+    found, others = (sampling.drawn(asked, state)[cell] for state in (one, other))
+    assert found[:points] == others[:points]
+    assert (found[points:] != others[points:]) == (sampler in samplers.LEARNERS)
+
+
+SPACE = {"learning_rate": FloatDistribution(1e-6, 1e-1, log=True)}
+GOOD, BAD = (("COMPLETE", [0.5, 0.8], 0.8), ("COMPLETE", [0.6], 0.6))
+STOPPED, STOPPED_TOO = (("PRUNED", [0.4, 0.2], None), ("PRUNED", [0.1], None))
+FAILED = ("FAILED", [0.9], None)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "by_pruned", "by_last_value"),
+    [
+        ([GOOD, BAD], ("COMPLETE", 0.7, {}), ("COMPLETE", 0.7, {})),
+        ([GOOD, FAILED], ("COMPLETE", 0.8, {}), ("COMPLETE", 0.8, {})),
+        ([GOOD, STOPPED], ("COMPLETE", 0.8, {1: 0.4, 2: 0.2}), ("COMPLETE", 0.8, {1: 0.4, 2: 0.2})),
+        ([STOPPED, STOPPED_TOO], ("PRUNED", None, {1: 0.25}), ("COMPLETE", 0.15, {1: 0.25})),
+        ([("PRUNED", [], None)], ("PRUNED", None, {}), ("FAIL", None, {})),
+        ([FAILED], ("FAIL", None, {}), ("FAIL", None, {})),
+    ],
+)
+def test_a_point_is_one_trial_to_a_sampler(seeds, by_pruned, by_last_value):
+    """Of two seeds that finished the mean, of stopped ones the mean of the last values: (0.2 + 0.1) / 2."""
+    trials = [ended_trial(*seed) for seed in seeds]
+    for expected, ranks_pruned in ((by_pruned, True), (by_last_value, False)):
+        told = samplers.as_optuna(trials, SPACE, ranks_pruned=ranks_pruned)
+        value = None if told.value is None else pytest.approx(told.value)
+        assert (told.state.name, value, told.intermediate_values) == (expected[0], expected[1], expected[2])
+
+
+def ended_trial(ended: str, curve: list[float], best: float | None) -> TrialProgress:
+    progress = TrialProgress("t", "c", {}, {"learning_rate": 1e-3}, 0, {}, "k", dict(enumerate(curve, 1)))
+    progress.state = TrialState(ended)
+    if ended == "COMPLETE":
+        progress.result = TrialResult(state=ended, epochs=len(curve), best_epoch=len(curve), best_value=best)
+    return progress

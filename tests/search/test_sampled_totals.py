@@ -1,0 +1,115 @@
+"""A study with a sampler, seen after its first round: what is still to be drawn counts everywhere."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from search import grid, progress, sampling
+from search.candidate import best_winner
+from search.errors import StudyError
+from search.identity import entry_event, identified, key_of
+from search.ledger import Ledger, read
+from search.plan import Known, plan
+from search.schedule import Entry
+from search.status import show, status
+from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
+from search.study_state import StudyState
+from tests.search.recorded import DECLARATION, PRIMARY
+
+AXES = {"dataset": "vindr_pcxr", "initialization": "imagenet", "backbone": "vit_base", "resolution": 224}
+CELL = "vindr_pcxr/imagenet/vit_base/224"
+
+
+def study(trials: int = 6, recipe: dict | None = None) -> StudyConfig:
+    """A cell of so many points, two seeds each, of which four points are drawn in the first round."""
+    space = {"learning_rate": {"low": 1e-6, "high": 1e-1, "log": True}}
+    content = {"name": "s", "axes": AXES, "search": space, "seeds": [0, 1], "recipe": {"epochs": 2, **(recipe or {})}}
+    return StudyConfig.model_validate({**content, "sampling": {"sampler": "tpe", "trials": trials}})
+
+
+def first_round(asked: StudyConfig, storage: Path, metrics) -> StudyState:
+    """Write the ledger of a study whose first round trained to its end."""
+    with Ledger(StudyFolder(storage, "s").ledger) as ledger:
+        key = key_of(sampling.examples(asked).datasets[0])
+        data = {"kind": "data", "key": key, "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}
+        ledger.append(data)
+        state = StudyState.of([data])
+        wanted = sampling.draw(asked, sampling.expand(asked, state), state)
+        for identity, trial in identified(wanted, state).items():
+            ledger.append(entry_event(identity, trial), {"kind": "started", "trial": identity, "time_ms": 0})
+            for epoch in (1, 2):
+                told = {"epoch": epoch, "timestamp_ms": epoch, "metrics": metrics(epoch)}
+                ledger.append({"kind": "epoch", "trial": identity, **told})
+            result = {"state": "COMPLETE", "epochs": 2, "best_epoch": 1, "best_value": 0.8, "checkpoint": "c"}
+            ended = {"state": "COMPLETE", "reason": "", "time_ms": 2, "result": result}
+            ledger.append({"kind": "ended", "trial": identity, **ended})
+    return StudyState.of(read(StudyFolder(storage, "s").ledger).events)
+
+
+@pytest.fixture
+def state(tmp_path) -> StudyState:
+    return first_round(study(), tmp_path, lambda _: {PRIMARY: 0.8})
+
+
+@pytest.mark.parametrize(("trials", "missing"), [(4, 0), (6, 4), (9, 10)])
+def test_status_counts_what_is_not_drawn_yet_as_waiting(state, tmp_path, trials, missing):
+    found = status(study(trials), tmp_path)
+    assert (found["counts"]["COMPLETE"], found["counts"]["WAITING"]) == (8, missing)
+    written = io.StringIO()
+    show(found, Console(file=written, width=200))
+    assert f"8/{8 + missing}" in written.getvalue()
+
+
+@pytest.mark.parametrize(("trials", "missing"), [(4, 0), (6, 4), (9, 10)])
+def test_a_plan_counts_the_epochs_of_what_is_not_drawn_yet(state, tmp_path, trials, missing):
+    done = plan(study(trials), Known(storage=tmp_path))["done"]
+    assert (done["finished"], done["new"], done["epochs_left"]) == (8, missing, 2 * missing)
+
+
+def test_a_plan_counts_the_epochs_of_trials_on_data_that_no_run_has_seen(state, tmp_path):
+    """Two data sets: of the second neither fingerprint nor trials are known."""
+    asked = study(4)
+    more = asked.model_copy(update={"axes": {**asked.axes, "dataset": ["vindr_pcxr", "vindr_cxr"]}})
+    done = plan(more, Known(storage=tmp_path))["done"]
+    assert (done["finished"], done["new"], done["epochs_left"]) == (8, 8, 2 * 8)
+
+
+def test_a_study_whose_points_are_not_all_drawn_is_not_promoted(state):
+    state.evaluated[CELL] = {"trial": next(iter(state.trials))}  # all ended alike: the first is the winner
+    with pytest.raises(StudyError, match="not finished: 8 of 12 trials are done, 1 of 1 winners measured"):
+        best_winner(study(6), state)
+    assert best_winner(study(4), state).cell == CELL
+
+
+def test_progress_counts_later_rounds(state, capsys):
+    entries = [Entry(name, CELL, CELL, dict(trial.searched), 2) for name, trial in state.trials.items()]
+    shows = progress.create("json", Console())
+    shows.searching(entries, state, sampling.to_come(study(), state))
+    now = json.loads(capsys.readouterr().out)["progress"]
+    counts = {name: now[name] for name in ("trials", "complete", "epochs", "epochs_left", "seconds_left")}
+    assert counts == {"trials": 12, "complete": 8, "epochs": 16, "epochs_left": 8, "seconds_left": None}
+
+
+@pytest.mark.parametrize(
+    ("selection", "while_training", "at_the_end"),
+    [("primary", 0.9, 0.8), ("loss", 0.7, 0.8)],
+)
+def test_status_shows_the_value_by_which_a_trial_is_judged(tmp_path, selection, while_training, at_the_end):
+    """The loss is lowest in the first epoch; what the end says of the best epoch holds."""
+    asked = study(4, {"selection": selection})
+    values = {1: {PRIMARY: 0.7, "val/loss": 0.3}, 2: {PRIMARY: 0.9, "val/loss": 0.5}}
+    state = first_round(asked, tmp_path, values.get)
+    assert {row["best"] for row in status(asked, tmp_path)["trials"]} == {at_the_end}
+    with Ledger(StudyFolder(tmp_path, "s").ledger) as ledger:
+        ledger.append(*({"kind": "reopened", "trial": trial, "reason": "x"} for trial in state.trials))
+    assert {row["best"] for row in status(asked, tmp_path)["trials"]} == {while_training}
+
+
+def test_a_grid_has_nothing_to_draw():
+    asked = StudyConfig.model_validate({"name": "s", "axes": AXES})
+    assert sampling.to_come(asked, StudyState()) == []
+    assert len(grid.expand(asked).trials) == 1
