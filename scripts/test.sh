@@ -12,4 +12,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"
+python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder "$@"
