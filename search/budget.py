@@ -154,8 +154,7 @@ class Spending:
 
     def _point(self, trial: str) -> tuple[str, str]:
         """Return what the seeds of a trial share."""
-        entry = self._entries[trial]
-        return entry.cell, repr(sorted(entry.searched.items()))
+        return self._entries[trial].cell, self._state.trials[trial].point
 
     def _standing(self, trial: str) -> float:
         if not self._state.datasets:

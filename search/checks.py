@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets.errors import DatasetError
 from datasets.external import check_external
-from search import grid, pruners, sampling
+from search import grid, pruners, samplers, sampling
 from search.errors import StudyError
 from search.study_config import StudyConfig
 from search.study_state import StudyState
@@ -21,7 +21,7 @@ def examples(study: StudyConfig) -> grid.Grid:
         StudyError: a name that nothing bears, a setting that nothing takes, or a value that cannot be.
     """
     wanted = sampling.examples(study)
-    sampling.check(study.sampling)
+    samplers.check(study.sampling)
     for epochs in {trial.config.recipe.epochs for trial in wanted.trials}:
         pruners.create(study.pruning.pruner, study.pruning.settings, epochs=epochs)
     _check_external(study, wanted)

@@ -23,7 +23,6 @@ from search.study_sections import Range, is_whole
 from search.study_state import StudyState
 from trainers.trial import TrialState
 
-check = samplers.check
 Point = dict[str, Any]
 DIGITS = 4
 """Significant digits of a drawn number: enough for any hyperparameter, and readable."""
