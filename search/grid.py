@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from datasets import preprocessing, sources, transforms
 from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
 from search.errors import StudyError
 from search.study_config import StudyConfig
 from search.study_sections import DATASET_FIELDS, RECIPE_FIELDS, TRIAL_FIELDS, Range, is_whole, refuse_truth
@@ -235,7 +236,11 @@ def _dataset(study: StudyConfig, settings: dict[str, Any]) -> DatasetConfig:
         raise StudyError(
             f"study {study.name}: data set {name!r} has no source {source!r}; sources: {', '.join(sources.names())}"
         )
-    return DatasetConfig(name=name, source=source, options=options, **(common | fields | axes))
+    config = DatasetConfig(name=name, source=source, options=options, **(common | fields | axes))
+    try:
+        return sources.checked(config)
+    except DatasetError as problem:
+        raise StudyError(f"study {study.name}: {problem}") from None
 
 
 def _refusal(config: TrialConfig) -> str | None:

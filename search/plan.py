@@ -30,6 +30,7 @@ from search.study_sections import Range
 from search.study_state import StudyState
 from search.wording import counted
 from trainers import adaptations
+from trainers.initializations import FILE_PREFIX
 from trainers.trial import TrialConfig
 
 
@@ -219,7 +220,15 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
             f"sampling.trials: {study.sampling.sampler} draws {by_chance} points of a cell before it learns from what "
             f"they came to, and gets {points}: give more trials, or a smaller per_round"
         )
-    return [*found, *_without_effect(wanted)]
+    return [*found, *_without_weights(wanted), *_without_effect(wanted)]
+
+
+def _without_weights(wanted: grid.Grid) -> Iterator[str]:
+    """Tell of weights files that are not here; a relative one may lie in the folder that `--weights` names."""
+    for name in dict.fromkeys(trial.config.initialization for trial in wanted.trials):
+        path = Path(name.removeprefix(FILE_PREFIX))
+        if name.startswith(FILE_PREFIX) and path.is_absolute() and not path.is_file():
+            yield f"initialization {name}: no such file on this machine; every node that trains needs it at this path"
 
 
 def _without_effect(wanted: grid.Grid) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""One module per collection, each with one function `read(root, config) -> SourceTable`."""
+"""One module per collection, each with `OPTIONS`, its own settings, and `read(root, config) -> SourceTable`."""
 
 import dataclasses
 import importlib
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from datasets.errors import DatasetError
 from datasets.labels import flip, harden, resolve_uncertain
 from datasets.manifest import Manifest, sizes_of
 from datasets.partition import check_cases, check_disjoint, check_not_empty, draw_by_patient
+from datasets.source_options import parse_options
 from datasets.source_table import SourceTable
 
 VALIDATION_ON_TEST = "the test partition itself, as in paper 1: test figures are optimistic"
@@ -25,6 +26,18 @@ def names() -> list[str]:
     """Return the sources that exist: the modules of this folder."""
     folder = Path(__file__).parent
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def checked(config: DatasetConfig) -> DatasetConfig:
+    """Return a configuration with its source's own settings as the source reads them; no file is read.
+
+    Defaults are left out, so that whoever writes one down asks for the same data as whoever does not.
+
+    Raises:
+        DatasetError: an unknown source, or a setting that it does not have or cannot take.
+    """
+    options = parse_options(config, _plugin(config.source).OPTIONS)
+    return config.model_copy(update={"options": options.model_dump(mode="json", exclude_defaults=True)})
 
 
 def load(config: DatasetConfig, root: Path) -> Manifest:
@@ -77,14 +90,14 @@ def read(config: DatasetConfig, root: Path) -> SourceTable:
             "the data set in its official layout",
             "say --data-root or set RADSWEEP_DATA",
         )
-    return plugin(root, config)
+    table: SourceTable = plugin.read(root, config)
+    return table
 
 
-def _plugin(source: str) -> Callable[[Path, DatasetConfig], SourceTable]:
+def _plugin(source: str) -> ModuleType:
     if source not in names():
         raise DatasetError(f"unknown source {source!r}", "key `source`", f"one of {', '.join(names())}")
-    plugin: Callable[[Path, DatasetConfig], SourceTable] = importlib.import_module(f"datasets.sources.{source}").read
-    return plugin
+    return importlib.import_module(f"datasets.sources.{source}")
 
 
 def _partitioned(table: SourceTable, config: DatasetConfig) -> tuple[SourceTable, str]:

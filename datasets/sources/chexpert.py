@@ -50,13 +50,16 @@ class ChexpertOptions(SourceOptions):
     blank: Literal["zeros", "ignore"] = Field("zeros", description="a finding that the report does not mention")
 
 
+OPTIONS = ChexpertOptions
+
+
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read train.csv and, for official partitions, valid.csv and the test set's table.
 
     The tables lie in `root` or in its folder CheXpert-v1.0 or CheXpert-v1.0-small. Their paths begin with the
     name the archive had when they were written; the folder at hand counts instead.
     """
-    options = parse_options(config, ChexpertOptions)
+    options = parse_options(config, OPTIONS)
     paper = config.labels == "paper"
     official = (options.partitions or ("drawn" if paper else "official")) == "official"
     folder = _folder(root)

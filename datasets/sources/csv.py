@@ -69,9 +69,12 @@ class CsvOptions(SourceOptions):
     )
 
 
+OPTIONS = CsvOptions
+
+
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read the table as the options say; a cell of a finding, an age or a sex that means nothing is refused."""
-    options = parse_options(config, CsvOptions)
+    options = parse_options(config, OPTIONS)
     named = [options.case, options.view, options.age, options.sex, options.origin, options.partition]
     described = tuple(column for column in (options.image, options.patient, *named) if column is not None)
     table = read_csv(root / options.table, columns=described, advice=_NAME_COLUMNS)

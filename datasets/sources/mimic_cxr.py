@@ -33,9 +33,12 @@ class MimicOptions(SourceOptions):
     blank: Literal["zeros", "ignore"] = Field("zeros", description="a finding that the report does not mention")
 
 
+OPTIONS = MimicOptions
+
+
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Join metadata, split and labels; each table may be gzipped. Images of unlabelled studies are left out."""
-    options = parse_options(config, MimicOptions)
+    options = parse_options(config, OPTIONS)
     metadata = _table(root, "metadata", _METADATA)
     split = _table(root, "split", _SPLIT)
     for name, table in (("metadata", metadata), ("split", split)):

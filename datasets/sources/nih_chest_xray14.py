@@ -36,6 +36,7 @@ FACTS = {
     "emphysema": 2_516, "edema": 2_303, "pulmonary_fibrosis": 1_686, "pneumonia": 1_431, "hernia": 227,
     "no_finding": 60_361,
 }  # fmt: skip
+OPTIONS = SourceOptions
 
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
@@ -45,7 +46,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     images-224/ (reduced copies, which must not stand in for the films). An optional sources.csv
     (`Image Index,source_repo`) beside the labels fills the column `origin`.
     """
-    parse_options(config, SourceOptions)
+    parse_options(config, OPTIONS)
     entries = read_csv(_first_that_exists(root, _TABLES), columns=_COLUMNS)
     images = entries["Image Index"]
     pathologies = _PAPER if config.labels == "paper" else _CONVENTIONAL

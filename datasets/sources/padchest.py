@@ -70,13 +70,16 @@ class PadchestOptions(SourceOptions):
     views: Literal["frontal", "all"] = "frontal"
 
 
+OPTIONS = PadchestOptions
+
+
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read the table; images lie in the numbered folders, in `root` or in its folder images/.
 
     Rows whose labels are missing (the text `nan`, 103 of them) are left out. A test partition of a fifth of
     the patients is drawn, as in paper 1.
     """
-    options = parse_options(config, PadchestOptions)
+    options = parse_options(config, OPTIONS)
     path = next((p for p in (root / f"{_TABLE}.gz", root / _TABLE) if p.is_file()), root / _TABLE)
     table = read_csv(path, columns=_COLUMNS)
     prefix = "images/" if (root / "images").is_dir() else ""

@@ -38,9 +38,12 @@ class PhantomOptions(SourceOptions):
     missing: float = Field(0.05, ge=0, lt=1, description="share of labels that are not given")
 
 
+OPTIONS = PhantomOptions
+
+
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Write the films if they are not there yet, then read `labels.csv` as any source reads its table."""
-    options = parse_options(config, PhantomOptions)
+    options = parse_options(config, OPTIONS)
     folder = root / _name(options)
     if not (folder / "labels.csv").is_file():
         generate(folder, options)

@@ -20,6 +20,7 @@ _CLASSES = {
 }
 # Counted in the challenge's label and header tables (torchxrayvision 1.5.7).
 FACTS = {"images": 26_684, "patients": 26_684, "pneumonia": 6_012}
+OPTIONS = SourceOptions
 
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
@@ -27,7 +28,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
 
     The challenge gives every image a patient number of its own. No partition is published: a fifth is drawn.
     """
-    parse_options(config, SourceOptions)
+    parse_options(config, OPTIONS)
     boxes = read_csv(root / "stage_2_train_labels.csv", columns=("patientId", "x", "y", "width", "height", "Target"))
     target = pd.to_numeric(boxes["Target"], errors="coerce").groupby(boxes["patientId"], sort=True).max()
     images = target.index.to_series().reset_index(drop=True)

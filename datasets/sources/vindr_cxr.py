@@ -41,13 +41,16 @@ class VindrOptions(PublishedTestOptions):
     )
 
 
+OPTIONS = VindrOptions
+
+
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read annotations/image_labels_{train,test}.csv, or the Kaggle table where those are absent.
 
     There is no patient identifier: every image counts as a patient. The Kaggle variant has no labelled test
     images, so a fifth is drawn.
     """
-    options = parse_options(config, VindrOptions)
+    options = parse_options(config, OPTIONS)
     kaggle = next((root / name for name in _KAGGLE_TABLES if (root / name).is_file()), None)
     if kaggle is not None and not (root / "annotations").is_dir():
         return _read_kaggle(kaggle, options)

@@ -20,11 +20,12 @@ FACTS = {
     "images": 9_125, "train": 7_728, "test": 1_397, "no_finding": 6_050, "bronchitis": 1_016, "bronchopneumonia": 629,
     "bronchiolitis": 587, "other_disease": 489, "pneumonia": 481,
 }  # fmt: skip
+OPTIONS = PublishedTestOptions
 
 
 def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read image_labels_{train,test}.csv from the root; every image counts as a patient, none is named."""
-    options = parse_options(config, PublishedTestOptions)
+    options = parse_options(config, OPTIONS)
     parts = []
     for partition in ("train", "test"):
         table = read_csv(root / f"image_labels_{partition}.csv", columns=("image_id",))

@@ -119,7 +119,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         epochs: of a full trial.
         rungs: shares of `epochs` at which the group meets, ascending, each in (0, 1); None: of the early ladder
             where `past` has many groups with the same hyperparameters, else of the usual one.
-        exponents: one per rung; of n trials the best ⌈n^exponent⌉ go on; None: those that belong to the rungs.
+        exponents: one per rung; of n trials the best ⌈n^exponent⌉ go on; None: the ladder's at these shares.
         margin: standard deviations of the curves' noise within which the others go on, too; asked only where no
             other groups tell how sure an expectation is.
         slope_credit: share of the remaining epochs over which the present slope is believed to go on.
@@ -145,11 +145,14 @@ class CellRacePruner(optuna.pruners.BasePruner):
         trials: int = 0,
     ):
         ladder = _ladder(past, restarts=restarts, trials=trials)
+        if rungs is None and exponents is not None:
+            raise ValueError("exponents are one per rung: give `rungs`, too")
         rungs = tuple(ladder) if rungs is None else rungs
-        exponents = tuple(ladder.values()) if exponents is None else exponents
         if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(rungs):
             raise ValueError(f"rungs are ascending shares of the epochs between 0 and 1, found {list(rungs)}")
-        if len(exponents) < len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
+        if exponents is None:
+            exponents = np.interp(rungs, list(ladder), list(ladder.values())).tolist()
+        if len(exponents) != len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
         if tolerance is None:
             tolerance = TOLERANCE if trials < MANY_TRIALS else TOLERANCE_OF_MANY_TRIALS
@@ -291,7 +294,7 @@ def _ladder(past: Sequence[Past], *, restarts: bool, trials: int) -> Mapping[flo
 
 def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -> dict[int, float]:
     """Return the exponent by epoch; in a short training rungs fall together, and the later, stricter one counts."""
-    exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=False)}
+    exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=True)}
     return {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
 
 

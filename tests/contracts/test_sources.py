@@ -15,7 +15,7 @@ from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
 from datasets.manifest import COLUMNS, Manifest
 from datasets.source_options import SourceOptions
-from datasets.sources import load, names
+from datasets.sources import checked, load, names
 from tests.datasets.miniatures import MINIATURES
 
 LISTS = ("paper", "conventional")
@@ -159,7 +159,13 @@ def test_no_identifier_is_logged_or_told_in_errors(miniature, manifest: Manifest
 @pytest.mark.parametrize("source", names())
 def test_options_bear_no_name_of_a_setting_of_every_data_set(source: str):
     """In a study file both stand in one mapping, so one would hide the other."""
-    module = importlib.import_module(f"datasets.sources.{source}")
-    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, SourceOptions)]
-    for kind in kinds:
-        assert set(kind.model_fields) & set(DatasetConfig.model_fields) == set()
+    options = importlib.import_module(f"datasets.sources.{source}").OPTIONS
+    assert issubclass(options, SourceOptions)
+    assert set(options.model_fields) & set(DatasetConfig.model_fields) == set()
+
+
+@pytest.mark.parametrize("source", names())
+def test_defaults_that_are_written_out_ask_for_the_same_data(source: str):
+    options = importlib.import_module(f"datasets.sources.{source}").OPTIONS
+    written, plain = (DatasetConfig(name="d", source=source, options=o) for o in (options().model_dump(), {}))
+    assert checked(written) == checked(plain) == plain

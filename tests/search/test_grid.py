@@ -78,6 +78,10 @@ def test_every_shipped_study_can_be_planned(shipped):
         ({"pruning": {"settings": {"past": []}}}, "past is no setting; it takes: rungs, exponents, margin"),
         ({"pruning": {"settings": {"epochs": 3}}}, "epochs is no setting"),
         ({"pruning": {"settings": {"rungs": []}}}, "rungs are ascending shares"),
+        ({"pruning": {"settings": {"rungs": [0.5], "exponents": [0.5, 0.2]}}}, "exponents are one per rung"),
+        ({"pruning": {"settings": {"exponents": [0.5]}}}, "exponents are one per rung: give `rungs`"),
+        ({"data": {"phantom": {"patient": 48}}}, "options of source phantom: patient: Extra inputs are not permitted"),
+        ({"data": {"phantom": {"patients": 3}}}, "(data set phantom); expected keys among patients, size"),
         ({"pruning": {"settings": {"margin": float("nan")}}}, "must be 0 or more, found nan"),
     ],
 )
@@ -97,6 +101,15 @@ def test_what_does_not_exist_is_refused_with_what_does(changes, message):
 )
 def test_what_is_probably_not_meant_is_warned_of(pruning, message):
     assert message in plan(study(pruning=pruning))["warnings"][0]
+
+
+def test_a_weights_file_that_is_not_on_this_machine_is_told_before_anything_is_trained(tmp_path):
+    (tmp_path / "there.safetensors").touch()
+    files = [f"file:{tmp_path}/{name}.safetensors" for name in ("there", "misspelt")] + [
+        "file:in_the_folder.safetensors"
+    ]
+    (told,) = plan(study(axes={"initialization": files}))["warnings"]
+    assert told.startswith(f"initialization {files[1]}: no such file on this machine")
 
 
 def test_identity_is_the_canonical_configuration_and_the_data():
