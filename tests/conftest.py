@@ -3,11 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -38,6 +39,34 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
             super()._assign_work_unit(node)
 
     return FromBothEnds(config, log)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder of this process with what `make` puts there; of several processes one makes it, for all."""
+    own = factory.mktemp(name)
+    made = own.parents["PYTEST_XDIST_WORKER" in os.environ] / f"{name}-for-all"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            make(own)
+            shutil.copytree(own, made)
+        else:
+            shutil.copytree(made, own, dirs_exist_ok=True)
+    return own
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables and nothing in them: making one takes many seconds, copying it none."""
+    from mlflow_server.tracking import Tracker
+
+    folder = made_once(tmp_path_factory, "store", lambda folder: Tracker(f"sqlite:///{folder}/mlflow.db", "none"))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store_uri(empty_store: Path, tmp_path: Path) -> str:
+    """URI of an MLflow store of the test's own, `mlflow.db` in its folder, with nothing in it."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture(scope="session")

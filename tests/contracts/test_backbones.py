@@ -57,6 +57,7 @@ def test_has_the_published_number_of_parameters(initialization: str, backbone: s
     assert parameter_count(meta_network(plan)) / 1e6 == pytest.approx(PUBLISHED[initialization, backbone], rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", adaptations.names())
 @pytest.mark.parametrize(
     "plan",

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from mlflow_server.tracking import Tracker
 from search import ledger
+from tests.conftest import made_once
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
@@ -76,26 +75,6 @@ class Command:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder of this process with what `make` puts there; of several processes one makes it, for all."""
-    own = factory.mktemp(name)
-    made = own.parents["PYTEST_XDIST_WORKER" in os.environ] / f"{name}-for-all"
-    with FileLock(made.with_suffix(".lock")):
-        if not made.exists():
-            make(own)
-            shutil.copytree(own, made)
-        else:
-            shutil.copytree(made, own, dirs_exist_ok=True)
-    return own
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """An MLflow store with its tables and nothing in them: making one takes many seconds, copying it none."""
-    folder = made_once(tmp_path_factory, "store", lambda folder: Tracker(f"sqlite:///{folder}/mlflow.db", "none"))
-    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,16 @@ def filled(config):
     return run
 
 
+@pytest.fixture
+def server(tmp_path, empty_store):
+    """A server on SQLite that holds a run."""
+    config = ServerConfig(folder=tmp_path / "server")
+    config.folder.mkdir()
+    shutil.copy(empty_store, config.folder)
+    filled(config)
+    return config
+
+
 def metrics(config, run):
     return [(m.step, m.value) for m in MlflowClient(config.backend).get_metric_history(run, "loss")]
 
@@ -89,39 +99,30 @@ def test_a_backup_is_not_written_into_what_it_copies(backed_up, folder):
     assert not list(inside.parent.glob("*copy*"))
 
 
-def test_a_link_stays_a_link_and_brings_in_nothing_from_elsewhere(tmp_path):
-    config = ServerConfig(folder=tmp_path / "server")
-    config.folder.mkdir()
-    filled(config)
+def test_a_link_stays_a_link_and_brings_in_nothing_from_elsewhere(server, tmp_path):
     (tmp_path / "private").write_text("s3cret")
     for name, place in (("dangling", tmp_path / "nowhere"), ("outside", tmp_path / "private")):
-        (config.folder / "mlartifacts" / name).symlink_to(place)
-    back_up(config, tmp_path / "copy")
+        (server.folder / "mlartifacts" / name).symlink_to(place)
+    back_up(server, tmp_path / "copy")
     restore(ServerConfig(folder=tmp_path / "after"), tmp_path / "copy")
     for name, place in (("dangling", "nowhere"), ("outside", "private")):
         assert (tmp_path / "after" / "mlartifacts" / name).readlink() == tmp_path / place
 
 
-def test_what_cannot_be_copied_leaves_nothing_behind(tmp_path, monkeypatch):
-    config = ServerConfig(folder=tmp_path / "server")
-    config.folder.mkdir()
-    filled(config)
+def test_what_cannot_be_copied_leaves_nothing_behind(server, tmp_path, monkeypatch):
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mlflow_server.backup.shutil.copytree", full)
     with pytest.raises(OSError, match="No space left"):
-        back_up(config, tmp_path / "copy")
+        back_up(server, tmp_path / "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["server"]
 
 
 @pytest.mark.parametrize("damage", ["a flipped byte", "a missing file", "no manifest"])
-def test_a_damaged_backup_is_refused_before_anything_is_written(tmp_path, damage):
-    config = ServerConfig(folder=tmp_path / "server")
-    config.folder.mkdir()
-    filled(config)
-    back_up(config, tmp_path / "copy")
+def test_a_damaged_backup_is_refused_before_anything_is_written(server, tmp_path, damage):
+    back_up(server, tmp_path / "copy")
     if damage == "a flipped byte":
         content = bytearray((tmp_path / "copy" / "database").read_bytes())
         content[-1] ^= 1
@@ -147,11 +148,8 @@ def test_who_could_log_in_can_log_in_where_it_is_restored(backed_up):
 
 
 @pytest.mark.parametrize("name", ["users.db", "admin-password", "session-key"])
-def test_users_that_are_there_are_not_overwritten(tmp_path, name):
-    config = ServerConfig(folder=tmp_path / "server")
-    config.folder.mkdir()
-    filled(config)
-    back_up(config, tmp_path / "copy")
+def test_users_that_are_there_are_not_overwritten(server, tmp_path, name):
+    back_up(server, tmp_path / "copy")
     used = ServerConfig(folder=tmp_path / "used")
     (used.folder / "credentials").mkdir(parents=True)
     (used.folder / "credentials" / name).write_text("theirs")
@@ -184,13 +182,10 @@ def test_a_backup_that_others_write_beside_is_restored(backed_up, tmp_path, monk
     assert back_up(before, tmp_path / "copy")["metrics"] == live == rows_by_table(before)["metrics"] - 1
 
 
-def test_a_restored_database_is_migrated_without_a_change(tmp_path):
-    config = ServerConfig(folder=tmp_path / "server")
-    config.folder.mkdir()
-    filled(config)
-    before = rows_by_table(config)
-    assert upgrade(config) == 0
-    assert rows_by_table(config) == before
+def test_a_restored_database_is_migrated_without_a_change(server):
+    before = rows_by_table(server)
+    assert upgrade(server) == 0
+    assert rows_by_table(server) == before
 
 
 @pytest.fixture(scope="module")

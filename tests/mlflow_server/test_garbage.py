@@ -18,10 +18,11 @@ MONTH = 40 * DAY_MS
 
 
 @pytest.fixture
-def stored(tmp_path):
+def stored(tmp_path, store_uri):
     """A server's store with deleted runs of every kind, each with an artifact."""
     config = ServerConfig(folder=tmp_path)
-    client, registry = MlflowClient(config.backend), Registry(config.backend)
+    assert config.backend == store_uri
+    client, registry = MlflowClient(store_uri), Registry(store_uri)
     experiment = client.create_experiment("e", artifact_location="mlflow-artifacts:/e")
     elsewhere = client.create_experiment("elsewhere", artifact_location=(tmp_path / "home").as_uri())
     ended = time.time_ns() // 1_000_000 - MONTH

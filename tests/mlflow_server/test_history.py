@@ -22,10 +22,9 @@ def packaged(folder):
 
 
 @pytest.fixture
-def promoted(tmp_path):
+def promoted(tmp_path, store_uri):
     """A storage whose model `m` had versions 1, 2 and 3 as champions, in this order."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client, registry, history = MlflowClient(uri), Registry(uri), History(tmp_path, "m")
+    client, registry, history = MlflowClient(store_uri), Registry(store_uri), History(tmp_path, "m")
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
     champion = None
     for number in ("1", "2", "3"):
@@ -119,10 +118,9 @@ def test_an_alias_that_was_lost_is_given_back(promoted):
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
-def test_numbers_that_a_model_made_anew_gives_again_are_not_those_on_record(tmp_path):
+def test_numbers_that_a_model_made_anew_gives_again_are_not_those_on_record(tmp_path, store_uri):
     """The first model's version 2 was champion; that of the second was refused."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client, registry, history = MlflowClient(uri), Registry(uri), History(tmp_path, "m")
+    client, registry, history = MlflowClient(store_uri), Registry(store_uri), History(tmp_path, "m")
     experiment = client.create_experiment("e")
 
     def registered():

@@ -174,6 +174,7 @@ def test_decisions_are_made_at_the_thresholds_of_validation(saved, film):
     assert model.predict([film], params={"decisions": False}).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_network_whose_patches_do_not_fit_the_resolution_is_packaged_at_its_true_size(tmp_path, film):
     made = package(tmp_path, backbone="eva02_tiny_patch14_224", side=58)
     assert checkpoint.read_trial(made.checkpoint)["plan"]["input_size"] == 56  # four patches of 14
@@ -268,6 +269,7 @@ def test_text_never_names_a_file_of_the_server(saved, film, monkeypatch):
             saved[2].predict([text])
 
 
+@pytest.mark.slow
 def test_versions_whose_code_differs_work_side_by_side(saved, film, tmp_path, monkeypatch):
     made, _, champion = saved
     before = champion.predict([film])

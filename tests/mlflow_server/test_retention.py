@@ -8,9 +8,8 @@ from mlflow_server.retention import DAY_MS, judge
 from tests.mlflow_server.conftest import deleted_at
 
 
-def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client, registry = MlflowClient(uri), Registry(uri)
+def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path, store_uri):
+    client, registry = MlflowClient(store_uri), Registry(store_uri)
     experiment = client.create_experiment("e")
     now = time.time_ns() // 1_000_000
     ends = {"study": 40, "old": 40, "lately": 40, "young": 2, "winner": 40, "champion": 40, "cited": 40, "alive": 40}
@@ -30,7 +29,7 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         client.delete_run(runs[name])
         if name != "lately":
             deleted_at(tmp_path / "mlflow.db", runs[name], now - ends[name] * DAY_MS)
-    found = judge(uri, days=30)
+    found = judge(store_uri, days=30)
     assert found.removable == (runs["old"],)
     assert found.kept == {
         runs["winner"]: "winner of its cell",
@@ -38,11 +37,11 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path):
         runs["cited"]: "cited by a promotion of m",
         runs["study"]: "study of version 1 of m",
     }
-    assert set(judge(uri, days=1).removable) == {runs["old"], runs["young"]}
+    assert set(judge(store_uri, days=1).removable) == {runs["old"], runs["young"]}
 
 
-def test_a_version_without_a_run_keeps_the_runs_that_its_files_lie_in(tmp_path):
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_version_without_a_run_keeps_the_runs_that_its_files_lie_in(tmp_path, store_uri):
+    client = MlflowClient(store_uri)
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
     runs = [client.create_run(experiment).info for _ in range(4)]
     model = client.create_logged_model(experiment, name="network", source_run_id=runs[1].run_id)
@@ -57,18 +56,18 @@ def test_a_version_without_a_run_keeps_the_runs_that_its_files_lie_in(tmp_path):
     for run in runs:
         client.set_terminated(run.run_id, end_time=1)
         client.delete_run(run.run_id)
-    found = judge(f"sqlite:///{tmp_path}/mlflow.db", days=0)
+    found = judge(store_uri, days=0)
     assert found.removable == (runs[3].run_id,)
     assert found.kept == {run.run_id: f"version {n} of m" for n, run in enumerate(runs[:3], 1)}
 
 
-def test_no_number_of_experiments_hides_a_deleted_run(tmp_path, monkeypatch):
+def test_no_number_of_experiments_hides_a_deleted_run(tmp_path, store_uri, monkeypatch):
     """MLflow lists experiments by the page."""
     monkeypatch.setattr(retention, "PAGE", 2)
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(store_uri)
     run = client.create_run(client.create_experiment("study")).info.run_id
     client.set_terminated(run, end_time=1)
     client.delete_run(run)
     for number in range(5):
         client.delete_experiment(client.create_experiment(f"other-{number}"))
-    assert judge(f"sqlite:///{tmp_path}/mlflow.db", days=0).removable == (run,)
+    assert judge(store_uri, days=0).removable == (run,)

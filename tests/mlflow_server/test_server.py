@@ -293,6 +293,7 @@ def test_a_server_ends_with_the_command_that_started_it(told):
         signal.signal(told, before)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path):
     port = free_port()
     words = ["start", "--storage", str(tmp_path), "--port", str(port)]
@@ -403,6 +404,7 @@ def test_the_ui_behind_a_proxy_may_post_and_a_page_from_elsewhere_may_not(served
     assert request(served, "/ajax-api/2.0/mlflow/experiments/search", known=True, **foreign)[0] == 403
 
 
+@pytest.mark.slow
 def test_a_user_who_is_no_administrator_makes_the_first_champion(served, monkeypatch):
     """Asked by a user, a server says of a model that is not there that it is forbidden."""
     from mlflow.server import get_app_client

@@ -47,12 +47,14 @@ def test_another_image_is_refused(ours, refused):
         check_grey_levels("film", ours, film())
 
 
+@pytest.mark.slow
 def test_a_step_that_does_nothing_is_noticed(monkeypatch):
     monkeypatch.setattr(training_step, "_our_step", lambda _network: lambda *_: None)
     with pytest.raises(RuntimeError, match=r"convnext_atto, .* ours is not the peer's"):
         training_step._compare("convnext_atto", steps=1)
 
 
+@pytest.mark.slow
 def test_a_step_with_another_rate_is_noticed_and_ours_is_the_bare_one_to_the_bit(monkeypatch):
     training_step._compare("convnext_atto", steps=1)
     monkeypatch.setattr(optim, "rate_factor", lambda *_, **__: 0.999)
@@ -66,6 +68,7 @@ def test_a_reader_that_gives_other_rows_is_noticed():
         cache_formats._rate("sorted rows", lambda rows: pixels[np.sort(rows)], pixels)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_does_nothing_is_noticed(monkeypatch, tmp_path):
     write_jpeg2000(tmp_path / "film.dcm", radiograph(0))
     images._decoding(tmp_path / "film.dcm", 1)

@@ -9,6 +9,7 @@ from search import grid, ledger, report
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
+from tests.conftest import made_once
 
 TARGETS = {
     "nih_chest_xray14": ["cardiomegaly", "nodule", "pneumothorax"],
@@ -56,8 +57,9 @@ class Reported:
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory) -> Reported:
     """18 cells on two data sets with different targets."""
-    storage = tmp_path_factory.mktemp("reported")
-    folder = synthetic_study.build(STUDY, storage, TARGETS, synthetic_study.Size(cases=400, patients=150))
-    made = Reported(STUDY, folder)
-    made.write()
-    return made
+
+    def make(storage):
+        folder = synthetic_study.build(STUDY, storage, TARGETS, synthetic_study.Size(cases=400, patients=150))
+        Reported(STUDY, folder).write()
+
+    return Reported(STUDY, StudyFolder(made_once(tmp_path_factory, "reported", make), STUDY.name))

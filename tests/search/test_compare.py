@@ -186,13 +186,12 @@ def test_damaged_scores_are_told_with_their_file(storage, damage):
         ask(storage, "aaaaaa", "cccccc")
 
 
-def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path):
-    uri = StudyFolder(storage, "").tracking_uri
-    client = MlflowClient(uri)
+def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path, store_uri):
+    client = MlflowClient(store_uri)
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "a").as_uri())
     run = client.create_run(experiment, tags={"radsweep.study": "one"}).info.run_id
     client.log_artifact(run, str(StudyFolder(storage, "one").winner("aaaaaa0001") / "scores.parquet"), "evaluation")
-    registry = Registry(uri)
+    registry = Registry(store_uri)
     version = registry.register("m", source=str(tmp_path), run_id=run, tags={"radsweep.study": "one"})
     registry.crown(version, instead_of=None)
     expected = ask(storage, "aaaaaa", "bbbbbb")

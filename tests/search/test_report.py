@@ -102,7 +102,9 @@ def test_p_value_is_the_normal_one_of_the_redraws_standard_deviation():
     assert family.p_value(0.1, np.array([0.1])) is None
 
 
+@pytest.mark.slow
 def test_several_processes_redraw_as_one_does(reported, monkeypatch):
+    monkeypatch.setattr(family, "BYTES_PER_PROCESS", 1)
     paths = sorted(reported.folder.path.glob("winners/*/scores.parquet"))[:8]
     found = []
     for count in (1, 2):
@@ -113,6 +115,7 @@ def test_several_processes_redraw_as_one_does(reported, monkeypatch):
         assert np.array_equal(one.values, other.values)
 
 
+@pytest.mark.slow
 def test_several_processes_draw_as_one_does(reported, monkeypatch):
     monkeypatch.setattr(figures, "CELLS_PER_PROCESS", 1)
     drawn = []
@@ -239,12 +242,14 @@ def test_figures_are_files_and_stand_in_the_page_with_words(reported):
     assert {f"{name}.png" for name in figures_} == set(re.findall(r"\]\(([^)]+\.png)\)", reported.file("report.md")))
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_bytes(reported, again):
     again.write()
     for path in reported.folder.report.iterdir():
         assert (again.folder.report / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_figures_of_cells_no_longer_asked_for_go_and_other_files_stay(again):
     (again.folder.report / "mine.png").write_bytes(b"a user's own")
     assert (again.folder.report / "heat-map-vindr_pcxr.png").is_file()
@@ -367,6 +372,7 @@ def run(monkeypatch, *words_):
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_the_command_renews_the_report_from_what_is_stored(again, monkeypatch, capsys, tmp_path):
     study = tmp_path / "study.yaml"
     study.write_text(json.dumps(again.study.model_dump(mode="json")))

@@ -38,6 +38,7 @@ def linked(folder):
     return re.findall(r"^!\[.*\]\((.+)\)$", (folder.report / "report.md").read_text(), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_figures_of_long_names_that_begin_alike_are_different_files(tmp_path):
     weights = [f"file:/mnt/projects/radiology/weights/pretrained/dinov3_{letter}.safetensors" for letter in "ab"]
     _, folder = written(tmp_path, initialization=["imagenet", *weights])
@@ -46,6 +47,7 @@ def test_figures_of_long_names_that_begin_alike_are_different_files(tmp_path):
     assert sorted(names) == sorted(path.name for path in folder.report.glob("difference-*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a/b", "my data", "a|b", "cost$1$"])
 def test_a_data_sets_name_becomes_a_file_beside_the_report(tmp_path, name):
     _, folder = written(tmp_path, name, initialization=["imagenet", "dinov2"])
@@ -79,6 +81,7 @@ def test_what_was_measured_before_an_axis_was_added_still_holds(reported):
     assert set(found["provenance"]["use"]) == {cell["cell"] for cell in found["cells"]}
 
 
+@pytest.mark.slow
 def test_cells_of_other_labels_are_not_ranked_together_and_data_are_told_apart(tmp_path):
     study, folder = written(tmp_path, uncertain=["zeros", "ones"], initialization=["imagenet", "dinov2"])
     found = report.read(folder)
@@ -98,6 +101,7 @@ def test_cells_of_other_labels_are_not_ranked_together_and_data_are_told_apart(t
         best_winner(study, state)
 
 
+@pytest.mark.slow
 def test_its_report_is_drawn_with_the_new_axis(tmp_path):
     study, folder = written(tmp_path, initialization=["imagenet", "dinov2"])
     before = report.read(folder)
@@ -109,6 +113,7 @@ def test_its_report_is_drawn_with_the_new_axis(tmp_path):
     assert set(before["files"]) <= set(after["files"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b'{"format": 5, "fil', b"[]", b"\xff\xfe"])
 def test_a_damaged_report_is_told_and_written_again(tmp_path, content):
     study, folder = written(tmp_path)
@@ -123,6 +128,7 @@ def test_a_damaged_report_is_told_and_written_again(tmp_path, content):
     assert report.read(folder) == before
 
 
+@pytest.mark.slow
 def test_a_report_that_is_half_written_is_none(tmp_path, monkeypatch):
     study, folder = written(tmp_path)
     replacing = report.replacing

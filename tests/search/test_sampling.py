@@ -114,6 +114,7 @@ def test_a_study_that_goes_on_draws_what_an_undisturbed_one_draws(sampler):
     assert sampling.drawn(study(sampler), cut) == sampling.drawn(study(sampler), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "train", "points"),
     [
@@ -316,6 +317,7 @@ def test_what_is_still_to_be_drawn_is_counted_cell_by_cell():
     assert (len(others), {trial.cell.name for trial in others}) == ((10 - 4) * 2, {"phantom/random/test_convnext2/32"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "more", "points"),
     [

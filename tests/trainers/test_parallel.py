@@ -76,6 +76,7 @@ def test_no_process_goes_without_images(count: int) -> None:
         assert whole == list(range(length)) * (count if length < count else 1)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_averaged_over_the_processes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         told = pool.map(_mean_of_two, [(rank, tmp_path) for rank in range(2)])
@@ -120,6 +121,7 @@ def ends_itself(how: str) -> Callable[..., Any]:
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
@@ -148,6 +150,7 @@ def test_why_another_process_failed_is_told_at_once(
     assert raised.value.args == expected.args
 
 
+@pytest.mark.slow
 def test_a_failure_of_its_own_is_not_taken_for_anothers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(parallel, "_start", ends_itself("    join(); sys.stdin.read()"))
     monkeypatch.setattr(parallel, "SECONDS_TO_END", 0.1)

@@ -16,8 +16,9 @@ from trainers.evaluation.ranked import Ranked
 from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.summary import MACRO, RANKING
 
-FILES_PER_PROCESS = 4
-"""Fewer are not worth the two seconds that a process takes to start."""
+BYTES_PER_PROCESS = 2e10
+"""Of scores, times redraws, that keep a processor busy for some three seconds; less is not worth the two that a process
+takes to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,9 @@ def redraw_files(paths: Sequence[Path], *, metric: str, bootstrap: Bootstrap) ->
         In the order of the paths; a sentence instead where a file cannot be used.
     """
     work = partial(_redraw_file, metric=metric, bootstrap=bootstrap)
+    size = bootstrap.redraws * sum(path.stat().st_size for path in paths if path.is_file())
     # Threads would wait for each other: scipy's sparse products hold the interpreter's lock.
-    return spread(work, paths, most=len(paths) // FILES_PER_PROCESS)
+    return spread(work, paths, most=int(size / BYTES_PER_PROCESS))
 
 
 def p_value(observed: float, redrawn: np.ndarray) -> float | None:
