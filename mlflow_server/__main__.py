@@ -141,6 +141,9 @@ def history(
             "Bring the history back from a backup",
             err=True,
         )
+    champion = registry.champion(name)
+    if champion is not None and (problem := succession.by_hand(champion, registry=registry, history=own)):
+        typer.echo(f"warning: {problem}", err=True)
     for entry in entries:
         typer.echo(json.dumps(entry) if as_json else _line(entry))
 

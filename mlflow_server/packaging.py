@@ -6,6 +6,7 @@ reads and prepares images, see `reader.py`), `artifacts/contract.json` (patholog
 """
 
 import base64
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,12 @@ class Package:
     evaluation: Mapping[str, Any]
     procedure: str
     weights: Path | None = None
+
+    def made_of(self) -> str:
+        """Return a hash of the trained weights and of all that was measured: with another one it is another version."""
+        weights = checkpoint.sha256(self.checkpoint / checkpoint.NETWORK)
+        parts = [weights, self.procedure, self.evaluation]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def card(self) -> Card:
         """Return the model card."""

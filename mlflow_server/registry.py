@@ -26,6 +26,8 @@ CLAIMED = "promotion by"
 SCORES = "evaluation/scores.parquet"
 SCORES_HASH = "radsweep.scores_sha256"
 """Tag of a version: what its scores were when it was registered; with a dot and a name, those on another data set."""
+MADE_OF = "radsweep.made_of"
+"""Tag of a version: a hash of its weights and of what was measured; a run that is measured anew gets another version."""
 EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 """Artifacts of a winner's run."""
 ENTRY = "radsweep.promotion."
@@ -128,7 +130,7 @@ class Registry:
     def register(
         self, name: str, *, source: str, run_id: str, tags: Mapping[str, Any], description: str | None = None
     ) -> Version:
-        """Add a version, unless the run has one already.
+        """Add a version, unless the run has one that is made of the same.
 
         Args:
             name: of the registered model.
@@ -138,9 +140,8 @@ class Registry:
             description: Markdown, shown with the version.
         """
         self._create_registered_model(name)
-        for found in self._client.search_model_versions(f"name='{name}'"):
-            if found.run_id == run_id:
-                return Version(name, str(found.version), run_id, dict(found.tags))
+        if known := self.version_of(name, run_id, tags.get(MADE_OF)):
+            return known
         kept = {key: str(value)[:TAG_CHARACTERS] for key, value in tags.items()}
         # A server takes a logged model as a source only if it is also told by its ID.
         logged = LOGGED_MODEL.fullmatch(source)
@@ -154,13 +155,14 @@ class Registry:
         )
         return Version(name, str(created.version), run_id, kept)
 
-    def version_of(self, name: str, run_id: str) -> Version | None:
-        """Return the version that was made from a run, or None."""
+    def version_of(self, name: str, run_id: str, made_of: str | None) -> Version | None:
+        """Return the version that was made from a run and of this, or None."""
         try:
             found = self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
         except MlflowException:
             return None
-        return Version(name, str(found[0].version), run_id, dict(found[0].tags)) if found else None
+        same = (one for one in found if one.tags.get(MADE_OF) == made_of)
+        return next((Version(name, str(one.version), run_id, dict(one.tags)) for one in same), None)
 
     def crown(self, version: Version, *, instead_of: Version | None, note: str = "") -> None:
         """Give a version the alias `champion`, and take `challenger` from it.

@@ -60,6 +60,19 @@ def told(name: str, *, registry: Registry, history: History) -> list[Entry]:
     return sorted([*own, *others], key=lambda entry: entry["time_ms"])
 
 
+def by_hand(champion: Version, *, registry: Registry, history: History) -> str | None:
+    """Say that a champion got its alias from neither a promotion nor a roll-back, as far as is on record; or None."""
+    entries = told(champion.name, registry=registry, history=history)
+    last = next((entry for entry in reversed(entries) if entry["action"] in {PROMOTED, ROLLED_BACK}), None)
+    if last is not None and last["version"] == champion.version:
+        return None
+    named = f"version {champion.version} was made champion by hand"
+    if last is None:
+        return f"{named}, and none is on record; take the alias away, and promote"
+    back = f"`python -m mlflow_server rollback {champion.name}` gives it back"
+    return f"{named}; the last one on record is version {last['version']}, {back}"
+
+
 def lost(name: str, *, registry: Registry, history: History) -> list[Entry]:
     """Return what this storage folder's ledger once held and holds no more, as the registry mirrors it, eldest first.
 

@@ -195,7 +195,8 @@ def _evaluated(
     folder: StudyFolder, identity: str, trial: Trial, targets: Mapping[str, Sequence[str]], size: Size
 ) -> ledger.Event:
     scores = case_scores(trial, targets[trial.config.dataset.name], size)
-    scores.save(folder.winner(identity) / "scores.parquet")
+    path = folder.winner(identity) / "scores.parquet"
+    scores.save(path)
     test = scores.where((scores.table["partition"] == "test").to_numpy(bool))
     bootstrap = Bootstrap(size.redraws)
     return {
@@ -213,6 +214,7 @@ def _evaluated(
             for row in rows(part.evaluation)
         ],
         "thresholds": {},
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
     }
 
 

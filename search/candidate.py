@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.dataset_config import DatasetConfig
-from search import data_roots, delivery, ledger, provenance, sampling, selection
+from search import data_roots, delivery, ledger, sampling, selection, stored_scores
 from search.errors import StudyError
 from search.identity import identified
+from search.ledger import Event
 from search.study_config import StudyConfig
 from search.study_delivery import connect_tracker
 from search.study_folder import StudyFolder
@@ -64,7 +65,7 @@ class Candidate:
             "cell": self.winner.cell,
             "run_id": self.run_id,
             "data_fingerprint": self.fingerprint,
-            "code": provenance.code_version(),
+            "code": ", ".join(self.progress.versions),
         }
 
     def package(self, weights: Path | None = None) -> "Package":
@@ -75,47 +76,56 @@ class Candidate:
         """
         from mlflow_server.packaging import Package
 
-        evaluation = self.state.evaluated[self.winner.cell]
-        asked = {**self.study.evaluation.model_dump(), **evaluation.get("asked", {})}
+        asked = {**self.study.evaluation.model_dump(), **self.evaluation.get("asked", {})}
         return Package(
             checkpoint=self.checkpoint,
             weights=weights,
             name=self.name,
             facts=self.facts,
             data=self.state.datasets[self.progress.dataset_key],
-            evaluation=evaluation,
+            evaluation=self.evaluation,
             procedure=f"The test partition was read once, after the choice on validation. In brackets "
             f"{asked['confidence']:.0%} intervals, {asked['redraws']} bootstrap redraws of {asked['unit']}s.",
         )
 
     def measured(self) -> "Measured":
-        """Return the scores that the winner's evaluation stored."""
+        """Return the scores that the winner's evaluation stored.
+
+        Raises:
+            StudyError: they are not what was measured.
+        """
         from mlflow_server.promotion import Measured
         from trainers.evaluation import case_scores
 
         return Measured(
-            _test_scores((self._place / "scores.parquet").read_bytes()),
-            {name: case_scores.load(path) for name, path in self._external.items()},
+            _test_scores(self._scores),
+            {name: case_scores.load(io.BytesIO(content)) for name, content in self._external.items()},
         )
 
     @property
     def scores_sha256(self) -> str:
         """Of the scores that its evaluation stored."""
-        return hashlib.sha256((self._place / "scores.parquet").read_bytes()).hexdigest()
+        return hashlib.sha256(self._scores).hexdigest()
 
     @property
     def external_sha256(self) -> dict[str, str]:
         """Of the scores on the other data sets that the promotion asks for, as far as there are any."""
-        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in self._external.items()}
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self._external.items()}
 
     @property
-    def _place(self) -> Path:
-        return self.folder.winner(self.winner.trial)
+    def evaluation(self) -> Event:
+        """What the ledger has of its evaluation."""
+        return self.state.evaluated[self.winner.cell]
 
     @property
-    def _external(self) -> dict[str, Path]:
-        paths = {name: self._place / f"scores_{name}.parquet" for name in self.study.promotion.external}
-        return {name: path for name, path in paths.items() if path.is_file()}
+    def _scores(self) -> bytes:
+        return stored_scores.read(self.folder, self.evaluation)
+
+    @property
+    def _external(self) -> dict[str, bytes]:
+        names = {name: f"scores_{name}.parquet" for name in self.study.promotion.external}
+        there = {name: file for name, file in names.items() if (self.folder.winner(self.winner.trial) / file).is_file()}
+        return {name: stored_scores.read(self.folder, self.evaluation, file) for name, file in there.items()}
 
     def rival(self, registry: "Registry", champion: "Version", history: "History") -> "Measured":
         """Return the scores of the champion, as far as its run has them.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search import ledger
+from search import ledger, stored_scores
 from search.errors import StudyError
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
@@ -189,10 +189,7 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     found = list({(entry[3].study, entry[0]): entry for entry in found}.values())  # a new axis gives cells new names
     if len(found) == 1:
         trial, name, _, folder, state = found[0]
-        scores = folder.winner(trial) / "scores.parquet"
-        if not scores.is_file():
-            raise StudyError(f"{name}: {scores} is missing; `python -m search run` writes it when it measures a winner")
-        return Measured(name, trial, scores.read_bytes(), **_settings(state))
+        return Measured(name, trial, stored_scores.read(folder, state.evaluations[trial]), **_settings(state))
     names = sorted({f"{entry[1]} ({entry[0]})" for entry in found or known})
     listed = "; ".join(names[:SHOWN]) + ("; …" if len(names) > SHOWN else "")
     if found:

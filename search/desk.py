@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from search.delivery import Delivery
 from search.ledger import Event, Ledger
 from search.progress import Progress
-from search.provenance import code_version
+from search.provenance import code_version, library_versions
 from search.study_config import StudyConfig
 from search.study_state import StudyState
 
@@ -90,4 +90,5 @@ class Desk:
 
     def _opening(self) -> Event:
         content = self._study.model_dump(mode="json")
-        return {"kind": "study", "study": content, "version": code_version(), "time_ms": now_ms()}
+        made_by = {"version": code_version(), "libraries": library_versions()}
+        return {"kind": "study", "study": content, **made_by, "time_ms": now_ms()}

@@ -49,7 +49,7 @@ def promote(
         PromotionError: the registry lacks the champion's evidence, or the champion changed meanwhile.
         TrialError: kind "weights", the encoder of a probe cannot be loaded.
     """
-    from mlflow_server import promotion, reload
+    from mlflow_server import promotion, reload, succession
     from mlflow_server.history import History
     from mlflow_server.registry import Registry
 
@@ -62,7 +62,9 @@ def promote(
     if champion is not None and champion.run_id == chosen.run_id:
         if not dry_run:
             registry.no_challenger(champion)
-        return _already(chosen, champion, dry_run=dry_run)
+        return _already(chosen, champion, succession.by_hand(champion, registry=registry, history=history)) | {
+            "dry_run": dry_run
+        }
     if champion is None:
         _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
@@ -126,18 +128,19 @@ def _packaged(
         uri: of the tracking server.
     """
     from mlflow_server import packaging
-    from mlflow_server.registry import SCORES_HASH
+    from mlflow_server.registry import MADE_OF, SCORES_HASH
 
     if history is None:
         with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
             packaging.save_model(package, Path(place) / "model")
             yield str(Path(place) / "model"), None
         return
-    version = registry.version_of(chosen.name, chosen.run_id)
+    made_of = package.made_of()
+    version = registry.version_of(chosen.name, chosen.run_id, made_of)
     if version is None:
         source = packaging.log_model(package, run_id=chosen.run_id, uri=uri)
         tags = {f"radsweep.{key}": value for key, value in chosen.facts.items() if key != "run_id"}
-        tags[SCORES_HASH] = chosen.scores_sha256
+        tags |= {SCORES_HASH: chosen.scores_sha256, MADE_OF: made_of}
         tags |= {f"{SCORES_HASH}.{name}": sha256 for name, sha256 in chosen.external_sha256.items()}
         card = package.card().description()
         with history.alone():  # two at once would find no version both, and register the run twice
@@ -189,10 +192,12 @@ def _note(chosen: Candidate, entry: "Entry") -> None:
         own.append({"kind": "promotion", **entry})
 
 
-def _already(chosen: Candidate, champion: "Version", *, dry_run: bool) -> dict[str, Any]:
-    reason = {"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}
-    outcome = _outcome(chosen, champion.version, champion.version)
-    return outcome | {"promoted": True, "dry_run": dry_run, "reasons": [reason]}
+def _already(chosen: Candidate, champion: "Version", by_hand: str | None) -> dict[str, Any]:
+    """Say that the study's winner is champion, and whether that was ever decided."""
+    reasons = [{"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}]
+    if by_hand is not None:
+        reasons.append({"condition": "a promotion or roll-back made it champion", "holds": False, "evidence": by_hand})
+    return _outcome(chosen, champion.version, champion.version) | {"promoted": by_hand is None, "reasons": reasons}
 
 
 def show(outcome: dict[str, Any], console: Console) -> None:

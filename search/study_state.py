@@ -93,6 +93,8 @@ class TrialProgress:
     epochs: dict[int, float | None] = field(default_factory=dict)
     """The primary metric of every epoch that was told; the other metrics are in the ledger and in MLflow."""
     starts: list[int] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    """Of the code that trained it."""
     decisions: list[Event] = field(default_factory=list)
     state: TrialState | None = None
     reason: str = ""
@@ -143,6 +145,10 @@ class StudyState:
     """Everything known of a study; the only constructor of it is its events."""
 
     study: dict[str, Any] = field(default_factory=dict)
+    versions: list[str] = field(default_factory=list)
+    """Of the code that ran it, the present one last."""
+    libraries: dict[str, list[str]] = field(default_factory=dict)
+    """Their versions, by name."""
     datasets: dict[str, Event] = field(default_factory=dict)
     trials: dict[str, TrialProgress] = field(default_factory=dict)
     evaluations: dict[str, Event] = field(default_factory=dict)
@@ -177,6 +183,9 @@ class StudyState:
         self._tick(event)
         if kind == "study":
             self.study = event["study"]
+            _put_last(self.versions, event["version"])
+            for name, version in event.get("libraries", {}).items():
+                _put_last(self.libraries.setdefault(name, []), version)
         elif kind == "data":
             self.datasets[event["key"]] = event
             self._declaration = None
@@ -211,6 +220,8 @@ class StudyState:
         kind = event["kind"]
         if kind == "started":
             progress.starts.append(event["time_ms"])
+            if self.versions:
+                _put_last(progress.versions, self.versions[-1])
             progress.open = True
             progress.use.begin(event)
         elif kind == "epoch":
@@ -235,3 +246,9 @@ class StudyState:
         elif kind == "reopened":
             progress.interruptions = []
             progress.state, progress.reason, progress.ended_ms, progress.result = None, event["reason"], None, None
+
+
+def _put_last(versions: list[str], version: str) -> None:
+    if version in versions:
+        versions.remove(version)
+    versions.append(version)

@@ -76,6 +76,7 @@ class TrackingReceiver:
             "radsweep.level": "trial",
             "radsweep.state": "RUNNING",
             "radsweep.data_fingerprint": data["fingerprint"],
+            "radsweep.version": ", ".join(progress.versions),
         }
         self._tracker.open(
             RunDescription(
@@ -137,6 +138,7 @@ class TrackingReceiver:
         if not progress.starts:
             return  # decided before it ever ran: it has no run
         tags = {"radsweep.state": event["state"], "radsweep.reason": event["reason"][:4000]}
+        tags["radsweep.version"] = ", ".join(progress.versions)
         result = event["result"] or {}
         if result.get("checkpoint"):
             tags["radsweep.checkpoint"] = str(self._folder.trial(trial) / result["checkpoint"])

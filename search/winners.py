@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets.dataset_config import DatasetConfig
-from search import grid, ray_cluster, selection, worker
+from search import grid, ray_cluster, selection, stored_scores, worker
 from search.desk import Desk, now_ms
 from search.grid import Trial
 from search.identity import key_of
@@ -74,6 +74,8 @@ class Winners:
             self.desk.progress.note(f"measuring {counted(new, 'winner')} on the test partition")
         if old := len(missing) - new:
             self.desk.progress.note(f"measuring {counted(old, 'winner')} as the study asks for it now")
+        for winner in missing:
+            self._check_stored(winner)
         orders = [self._order(winner) for winner in missing]
         slots = [self.slot_of(self.trials[winner.trial]) for winner in missing]
         for index, found in ray_cluster.each(worker.evaluate, orders, slots):
@@ -107,6 +109,17 @@ class Winners:
             return None
         before = known.get("asked", {}).get("external", {})
         return [name for name, dataset in self._external(winner).items() if before.get(name) == key_of(dataset)]
+
+    def _check_stored(self, winner: Winner) -> None:
+        """Refuse to summarize anew what are not the scores that were measured.
+
+        Raises:
+            StudyError: names the file.
+        """
+        known = self.desk.state.evaluations.get(winner.trial, {})
+        for name in known.get("sha256", {}):
+            if (self.folder.winner(winner.trial) / name).is_file():  # what is missing is scored again
+                stored_scores.read(self.folder, known, name)
 
     def _order(self, winner: Winner) -> worker.EvaluationOrder:
         trial = self.trials[winner.trial]

@@ -18,7 +18,7 @@ show = tables.show
 
 MARKER = "report.json"
 """Written last and removed first: where it is, the other files are whole and of the same report."""
-FORMAT = 5
+FORMAT = 6
 """Of that file; raise it with every change of its keys."""
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import grid
+from search import grid, stored_scores
+from search.ledger import Event
 from search.report.layout import MACRO, is_numeric, primary, short_name
 from search.study_folder import StudyFolder
 
@@ -43,13 +45,16 @@ def pairs(found: dict[str, Any]) -> list[Pair]:
     ]
 
 
-def measure(found: dict[str, Any], folder: StudyFolder, evaluation: Any) -> dict[str, Any]:
+def measure(
+    found: dict[str, Any], folder: StudyFolder, evaluation: Any, evaluations: Mapping[str, Event]
+) -> dict[str, Any]:
     """Return every pair's differences, and each contrast's mean over its pairs.
 
     Args:
         found: the summary, with measured cells.
         folder: whose winners' scores are read.
         evaluation: the study's section: redraws, unit, confidence, seed.
+        evaluations: by trial, what the ledger has of it.
 
     Returns:
         pairs: rows of axis, value, against, dataset, context, first, second (trials), target, difference, low, high,
@@ -66,7 +71,9 @@ def measure(found: dict[str, Any], folder: StudyFolder, evaluation: Any) -> dict
     if primary(found) not in RANKING:
         told = f"{primary(found)} has no paired redraws; differences are known of {', '.join(RANKING)}"
         return {"pairs": [], "averages": [], "not_compared": [told], "families": {}}
-    redrawn, problems = _redraw(found, wanted, folder, evaluation)
+    scores, changed = _stored(found, wanted, folder, evaluations)
+    redrawn, problems = _redraw(scores, primary(found), evaluation)
+    problems += changed
     rows: list[dict[str, Any]] = []
     sums: dict[tuple[str, str, str, str], list[tuple[float, np.ndarray]]] = {}
     for pair in wanted:
@@ -113,18 +120,28 @@ def _pairs(found: dict[str, Any], axis: str, value: Any, against: Any) -> Iterat
             yield Pair(axis, grid.readable(value), grid.readable(against), first, seconds[others(first)])
 
 
-def _redraw(
-    found: dict[str, Any], wanted: Sequence[Pair], folder: StudyFolder, evaluation: Any
-) -> tuple[dict[str, "Redrawn"], list[str]]:
+def _stored(
+    found: dict[str, Any], wanted: Sequence[Pair], folder: StudyFolder, evaluations: Mapping[str, Event]
+) -> tuple[dict[str, Path], list[str]]:
+    """Return, by trial, the scores that pairs are made of, and what is wrong with those that were changed since."""
+    asked = {cell["trial"] for pair in wanted for cell in (pair.first, pair.second)}
+    scores, problems = {}, []
+    for trial in (cell["trial"] for cell in found["cells"] if cell["trial"] in asked):
+        path = folder.winner(trial) / stored_scores.SCORES
+        if path.is_file() and (problem := stored_scores.changed(evaluations[trial], path.name, path.read_bytes())):
+            problems.append(problem)
+        else:
+            scores[trial] = path
+    return scores, problems
+
+
+def _redraw(scores: Mapping[str, Path], metric: str, evaluation: Any) -> tuple[dict[str, "Redrawn"], list[str]]:
     from trainers.evaluation import family
     from trainers.evaluation.redraws import Bootstrap
 
-    asked = {cell["trial"] for pair in wanted for cell in (pair.first, pair.second)}
-    trials = [cell["trial"] for cell in found["cells"] if cell["trial"] in asked]
     bootstrap = Bootstrap(evaluation.redraws, evaluation.unit, level=evaluation.confidence, seed=evaluation.seed)
-    paths = [folder.winner(trial) / "scores.parquet" for trial in trials]
-    redrawn = family.redraw_files(paths, metric=primary(found), bootstrap=bootstrap)
-    results = dict(zip(trials, redrawn, strict=True))
+    redrawn = family.redraw_files(list(scores.values()), metric=metric, bootstrap=bootstrap)
+    results = dict(zip(scores, redrawn, strict=True))
     problems = [result for result in redrawn if isinstance(result, str)]
     return {trial: result for trial, result in results.items() if not isinstance(result, str)}, problems
 

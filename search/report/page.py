@@ -81,5 +81,7 @@ def _uri(picture: Picture) -> str:
 
 
 def _provenance(found: dict[str, Any]) -> dict[str, str]:
-    facts = {"code (commit)": found["provenance"]["version"], **found["provenance"]["libraries"]}
+    told = found["provenance"]
+    facts = {"code that trained (commit)": told["version"], **told["libraries"]}
+    facts["code that wrote this report"] = told["written_by"]
     return facts | {f"data: {data_name(data)}": data["fingerprint"] for data in found["data"]}

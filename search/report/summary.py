@@ -20,7 +20,7 @@ def summarize(study: StudyConfig, wanted: Grid, state: StudyState, folder: Study
     """Collect cells, winners, test metrics, differences, decisions and provenance of what is asked for now."""
     measured = _measured_with(study, state)
     found = _collected(study.model_copy(update={"evaluation": measured}), wanted, state)
-    found["differences"] = differences.measure(found, folder, measured)
+    found["differences"] = differences.measure(found, folder, measured, state.evaluations)
     found["provenance"]["study"] = study.model_dump(mode="json")
     return found
 
@@ -62,8 +62,9 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
         "data": [_data(state.datasets[key], name) for key, name in _names(datasets, tuple(DatasetConfig.model_fields))],
         "baselines": _baselines(state, _names(datasets, QUESTION)),
         "provenance": {
-            "version": provenance.code_version(),
-            "libraries": provenance.library_versions(),
+            "version": ", ".join(state.versions),
+            "libraries": {name: ", ".join(versions) for name, versions in state.libraries.items()},
+            "written_by": provenance.code_version(),
             "study": study.model_dump(mode="json"),
             "use": _use(trials, state),
         },

@@ -5,6 +5,7 @@ import json
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.end_to_end.results import client
@@ -66,6 +67,15 @@ def test_cases(command, trial, facts):
 
 
 test_cases.__test__ = False
+
+
+def test_labels_that_were_changed_since_the_evaluation_are_no_evidence(again):
+    trial = json.loads(again("promote", "--json", "--dry-run"))["trial"]
+    path = again.folder / "winners" / trial / "scores.parquet"
+    table = pd.read_parquet(path)
+    table.assign(label_nodule=1 - table["label_nodule"]).to_parquet(path)
+    assert f"scores.parquet of trial {trial} was changed since it was measured; restore " in again("promote", code=2)
+    assert not client(again).search_registered_models()
 
 
 def test_weights_that_changed_after_training_are_refused_and_the_refusal_is_on_record(again):

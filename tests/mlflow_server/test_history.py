@@ -301,6 +301,26 @@ def test_the_commands_show_the_history_and_roll_back(promoted, capsys, monkeypat
     assert "nothing holds it" in told("unlock")
 
 
+def test_a_champion_that_was_made_by_hand_is_told(promoted, capsys, monkeypatch):
+    storage, registry, history = promoted
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    assert succession.by_hand(registry.champion("m"), registry=registry, history=history) is None
+    client.set_registered_model_alias("m", "champion", "1")
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", "history", "m", "--storage", str(storage)])
+    with pytest.raises(SystemExit):
+        commands.main()
+    assert (
+        "warning: version 1 was made champion by hand; the last one on record is version 3, " in capsys.readouterr().err
+    )
+    client.create_registered_model("other")
+    version = client.create_model_version("other", source=str(storage)).version
+    client.set_registered_model_alias("other", "champion", version)
+    told = succession.by_hand(registry.champion("other"), registry=registry, history=History(storage, "other"))
+    assert (
+        told == f"version {version} was made champion by hand, and none is on record; take the alias away, and promote"
+    )
+
+
 def test_a_history_cut_at_any_byte_of_its_last_entry_is_read_and_goes_on(tmp_path):
     history = History(tmp_path, "m")
     entries = [history.append("promoted", {"version": str(number), "reasons": ["a" * 40]}) for number in (1, 2)]

@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.promotion import Bound, Measured, Policy, Reason
 from mlflow_server.promotion import judge as judge_measured
-from mlflow_server.registry import CLAIM, CLAIMED, Registry
+from mlflow_server.registry import CLAIM, CLAIMED, MADE_OF, Registry
 from mlflow_server.server import ServerSettings, command, environment
 from trainers.evaluation.case_scores import IDENTITY, collect
 from trainers.evaluation.redraws import Bootstrap
@@ -183,7 +183,16 @@ def test_a_run_is_registered_once(registered, tmp_path):
     registry, versions = registered
     again = registry.register(versions[0].name, source=str(tmp_path), run_id=versions[0].run_id, tags={})
     assert again.version == versions[0].version
-    assert registry.version_of(versions[1].name, versions[1].run_id).version == versions[1].version
+    assert registry.version_of(versions[1].name, versions[1].run_id, None).version == versions[1].version
+
+
+def test_a_run_that_is_measured_anew_is_another_version(registered, tmp_path):
+    registry, (first, _) = registered
+    again = {"source": str(tmp_path), "run_id": first.run_id}
+    measured = [registry.register(first.name, **again, tags={MADE_OF: made_of}) for made_of in ("a", "b", "a")]
+    assert measured[0].version == measured[2].version
+    assert len({version.version for version in (first, *measured)}) == 3
+    assert registry.version_of(first.name, first.run_id, "b").version == measured[1].version
 
 
 def test_the_alias_moves_from_version_to_version(registered):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -91,6 +92,22 @@ def test_a_trial_whose_cell_got_a_new_name_is_still_one(storage):
         ledger.append({"kind": "evaluated", "trial": "aaaaaa0001", "cell": "d/vit/224/lora", "time_ms": 3})
     names = [ask(storage, ref, "bbbbbb")["first"]["name"] for ref in ("aaaaaa", "one/aaaaaa0001", "d/vit/224/lora")]
     assert names == ["one/d/vit/224/lora"] * 3
+
+
+def test_scores_that_were_changed_since_they_were_measured_are_refused(storage):
+    folder, event = StudyFolder(storage, "one"), {"kind": "evaluated", "trial": "aaaaaa0001", "cell": "d/vit/224"}
+    path = folder.winner("aaaaaa0001") / "scores.parquet"
+    with Ledger(folder.ledger) as ledger:
+        ledger.append({**event, "time_ms": 3, "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}})
+    before = ask(storage, "aaaaaa", "bbbbbb")
+    table = pd.read_parquet(path)
+    table.assign(label_nodule=1 - table["label_nodule"]).to_parquet(path)
+    with pytest.raises(
+        StudyError, match=r"d/vit/224: scores.parquet of trial aaaaaa0001 was changed since .*; restore"
+    ):
+        ask(storage, "aaaaaa", "bbbbbb")
+    table.to_parquet(path, index=False)
+    assert ask(storage, "aaaaaa", "bbbbbb") == before
 
 
 def test_pathologies_in_another_order_are_the_same_ones(storage):

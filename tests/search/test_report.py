@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 from scipy.stats import norm
 
-from search import cli, compare, grid, report
+from search import cli, compare, grid, provenance, report
+from search.ledger import Ledger
 from search.replay import curves
 from search.report import differences, figures, files, page, summary, tables, words
 from search.report.figures import cost
@@ -127,24 +128,30 @@ def test_several_processes_draw_as_one_does(reported, monkeypatch):
 
 
 def test_scores_that_are_gone_or_of_other_cases_cost_only_their_own_pairs(again):
-    lost, other = sorted(again.folder.path.glob("winners/*/scores.parquet"))[:2]
-    lost.write_bytes(b"PAR1")
+    lost, other, changed = sorted(again.folder.path.glob("winners/*/scores.parquet"))[:3]
+    lost.unlink()
+    with Ledger(again.folder.ledger) as ledger:  # as versions before told it, whose scores may be any
+        event = again.state.evaluations[other.parent.name]
+        ledger.append({key: value for key, value in event.items() if key != "sha256"})
+    pd.read_parquet(changed).assign(score_nodule=0.5).to_parquet(changed)
     table = pd.read_parquet(other)
     table.assign(label_nodule=0.0).to_parquet(other) if "label_nodule" in table else table.iloc[5:].to_parquet(other)
     before = again.found["differences"]
     found = summary.summarize(again.study, grid.expand(again.study), again.state, again.folder)
     after = found["differences"]
-    changed = {lost.parent.name, other.parent.name}
-    kept = [row for row in before["pairs"] if not {row["first"], row["second"]} & changed]
+    gone = {lost.parent.name, other.parent.name, changed.parent.name}
+    kept = [row for row in before["pairs"] if not {row["first"], row["second"]} & gone]
     assert [(r["first"], r["second"], r["difference"]) for r in after["pairs"]] == [
         (r["first"], r["second"], r["difference"]) for r in kept
     ]
     assert any(lost.parent.name in sentence for sentence in after["not_compared"])
+    told = f"scores.parquet of trial {changed.parent.name} was changed since it was measured"
+    assert told in after["not_compared"]
     assert any("were not measured on the same cases" in sentence for sentence in after["not_compared"])
     console = Console(file=io.StringIO(), width=200)
     report.show(found, console)
     for told in (page.render(found, []), files.markdown(found, []), console.file.getvalue()):
-        assert told.count("Not compared: scores.parquet of trial") == 1
+        assert told.count("Not compared: scores.parquet of trial") == 2
 
 
 def test_the_recorded_curves_can_be_replayed_from_the_report(reported):
@@ -200,6 +207,16 @@ def test_the_best_of_each_data_set_is_bold_in_latex(reported):
     assert f"{best[0]:.3f}" in bold
     assert bold.split("&")[0].endswith(f" {best[1]} ")
     assert sum("--" in line for line in lines) == 2  # dinov2 was not asked for on vindr_pcxr
+
+
+def test_the_report_names_the_code_and_libraries_that_trained_and_its_own_apart(again):
+    with Ledger(again.folder.ledger) as ledger:
+        study = {"kind": "study", "study": again.state.study, "time_ms": 1}
+        for version, torch in (("abc", "2.13"), ("def", "2.14"), ("abc", "2.13")):
+            ledger.append({**study, "version": version, "libraries": {"torch": torch}})
+    found = summary.summarize(again.study, grid.expand(again.study), again.state, again.folder)["provenance"]
+    assert (found["version"], found["libraries"]) == ("synthetic, def, abc", {"torch": "2.14, 2.13"})
+    assert found["written_by"] == provenance.code_version()
 
 
 def test_each_data_set_has_its_own_targets(reported):

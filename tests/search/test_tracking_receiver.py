@@ -14,9 +14,15 @@ class Kept:
         self.renamed = {}
         self.tags = {}
         self.measured = []
+        self.versions = []
+
+    def finish(self, identity, status, time_ms):
+        pass
 
     def open(self, run, *, parent=None):
         self.opened.append(run.name)
+        if parent is not None:
+            self.versions.append(run.tags["radsweep.version"])
 
     def reopen(self, identity):
         if identity != "s" and not self.opened[1:]:
@@ -69,6 +75,16 @@ def test_a_run_is_named_by_what_tells_it_from_the_others(tmp_path, axes, seeds, 
     tracker = Kept()
     TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), []).receive(events(axes, seeds))
     assert tracker.opened == ["s", name]
+
+
+def test_a_trial_says_which_code_trained_it(tmp_path):
+    told, tracker = events({"resolution": [224]}, [1]), Kept()
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive(told)
+    assert tracker.versions == ["v"]
+    ended = {"kind": "ended", "trial": "t", "state": "FAILED", "reason": "", "time_ms": 5, "result": None}
+    receiver.receive([{**told[0], "version": "w"}, {**told[-1], "time_ms": 4}, ended])
+    assert tracker.tags["t"]["radsweep.version"] == "v, w"
 
 
 def test_a_study_that_grows_renames_the_runs_it_had_and_one_that_shrinks_none(tmp_path):

@@ -1,5 +1,6 @@
 """The one look at the test partition that a cell's winner gets: scores to disk, figures to the driver."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ def evaluate_winner(
         subgroups: the same with `column`, `group` and `cases`, for groups that are large enough.
         external: the same with `dataset` and `cases`.
         thresholds: by pathology, from validation.
+        sha256: of the tables of scores, by the file's name.
 
     Raises:
         DatasetError: a data set in `external` holds images of the training; nothing was scored then.
@@ -92,10 +94,13 @@ def evaluate_winner(
         ],
         "external": [],
         "thresholds": chosen,
+        "sha256": {SCORES: _sha256(folder / SCORES)},
     }
     for name, (other, place) in asked.external.items():
         known = name in (asked.stored or ())
-        scores = _stored(folder / f"scores_{name}.parquet", known, partial(score, other, place, "test"))
+        path = folder / f"scores_{name}.parquet"
+        scores = _stored(path, known, partial(score, other, place, "test"))
+        found["sha256"][path.name] = _sha256(path)
         part = summarize(scores, bootstrap=asked.bootstrap)
         found["external"] += [{"dataset": name, "cases": part.cases, **row} for row in rows(part)]
         found["metrics"] |= part.scalars(f"external_{name}")
@@ -108,6 +113,10 @@ def _stored(path: Path, known: bool, score: Callable[[], CaseScores]) -> CaseSco
     if not (known and path.is_file()):
         score().save(path)
     return case_scores.load(path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
