@@ -178,7 +178,8 @@ def replay(
     curves: Annotated[
         Path,
         typer.Argument(
-            metavar="CURVES", help="Study folder, or .csv/.parquet: group, trial, epoch, value [, cost, outcome]."
+            metavar="CURVES",
+            help="Study folder, or .csv/.parquet: group, trial, epoch, value [, cost, outcome, point].",
         ),
     ],
     pruner: Annotated[
@@ -196,10 +197,11 @@ def replay(
     """Try pruners on recorded curves beside the full grid, random search, top-k, Optuna's pruners and ASHA.
 
     Trials are chosen by their last value. Where a choice is to be judged by something else, a test set say, the column
-    `outcome` has it in the last row of each trial. The column `cost` is what a row itself costs, not a sum up to it;
-    without it all epochs cost the same. The rungs of `cell_race` are shares of a training's cost. The printed cost is
-    the mean share of a group's full grid. Without settings Optuna's median waits for one finished trial, not for five,
-    as its comparison groups are small.
+    `outcome` has it in the last row of each trial. Trials that differ in their seed alone share a name in the column
+    `point`: they are chosen by their mean, and `cell_race` stops or keeps them together. The column `cost` is what a
+    row itself costs, not a sum up to it; without it all epochs cost the same. The rungs of `cell_race` are shares of a
+    training's cost. The printed cost is the mean share of a group's full grid. Without settings Optuna's median waits
+    for one finished trial, not for five, as its comparison groups are small.
     """
     from search.replay import curves as recorded
     from search.replay import run as replaying

@@ -111,7 +111,7 @@ def _optunas() -> dict[str, type[optuna.pruners.BasePruner]]:
     kinds = {
         _snake(name.removesuffix("Pruner")): getattr(optuna.pruners, name)
         for name in optuna.pruners.__all__
-        if name not in {"BasePruner", "NopPruner", *PATIENT, *REFUSED}
+        if name not in {"BasePruner", *PATIENT, *REFUSED}
     }
     return kinds | {kind.__name__: kind for kind in kinds.values()}
 

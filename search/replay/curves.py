@@ -18,6 +18,7 @@ from trainers.trial import TrialState
 LOG = logging.getLogger(__name__)
 
 COLUMNS = ("group", "trial", "epoch", "value")
+MORE_COLUMNS = "[, cost, outcome, point, state]"
 NUMERIC = ("epoch", "value", "cost", "outcome")
 """Of them `cost` and `outcome` may be missing."""
 
@@ -36,6 +37,7 @@ class Curve:
             it is chosen by.
         best: what it is chosen by once it has finished, if that is not its value at the end: its best epoch's.
         sign: what turns values into those that were recorded, and back: -1 where smaller ones were better, else 1.
+        point: what it shares with the trials that differ from it in their seed alone; None: with none.
     """
 
     epochs: np.ndarray
@@ -45,6 +47,7 @@ class Curve:
     outcome: float | None = None
     best: float | None = None
     sign: float = 1.0
+    point: str | None = None
 
     @property
     def final(self) -> float:
@@ -68,6 +71,11 @@ STEPS_OF_COST = 10_000
 """In which a training is counted where its rows cost unlike amounts."""
 EVEN = 0.05
 """Share of a training by which epochs and their cost may part before that is more than the jitter of a clock."""
+
+
+def point_of(group: Group, trial: str) -> str:
+    """Name what seeds of a trial share; a trial that has none is a point by itself."""
+    return group[trial].point or trial
 
 
 def longest(group: Group) -> int:
@@ -106,8 +114,8 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
     Args:
         path: a table with the columns group, trial, epoch (counted in their smallest step where they are not whole),
             value and optionally cost (of each row alone; the epochs that it was trained for where it is missing),
-            outcome (in the last row of a trial, see `Curve`) and state (of the trial: only those that are COMPLETE
-            have an end), or a study folder with a ledger.
+            outcome (in the last row of a trial, see `Curve`), point (of the trial, see `Curve`) and state (of the
+            trial: only those that are COMPLETE have an end), or a study folder with a ledger.
         minimize: whether smaller values are better; a study folder knows it itself.
         restarts: see `Curve`.
 
@@ -119,19 +127,19 @@ def load(path: Path, *, minimize: bool = False, restarts: bool = False) -> dict[
     if not path.is_file():
         raise StudyError(f"{path}: neither a table (.csv, .parquet) nor a study folder with a ledger")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except ValueError as problem:  # what pandas and Arrow raise for a file that is no table
         told = str(problem).splitlines()[0]
         raise StudyError(
             f"{path}: not a table ({told}); expected parquet, or CSV in UTF-8, with the columns {', '.join(COLUMNS)} "
-            "[, cost, outcome, state]"
+            f"{MORE_COLUMNS}"
         ) from problem
     return of_table(table, name=str(path), minimize=minimize, restarts=restarts)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Read names as they stand: a group may be called NA or 007."""
-    return pd.read_csv(path, dtype={"group": str, "trial": str}, keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, dtype={"group": str, "trial": str, "point": str}, keep_default_na=False, na_values=[""])
 
 
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
@@ -150,6 +158,7 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
             restarts,
             sign * float(rows["outcome"].iloc[-1]) if "outcome" in rows else None,
             sign=sign,
+            point=str(rows["point"].iloc[0]) if "point" in rows else None,
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
@@ -176,7 +185,7 @@ def _checked(table: pd.DataFrame, name: str, *, restarts: bool) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise StudyError(
-            f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} [, cost, outcome, state]"
+            f"{name}: column {', '.join(missing)} is missing; expected {', '.join(COLUMNS)} {MORE_COLUMNS}"
         )
     if table.empty:
         raise StudyError(f"{name}: no rows; expected one for each group, trial and epoch")
@@ -250,7 +259,7 @@ def _of_study(folder: Path) -> dict[str, Group]:
             trained[progress.cell, name_in_cell(progress.searched, progress.seed)].append(progress)
     groups: dict[str, Group] = {}
     for (cell, name), same in trained.items():
-        curves = {_name_among(name, progress, same): _of_trial(progress, sign) for progress in same}
+        curves = {_name_among(name, one, same): _of_trial(one, sign, _name_among(one.point, one, same)) for one in same}
         groups.setdefault(cell, {}).update(curves)
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")
@@ -273,8 +282,9 @@ def _epochs(progress: TrialProgress) -> int:
     return int(progress.config.get("recipe", {}).get("epochs", max(progress.epochs)))
 
 
-def _of_trial(progress: TrialProgress, sign: float) -> Curve:
+def _of_trial(progress: TrialProgress, sign: float, point: str) -> Curve:
     found, result = progress.curve, progress.result
     epochs = np.array(list(found), dtype=np.int64)
     best = None if result is None or result.best_value is None else sign * result.best_value
-    return Curve(epochs, sign * np.array(list(found.values())), np.ones(len(epochs)), best=best, sign=sign)
+    values = sign * np.array(list(found.values()))
+    return Curve(epochs, values, np.ones(len(epochs)), best=best, sign=sign, point=point)

@@ -4,7 +4,7 @@ The pruners are the real ones, asked through the same `ComparisonGroup` that a l
 they were recorded: some have bounds. A policy sees a curve only as far as it has paid for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from search import pruners
 from search.pruning import ComparisonGroup
-from search.replay.curves import Curve, Group, by_cost, longest
+from search.replay.curves import Curve, Group, by_cost, longest, point_of
 from search.standings import Past
 from trainers.trial import TrialState
 
@@ -84,24 +84,25 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
     def policy(group: Group, rng: np.random.Generator) -> Replayed:
         group = by_cost(group) if pruners.learns(name) else group
         restarts = any(curve.restarts for curve in group.values())
-        known = {"past": _alike(past, group), "restarts": restarts, "trials": len(group)}
+        points = {point_of(group, trial) for trial in group}
+        known = {"past": _alike(past, points), "restarts": restarts, "trials": len(points)}
         pruner = pruners.create(name, settings, epochs=longest(group), known=known)
         smaller = any(curve.sign < 0 for curve in group.values())
-        compared = ComparisonGroup(pruner, "minimize" if smaller else "maximize", {"trial": sorted(group)})
+        compared = ComparisonGroup(pruner, "minimize" if smaller else "maximize", {"point": sorted(points)})
         return _synchronous(group, compared) if compared.rungs else _one_by_one(group, compared, rng)
 
     return policy
 
 
-def _alike(past: Sequence[Past], group: Group) -> list[Past]:
-    """Take the groups that had at least half of a group's trials; the others know nothing of how those end."""
-    own = {key_of(trial) for trial in group}
+def _alike(past: Sequence[Past], points: Collection[str]) -> list[Past]:
+    """Take the groups that had at least half of a group's points; the others know nothing of how those end."""
+    own = {key_of(point) for point in points}
     return [other for other in past if 2 * len(own & {key for key, _ in other.curves}) >= len(own)]
 
 
-def key_of(trial: str) -> str:
-    """Name a recorded trial as a pruner does, the same in every group."""
-    return pruners.key_of({"trial": trial})
+def key_of(point: str) -> str:
+    """Name a recorded point as a pruner does, the same in every group."""
+    return pruners.key_of({"point": point})
 
 
 def asha(reduction: int = 4, grace: int = 1) -> Policy:
@@ -139,14 +140,18 @@ def _asha_rows(curve: Curve, milestones: Sequence[int], seen: dict[int, list[flo
 
 def _one_by_one(group: Group, compared: ComparisonGroup, rng: np.random.Generator) -> Replayed:
     rows: dict[str, int] = {}
-    for trial in map(str, rng.permutation(sorted(group))):
-        compared.add(trial, {"trial": trial})
+    order = list(map(str, rng.permutation(sorted(group))))
+    finished = False
+    for trial in order:
+        _enter(compared, group, trial)
         curve = group[trial]
         for row, (epoch, value) in enumerate(zip(curve.epochs.tolist(), curve.values.tolist(), strict=True), 1):
             compared.report(trial, epoch, curve.sign * value)
             rows[trial] = row
-            if row < len(curve.values) and compared.decide(trial).stops:
+            last = trial == order[-1] and not finished  # the last live trial of a cell is never stopped
+            if row < len(curve.values) and compared.decide(trial).stops and not last:
                 break
+        finished |= rows[trial] == len(curve.values)
         _tell(compared, trial, curve, rows[trial])
     return _paid(group, rows, {trial: range(1, seen + 1) for trial, seen in rows.items()})
 
@@ -155,7 +160,7 @@ def _synchronous(group: Group, compared: ComparisonGroup) -> Replayed:
     rows = dict.fromkeys(sorted(group), 0)
     looks: dict[str, list[int]] = {trial: [] for trial in rows}
     for trial in rows:
-        compared.add(trial, {"trial": trial})
+        _enter(compared, group, trial)
     live = list(rows)
     for rung in (*compared.rungs, longest(group)):
         if len(live) == 1 and rung in compared.rungs:
@@ -174,6 +179,11 @@ def _synchronous(group: Group, compared: ComparisonGroup) -> Replayed:
             for trial in set(running) - set(live):
                 _tell(compared, trial, group[trial], rows[trial])
     return _paid(group, rows, looks)
+
+
+def _enter(compared: ComparisonGroup, group: Group, trial: str) -> None:
+    point = point_of(group, trial)
+    compared.add(trial, {"point": point}, point=point)
 
 
 def _train_until(curve: Curve, compared: ComparisonGroup, trial: str, rows: dict[str, int], rung: int) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from search.errors import StudyError
 from search.replay import policies
-from search.replay.curves import Group, by_cost, longest
+from search.replay.curves import Group, by_cost, longest, point_of
 from search.replay.policies import Policy
 from search.replay.scores import Score, score
 from search.standings import Past, ended
@@ -137,7 +137,7 @@ def _of_group(group: Group) -> Past:
     return Past(
         [
             (
-                policies.key_of(trial),
+                policies.key_of(point_of(group, trial)),
                 ended(dict(zip((curve.epochs / epochs).tolist(), curve.values.tolist(), strict=True))),
             )
             for trial, curve in group.items()

@@ -1,12 +1,14 @@
 """Cost and regret of policies over recorded groups, with bootstrap intervals over the groups."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from search.replay.curves import Group
+from search.replay.curves import Group, point_of
 from search.replay.policies import Policy, full_grid
 
 CLOSE = 0.005
@@ -74,7 +76,7 @@ def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group]
             unfinished += not finished
             # Without a finished run one has to take the best of what was seen, at the value it would have ended with.
             chosen = _best(group, finished) if finished else _best_seen(group, replayed.rows)
-            missed.append(group[_best(group, group)].worth - group[chosen].worth)
+            missed.append(_worth(group, _best(group, group)) - _worth(group, chosen))
             paid.append(replayed.cost / whole)
             epochs += sum(replayed.rows.values())
         costs.append(float(np.mean(paid)))
@@ -83,8 +85,19 @@ def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group]
 
 
 def _best(group: Group, trials: Iterable[str]) -> str:
-    return max(sorted(trials), key=lambda trial: group[trial].final)
+    """Choose a point as a study does: by the mean over seeds, and one that finished with fewer only if all did."""
+    seeds: dict[str, list[float]] = defaultdict(list)
+    for trial in sorted(trials):
+        seeds[point_of(group, trial)].append(group[trial].final)
+    most = max(map(len, seeds.values()))
+    return max((point for point, found in seeds.items() if len(found) == most), key=lambda point: fmean(seeds[point]))
 
 
 def _best_seen(group: Group, rows: Mapping[str, int]) -> str:
-    return max(rows, key=lambda trial: group[trial].values[rows[trial] - 1])
+    best = max(rows, key=lambda trial: group[trial].values[rows[trial] - 1])
+    return point_of(group, best)
+
+
+def _worth(group: Group, point: str) -> float:
+    """Return what a choice of a point is judged by, the mean over all its seeds."""
+    return fmean(curve.worth for trial, curve in group.items() if point_of(group, trial) == point)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from search.report import tables, words
 from search.report.layout import MACRO, axes_of, datasets, primary, rows_of, short_name, spoken, varies
-from search.study_state import name_in_cell
+from search.study_state import name_in_cell, point_of
 
 PAPER_NAMES: dict[str, dict[Any, str]] = {
     "dataset": {
@@ -93,6 +93,7 @@ def curves_csv(found: dict[str, Any]) -> str | None:
         {
             "group": trial["cell"],
             "trial": name_in_cell(trial["searched"], trial["seed"]),
+            "point": point_of(dict(sorted(trial["searched"].items()))),
             "epoch": int(epoch),
             "value": value,
             "state": trial["state"],

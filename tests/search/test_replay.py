@@ -210,6 +210,54 @@ def test_hyperband_is_told_how_long_a_training_is_and_need_not_wait_for_one(sett
     assert any(stopped) is prunes
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_seeds_race_in_a_replay_as_they_do_in_a_search(seed):
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"group": "cell", "trial": f"{point} seed={s}", "point": f"p{point}", "epoch": epoch, "value": value}
+        for point in range(4)
+        for s in range(3)
+        for epoch, value in enumerate(
+            (0.6 + 0.03 * point + 0.02 * rng.normal()) * (1 - np.exp(-np.arange(1, 13) / 4)), 1
+        )
+    ]
+    (group,) = curves.of_table(pd.DataFrame(rows), name="t").values()
+    live = Search(
+        {trial: curve.values.tolist() for trial, curve in group.items()},
+        searched={trial: float(trial[0]) for trial in group},
+    )
+    live.run()
+    replayed = policies.pruned("cell_race", {})(group, RNG)
+    assert replayed.rows == {trial: len(progress.epochs) for trial, progress in live.state.trials.items()}
+    assert 0 < replayed.cost < 12 * len(group)
+
+
+def test_a_point_is_chosen_by_the_mean_over_its_seeds():
+    """`lucky` has the best single seed; of the point that is chosen all seeds count, trained or not."""
+    ends = {"lucky": (0.95, 0.55), "good": (0.85, 0.83), "half": (0.9, 0.4)}
+    rows = [
+        {"group": "g", "trial": f"{point}{s}", "point": point, "epoch": e, "value": value * e / 2}
+        for point, values in ends.items() for s, value in enumerate(values) for e in (1, 2)
+    ]  # fmt: skip
+    groups = curves.of_table(pd.DataFrame(rows), name="t")
+
+    def policy(finished):
+        return {"g": lambda group, _: policies.Replayed({t: 2 if t in finished else 1 for t in group}, 1.0)}
+
+    for finished, regret in (
+        (["lucky0", "lucky1", "good0", "good1"], 0.0),
+        (["lucky0", "half0", "half1"], 0.84 - 0.65),  # lucky finished with fewer seeds
+        (["lucky0", "good0"], 0.84 - 0.75),
+    ):
+        assert score("t", policy(finished), groups, seeds=1).as_json()["regret_mean"] == pytest.approx(regret)
+
+
+def test_the_last_trial_of_a_group_is_never_stopped():
+    """A bound that nobody reaches: in a search the last live trial of a cell goes on."""
+    found = next(run.replay(GROUPS, run.asked(["threshold: {lower: 0.99}"]), seeds=2)).as_json()
+    assert found["unfinished_groups"] == 0
+
+
 @pytest.mark.parametrize(("name", "of_class"), [("median", "MedianPruner"), ("hyperband", "HyperbandPruner")])
 def test_a_pruner_under_its_classs_name_is_the_same_one(name, of_class):
     assert run.asked([of_class])[of_class][1] == run.asked([name])[name][1] != {}
