@@ -104,7 +104,8 @@ def run(
 ) -> None:
     """Run what is missing of a study: train, prune, evaluate winners, report. Safe to run again at any time.
 
-    Ends with 0 if any cell has a finished trial, 1 if none has, 2 for bad input, 130 when interrupted.
+    Ends with 0 if any cell has a finished trial, 1 if none has or a data set could not be used, 2 for bad input, 130
+    when interrupted.
     """
     from search import data_roots, report
     from search import progress as showing
@@ -123,7 +124,7 @@ def run(
     )
     shown = showing.create(progress, console)
     try:
-        run_study(loaded, machine, shown)
+        state = run_study(loaded, machine, shown)
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again and it goes on where it stood", 130)
     finally:
@@ -133,6 +134,8 @@ def run(
         report.show(found, console)
     if not found["cells"]:
         _stop("no cell has a finished trial; `python -m search status` says why", 1)
+    if state.unusable:
+        _stop(f"data that could not be used: {', '.join(state.unusable)}; mend them and run again", 1)
 
 
 @app.command()

@@ -54,6 +54,11 @@ class Trial:
         """The searched values, e.g. `learning_rate=0.0001`: what seeds repeat."""
         return ", ".join(f"{name}={readable(value)}" for name, value in self.searched)
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Its axis and searched values: what resources may depend on; seeds never do."""
+        return {**dict(self.cell.axes), **dict(self.searched)}
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

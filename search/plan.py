@@ -2,7 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from search.study_state import StudyState
 from search.wording import counted
 from trainers import adaptations
 from trainers.initializations import FILE_PREFIX
-from trainers.trial import TrialConfig
+from trainers.trial import TrialConfig, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +67,46 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
     wanted = checks.examples(study)
     speeds = _speeds(wanted, known)
     reads = preparation.needed(study, wanted)
-    cost = estimate(
-        wanted,
+    estimated = partial(
+        estimate,
         gpus=known.gpus,
         speeds=speeds,
         prunes=_prunes(study, wanted),
         images=_images(reads, known),
         reads=reads,
     )
+    cost = estimated(wanted)
+    done, left = _done(study, known.storage) if known.storage else (None, [])
+    if done is not None:
+        rest = estimated(replace(wanted, trials=tuple(left)))
+        done |= {name: rest.as_json()[name] for name in ("gpu_hours", "wall_clock_hours")}
     return {
         "study": study.name,
         "cells": len(wanted.cells),
         "trials": len(wanted.trials),
         "excluded": wanted.excluded,
         "refused": [{"cell": dict(refusal.cell.axes), "reason": refusal.reason} for refusal in wanted.refused],
-        "warnings": [*warnings(study, wanted), *_beyond_budget(study, cost)],
+        "warnings": [*warnings(study, wanted), *_beyond_cluster(study, wanted, known), *_beyond_budget(study, cost)],
         "estimated": cost.as_json(),
         "measured": _measured(wanted, speeds) if speeds else None,
-        "done": _done(study, known.storage) if known.storage else None,
+        "done": done,
         "axes": study.axes,
         "search": {name: _plain(space) for name, space in study.search.items()},
         "seeds": study.seeds,
     }
+
+
+def _beyond_cluster(study: StudyConfig, wanted: grid.Grid, known: Known) -> list[str]:
+    """Say which trials ask for more GPUs than there are; `run` refuses them, once it sees the cluster."""
+    asked = ((trial, study.resources.for_setting(trial.setting).gpus or 0) for trial in wanted.trials)
+    beyond = {trial.cell.name: gpus for trial, gpus in asked if gpus > known.gpus}
+    if not beyond:
+        return []
+    first, gpus = next(iter(beyond.items()))
+    return [
+        f"resources: {counted(len(beyond), 'cell')} such as {first} ask for {gpus:g} GPUs a trial and can never start "
+        f"on {counted(known.gpus, 'GPU')} (--gpus)"
+    ]
 
 
 def _beyond_budget(study: StudyConfig, cost: Estimate) -> list[str]:
@@ -152,11 +171,15 @@ def _measured(wanted: grid.Grid, speeds: recorded_speed.Speeds) -> list[dict[str
     ]
 
 
-def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
-    """Compare what is asked for with what the storage holds of this study; None if it never ran there."""
+def _done(study: StudyConfig, storage: Path) -> tuple[dict[str, Any] | None, list[grid.Trial]]:
+    """Compare what is asked for with what the storage holds of this study, None if it never ran there.
+
+    Returns:
+        Counts, and the trials that are left.
+    """
     folder = StudyFolder(storage, study.name)
     if not folder.ledger.is_file():
-        return None
+        return None, []
     state = StudyState.of(ledger.read(folder.ledger).events)
     wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     asked = identified(wanted, state)
@@ -166,21 +189,32 @@ def _done(study: StudyConfig, storage: Path) -> dict[str, Any] | None:
         cells[trial.cell.name].append(identity)
     back = {selection.to_bring_back(state, trials) for trials in cells.values()}
     not_begun = [t for t, progress in known.items() if not (progress.epochs or progress.done or t in back)]
-    finished = {t for t, progress in known.items() if progress.done and not progress.dropped and t not in back}
-    return {
-        "finished": len(finished),
+    over = {t for t, progress in known.items() if progress.done and not progress.dropped and t not in back}
+    failed = {t for t in over if known[t].state is TrialState.FAILED}
+    done = {(trial.cell.name, trial.searched, trial.seed) for trial in map(asked.__getitem__, over)}
+    left = [trial for trial in wanted.trials if (trial.cell.name, trial.searched, trial.seed) not in done]
+    counts = {
+        "finished": len(over - failed),
+        "failed": len(failed),
         "begun": sum(t in back or (bool(p.epochs) and not p.done) for t, p in known.items()),
         "dropped": sum(progress.dropped and t not in back for t, progress in known.items()),
         "new": len(wanted.trials) + len(coming) - len(known) + len(not_begun),
         "epochs_left": sum(trial.config.recipe.epochs for trial in (*wanted.trials, *coming))
-        - sum(asked[name].config.recipe.epochs for name in finished)
-        - sum(len(progress.epochs) for name, progress in known.items() if name not in finished),
+        - sum(asked[name].config.recipe.epochs for name in over)
+        - sum(len(progress.epochs) for name, progress in known.items() if name not in over),
         "no_longer_asked_for": len(set(state.trials) - set(asked)),
     }
+    return counts, [*left, *coming]
 
 
 def _plain(space: Range | list[Any]) -> Any:
     return space.model_dump() if isinstance(space, Range) else space
+
+
+def _told_left(done: dict[str, Any]) -> str:
+    if not done["epochs_left"] or done["gpu_hours"] is None:
+        return ""
+    return f", {_span(done['gpu_hours'])} GPU-hours, {_span(done['wall_clock_hours'])} h of wall-clock at most"
 
 
 def _span(found: dict[str, float], unit: float = 1.0) -> str:
@@ -197,7 +231,7 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
     found = []
     prunes = study.pruning.pruner != "none"
     groups = _groups(study, wanted)
-    if prunes and len(groups) == 1 and (len(wanted.cells) > 1 or study.pruning.within == "study"):
+    if prunes and len(groups) == 1 and len(wanted.cells) > 1:
         found.append(
             f"pruning.within: {grid.readable(study.pruning.within)} compares trials of all cells: hard data sets and "
             "slow backbones lose their trials to easy ones, and most cells keep only the one trial that is never pruned"
@@ -291,8 +325,9 @@ def show(planned: dict[str, Any], console: Console) -> None:
         )
     if done := planned["done"]:
         console.print(
-            f"of these trials {done['finished']} are finished, {done['begun']} begun, {done['dropped']} dropped "
-            f"for the budget and {done['new']} new; "
+            f"of these trials {done['finished']} are finished, {done['failed']} failed, {done['begun']} begun, "
+            f"{done['dropped']} dropped for the budget and {done['new']} new; {done['epochs_left']} epochs are left"
+            f"{_told_left(done)}; "
             f"{done['no_longer_asked_for']} earlier ones are no longer asked for and stay as they are",
             soft_wrap=True,
         )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from search import ray_cluster, worker
 from search.grid import Trial
@@ -36,7 +35,7 @@ class Slots:
         nodes = ray_cluster.nodes()
         for key, trial in new.items():
             want = wants.get(shape_of(trial))
-            self._slots[key] = slot_for(self._resources, setting_of(trial), want, nodes)
+            self._slots[key] = slot_for(self._resources, trial.setting, want, nodes)
 
     def of(self, trial: Trial) -> Slot:
         """Return a trial's slot."""
@@ -46,11 +45,6 @@ class Slots:
     def most_cpus(self) -> int:
         """CPUs of the largest slot."""
         return max(slot.cpus for slot in self._slots.values())
-
-
-def setting_of(trial: Trial) -> dict[str, Any]:
-    """Return a trial's axis and searched values: what resources may depend on; seeds never do."""
-    return {**dict(trial.cell.axes), **dict(trial.searched)}
 
 
 def shape_of(trial: Trial) -> str:

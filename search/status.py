@@ -11,12 +11,12 @@ from rich.table import Column, Table
 
 from search import failures, ledger, sampling
 from search.errors import StudyError
-from search.identity import identified
+from search.identity import identified, key_of
 from search.ledger import Event
 from search.progress import duration
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder, is_driven
-from search.study_state import StudyState, TrialProgress
+from search.study_state import StudyState, TrialProgress, name_in_cell
 from search.wording import counted
 
 LINES_OF_LOG = 5
@@ -37,6 +37,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     state, losses = StudyState.of(events), _losses(events)
     wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     trials = identified(wanted, state)
+    without_data = [trial for trial in wanted.trials if key_of(trial.config.dataset) not in state.datasets]
     rows, driven = [], is_driven(folder)
     for identity, trial in trials.items():
         progress = state.trials.get(identity)
@@ -63,7 +64,8 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "direction": state.declaration.direction if state.datasets else None,
         "cells": len(wanted.cells),
         "trials": rows,
-        "to_come": dict(Counter(trial.cell.name for trial in coming)),
+        "to_come": dict(Counter(trial.cell.name for trial in (*coming, *without_data))),
+        "unusable": dict(state.unusable),
         "counts": _counts(rows, len(wanted.trials) + len(coming)),
     }
 
@@ -75,7 +77,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     choose = min if found["direction"] == "minimize" else max
     to_come = found.get("to_come", {})
     table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
-    for cell in dict.fromkeys(row["cell"] for row in found["trials"]):
+    for cell in dict.fromkeys([*(row["cell"] for row in found["trials"]), *to_come]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
         done = sum(row["state"] in {"COMPLETE", "PRUNED", "DROPPED", "FAILED"} for row in rows)
         best = choose((row["best"] for row in rows if row["best"] is not None), default=None)
@@ -87,8 +89,12 @@ def show(found: dict[str, Any], console: Console) -> None:
             f"{sum(row['gpu_seconds'] for row in rows) / 3600:.2f}",
         )
     console.print(table)
+    for dataset, reason in found.get("unusable", {}).items():
+        told = f"[red]failed[/red] data set {escape(dataset)}: data: {escape(reason)}"
+        console.print(told, f"  data: {failures.POLICIES['data'].meaning}", sep="\n", soft_wrap=True, highlight=False)
+    several = len({row["seed"] for row in found["trials"]}) > 1
     for row in found["trials"]:
-        where = escape(f"{row['cell']} " + ", ".join(f"{k}={v}" for k, v in row["searched"].items()))
+        where = escape(f"{row['cell']} {name_in_cell(row['searched'], row['seed'] if several else None)}")
         if row["state"] == "FAILED":
             _show_failure(row, where, console)
         elif row["state"] == "DROPPED":

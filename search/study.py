@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets import cleaning
 from datasets.dataset_config import DatasetConfig
 from search import (
     checks,
@@ -25,11 +24,12 @@ from search.data_roots import Root
 from search.desk import Desk
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
-from search.ledger import Event, Ledger
+from search.ledger import Ledger
+from search.preparing import Preparing
 from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
-from search.slots import Slots, setting_of
+from search.slots import Slots
 from search.study_config import StudyConfig
 from search.study_delivery import delivered
 from search.study_folder import StudyFolder, lock
@@ -37,7 +37,6 @@ from search.study_sections import Budget
 from search.study_state import StudyState
 from search.teachers import teachers
 from search.winners import Winners
-from search.wording import counted
 from trainers import adaptations, checkpoint_files, quota
 from trainers.trial import Operation, TrialState
 
@@ -83,7 +82,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             run = StudyRun(study, machine, folder, roots, slots, desk)
             run.reopen_what_has_room_again()  # with the opening that says so, or a crash would forget it
             checks.check_weight_files(wanted, desk.state, machine.weights)
-            run.prepare_data(wanted)
+            run = replace(run, study=run.prepare_data(wanted))
             run.reopen_what_failed()
             wanted, trials = run.search_rounds()
             run.keep_within_budget(trials)
@@ -93,7 +92,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             winners.measure()
             run.measure_baselines(wanted)
             if not report.is_current(study, desk.state, folder):
-                report.write(study, wanted, desk.state, folder)
+                report.write(study, sampling.expand(study, desk.state), desk.state, folder)
                 desk.record()  # so that the tracker hears of it, too
         return desk.state
 
@@ -109,40 +108,9 @@ class StudyRun:
     slots: Slots
     desk: Desk
 
-    def prepare_data(self, wanted: Grid) -> None:
-        """Bring and decode every data set once; record what it holds, and which caches `datasets gc` must keep."""
-        before, caches = cleaning.recorded_uses(self.folder.path), set[str]()
-        targets: dict[str, set[str]] = {}
-        for need in preparation.needed(self.study, wanted):
-            key = key_of(need.dataset)
-            for message in ray_cluster.stream(worker.prepare, self._preparation_order(need), Slot(1)):
-                if "caches" in message:
-                    caches |= set(message["caches"])
-                    cleaning.record_uses(self.folder.path, before | caches)
-                elif "note" in message:
-                    self.desk.progress.note(message["note"])
-                else:
-                    targets.setdefault(need.dataset.name, set()).update(message["data"]["declaration"]["targets"])
-                    if need.trained_on:
-                        self._record_data(key, message["data"])
-        checks.check_shared_targets(self.study.evaluation.external, targets)  # or it would be told after all training
-        cleaning.record_uses(self.folder.path, caches)
-
-    def _record_data(self, key: str, data: Event) -> None:
-        """Record what a data set holds, and say where trials of this study have seen other images of it."""
-        before = self.desk.state.datasets.get(key)
-        if before == data:
-            return
-        changed = set(data["quarantined"]) ^ set(before["quarantined"]) if before else set()
-        seen = any(known.dataset_key == key and known.epochs for known in self.desk.state.trials.values())
-        if before and seen and before["fingerprint"] == data["fingerprint"] and changed:
-            LOG.warning(
-                "warning: %s: %s can be read now and could not before, or the reverse; trials of this study that are "
-                "trained already saw the others",
-                data["dataset"],
-                counted(len(changed), "image"),
-            )
-        self.desk.record(data)
+    def prepare_data(self, wanted: Grid) -> StudyConfig:
+        """Bring and decode every data set once; returns the study without those that cannot be used."""
+        return Preparing(self.study, self.folder, self.desk, self._preparation_order).all(wanted)
 
     def search_rounds(self) -> tuple[Grid, dict[str, Trial]]:
         """Search the grid, or what a sampler draws round by round; returns all trials there are at the end."""
@@ -295,7 +263,7 @@ class StudyRun:
             trial_folder=self.folder.trial(identity),
             weights=self.machine.weights,
             threads=self.slots.of(trial).cpus,
-            loader_workers=self.study.resources.for_setting(setting_of(trial)).loader_workers,
+            loader_workers=self.study.resources.for_setting(trial.setting).loader_workers,
             processes=1 if adaptations.load(trial.config.adaptation).on_features else self.slots.of(trial).processes,
         )
 

@@ -98,6 +98,14 @@ class Pruning(Section):
     spare_share: float = Field(0.05, ge=0, le=1, description="share of would-be-pruned trials that run on regardless")
     spare_seed: int = Field(0, ge=0)
 
+    @field_validator("within", mode="before")
+    @classmethod
+    def _axes_once(cls, within: Any) -> Any:
+        """Take one axis for a list of it, and every axis of a list once."""
+        if isinstance(within, str) and within not in {"cell", "study"}:
+            return [within]
+        return list(dict.fromkeys(within)) if isinstance(within, list) else within
+
 
 @dataclass(frozen=True, slots=True)
 class Amounts:

@@ -74,9 +74,9 @@ def point_of(searched: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in searched.items())
 
 
-def name_in_cell(searched: Mapping[str, Any], seed: int) -> str:
-    """Name a trial by what tells it from others of its cell, the same in every cell."""
-    return ", ".join(filter(None, (point_of(searched), f"seed={seed}")))
+def name_in_cell(searched: Mapping[str, Any], seed: int | None) -> str:
+    """Name a trial by what tells it from others of its cell, the same in every cell; None: all have one seed."""
+    return ", ".join(filter(None, (point_of(searched), "" if seed is None else f"seed={seed}")))
 
 
 @dataclass(slots=True)
@@ -150,6 +150,8 @@ class StudyState:
     libraries: dict[str, list[str]] = field(default_factory=dict)
     """Their versions, by name."""
     datasets: dict[str, Event] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Why data sets could not be prepared by the last run, by name."""
     trials: dict[str, TrialProgress] = field(default_factory=dict)
     evaluations: dict[str, Event] = field(default_factory=dict)
     """By trial, whether it still stands for its cell or not."""
@@ -189,6 +191,9 @@ class StudyState:
         elif kind == "data":
             self.datasets[event["key"]] = event
             self._declaration = None
+            self.unusable.pop(event["dataset"], None)
+        elif kind == "unusable":
+            self.unusable[event["dataset"]] = event["reason"]
         elif kind == "trial":
             fields = {key: event[key] for key in TrialProgress.__dataclass_fields__ if key in event}
             known = self.trials.setdefault(event["trial"], TrialProgress(**fields))

@@ -90,6 +90,8 @@ class TrackingReceiver:
             ),
             parent=self._study,
         )
+        if len(progress.starts) > 1:
+            self._tracker.tag(trial, {"radsweep.state": "RUNNING"})
 
     def _rename(self) -> None:
         """Give the runs that a study had before it was changed names that tell them from the new ones, too."""
@@ -171,6 +173,7 @@ class TrackingReceiver:
         event = events[-1]
         for trial, progress in self._state.trials.items():
             if progress.starts and not progress.done:
+                self._tracker.tag(trial, {"radsweep.state": "PAUSED"})
                 self._tracker.finish(trial, "KILLED", event["time_ms"])  # interrupted; reopened by the next run
         if report.is_whole(self._folder):
             self._tracker.replace_artifacts(self._study, self._folder.report, "report")

@@ -84,6 +84,7 @@ def _made_from(study: StudyConfig, state: StudyState) -> str:
         "trials": {trial: [progress.state, progress.ended_ms] for trial, progress in state.trials.items()},
         "winners": {cell: [event["trial"], event["time_ms"]] for cell, event in state.evaluated.items()},
         "data": {key: event["fingerprint"] for key, event in state.datasets.items()},
+        "unusable": state.unusable,
         "baselines": sorted(state.baselines),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

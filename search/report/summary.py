@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets.dataset_config import QUESTION, DatasetConfig
-from search import provenance, selection
+from search import provenance, sampling, selection
 from search.grid import Grid, Trial, readable
 from search.identity import identified, key_of
 from search.live_regret import live_regret
@@ -37,7 +37,8 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
     chosen = selection.winners(state, {identity: trial.cell.name for identity, trial in trials.items()})
     progress = [state.trials[identity] for identity in trials]
     states = Counter(trial.outcome for trial in progress)
-    states["UNFINISHED"] += len(wanted.trials) - len(trials)
+    coming = sampling.to_come(study, state)
+    states["UNFINISHED"] += len(wanted.trials) + len(coming) - len(trials)
     declaration = state.declaration
     datasets = {key: dataset for dataset in wanted.datasets if (key := key_of(dataset)) in state.datasets}
     return {
@@ -49,14 +50,19 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
         "unit": study.evaluation.unit,
         "redraws": study.evaluation.redraws,
         "axes": dict(study.axes),
-        "counts": {"cells": len(wanted.cells), "trials": len(wanted.trials), **dict(sorted((+states).items()))},
+        "counts": {
+            "cells": len(wanted.cells),
+            "trials": len(wanted.trials) + len(coming),
+            **dict(sorted((+states).items())),
+        },
         "epochs": {
             "trained": sum(len(trial.epochs) for trial in progress),
-            "full_grid": sum(trial.config.recipe.epochs for trial in wanted.trials),
+            "full_grid": sum(trial.config.recipe.epochs for trial in (*wanted.trials, *coming)),
         },
         "pruning": live_regret(state, {identity: trial.cell.name for identity, trial in trials.items()}),
         "refused": [{"cell": dict(r.cell.axes), "reason": r.reason} for r in wanted.refused],
         "cells": [_cell(winner, trials[winner.trial], state) for winner in chosen],
+        "unusable": dict(state.unusable),
         "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
         "trials": [_trial(trial, state.trials[name], declaration.primary_metric) for name, trial in trials.items()],
         "data": [_data(state.datasets[key], name) for key, name in _names(datasets, tuple(DatasetConfig.model_fields))],

@@ -43,6 +43,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
         for trial in found["trials"]
         if trial["state"] == "DROPPED"
     ]
+    told += [f"Data set {dataset} could not be used: {reason}." for dataset, reason in found["unusable"].items()]
     told += [f"Cell without a finished trial: {cell}." for cell in found["cells_without_winner"]]
     return told
 

@@ -1,6 +1,7 @@
 """What a user sees of a study, and of one that cannot run."""
 
 import json
+import shutil
 from collections import Counter
 
 import optuna
@@ -104,10 +105,34 @@ def test_too_many_unreadable_images_stop_the_study_before_a_trial(elsewhere):
     assert not any(name.rpartition("/")[2] in told for name in manifest.instances["path"])
 
 
-def tear(command, number):
+def test_data_that_cannot_be_used_stop_their_own_cells_until_they_are_mended(elsewhere):
+    text = elsewhere.study.read_text().replace("dataset: phantom", "dataset: [phantom, torn]")
+    text = text.replace("[test_convnext2, test_vit3]", "test_vit3").replace("[1e-3, 1e-4, 3e-3]", "[1e-3]")
+    text = text.replace("data: {", "data: {torn: {source: phantom, patients: 48, size: 64, seed: 1}, ").replace(
+        "epochs: 4", "epochs: 1"
+    )
+    elsewhere.study.write_text(text)
+    manifest = tear(elsewhere, 4, "torn", seed=1)
+    told = elsewhere("run", code=1)
+    assert f"Data set torn could not be used: 4 of {len(manifest)} images" in told
+    assert "Cell without a finished trial: torn/random/test_vit3/32" in told
+    assert [cell["axes"]["dataset"] for cell in report(elsewhere)["cells"]] == ["phantom"]
+    shown = elsewhere("status")
+    assert "failed data set torn: data: 4 of " in shown
+    assert "data: its data cannot be read; the cell stops" in shown
+    assert json.loads(elsewhere("status", "--json"))["to_come"] == {"torn/random/test_vit3/32": 1}
+    assert "is not finished: 1 of 2 trials are done" in elsewhere("promote", code=2)
+    shutil.rmtree(manifest.root)
+    elsewhere("run")
+    assert [cell["axes"]["dataset"] for cell in report(elsewhere)["cells"]] == ["phantom", "torn"]
+    assert "torn: data" not in elsewhere("status")
+    assert len(runs(elsewhere)) == 2
+
+
+def tear(command, number, name="phantom", **options):
     """Cut off so many images of the tiny study's phantom; returns its manifest."""
-    phantom = DatasetConfig(name="phantom", source="phantom", options={"patients": 48, "size": 64})
-    root = command.storage / "generated" / "phantom"
+    phantom = DatasetConfig(name=name, source="phantom", options={"patients": 48, "size": 64, **options})
+    root = command.storage / "generated" / name
     manifest = sources.load(phantom, root)
     for path in manifest.instances["path"][:number]:
         (root / path).write_bytes((root / path).read_bytes()[:400])

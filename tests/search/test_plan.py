@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from search import grid, recorded_speed
+from search import plan as planning
 from search.candidate import best_winner
 from search.errors import StudyError
 from search.estimate import GIGA_MACS, MILLION_PARAMETERS, estimate, relative_cost
@@ -160,7 +161,15 @@ def test_a_trial_on_stored_features_costs_next_to_nothing():
 
 def test_the_plan_says_what_is_left_to_do(ran):
     done = plan(study(), Known(storage=ran))["done"]
-    assert done == {"finished": 1, "begun": 1, "dropped": 0, "new": 2, "epochs_left": 8 + 20, "no_longer_asked_for": 1}
+    whole = plan(study(), Known(storage=ran))["estimated"]
+    hours = {name: done.pop(name) for name in ("gpu_hours", "wall_clock_hours")}
+    counts = {"finished": 1, "failed": 0, "begun": 1, "dropped": 0, "new": 2, "epochs_left": 8 + 20}
+    assert done == counts | {"no_longer_asked_for": 1}
+    small, large = (GIGA_MACS["vit_base"][side] for side in (224, 512))
+    for name, left in hours.items():
+        assert left["high"] / whole[name]["high"] == pytest.approx(
+            (small + 2 * large) / (2 * small + 2 * large), rel=0.01
+        )
     assert plan(study(name="other"), Known(storage=ran))["done"] is None
 
 
@@ -173,6 +182,27 @@ def test_a_trial_that_was_entered_and_not_begun_is_new(ran):
         ledger.append(*told)
     done = plan(study(), Known(storage=ran))["done"]
     assert (done["finished"], done["begun"], done["new"]) == (0, 0, 4)
+
+
+def test_a_trial_that_failed_is_not_called_finished_and_is_not_left(ran):
+    with Ledger(StudyFolder(ran, "s").ledger) as ledger:
+        begun = next(row["trial"] for row in status(study(), ran)["trials"] if row["state"] == "PAUSED")
+        ended = {"kind": "ended", "trial": begun, "state": "FAILED", "reason": "bug: x", "time_ms": 9, "result": None}
+        ledger.append(ended)
+    planned = plan(study(), Known(storage=ran))
+    done = planned["done"]
+    assert (done["finished"], done["failed"], done["begun"], done["new"], done["epochs_left"]) == (1, 1, 0, 2, 20)
+    written = io.StringIO()
+    planning.show(planned, Console(file=written, width=200))
+    told = "1 are finished, 1 failed, 0 begun, 0 dropped for the budget and 2 new; 20 epochs are left, "
+    assert told in written.getvalue()
+
+
+@pytest.mark.parametrize(("gpus", "warned"), [(1, True), (7, True), (8, False)])
+def test_trials_that_ask_for_more_gpus_than_there_are_are_told(gpus, warned):
+    asked = study(resources={"overrides": [{"when": {"backbone": "vit_base"}, "gpus": 8}]})
+    warnings = plan(asked, Known(gpus=gpus))["warnings"]
+    assert any("ask for 8 GPUs a trial and can never start on " in warning for warning in warnings) == warned
 
 
 def test_a_budget_that_binds_whatever_happens_is_warned_of():
@@ -243,6 +273,7 @@ def test_brackets_in_a_reason_are_no_markup():
         "trial": "t",
         "cell": "c[1]",
         "searched": {"x": 1.0},
+        "seed": 0,
         "state": "FAILED",
         "reason": told,
         "log": [],

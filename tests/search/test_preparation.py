@@ -9,6 +9,7 @@ import pytest
 from datasets import cleaning
 from search import data_roots, grid, preparation, ray_cluster, worker
 from search.errors import StudyError
+from search.preparing import Preparing
 from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
@@ -146,10 +147,10 @@ def test_images_that_trials_have_not_seen_are_told(tmp_path, caplog, quarantined
     before = {"dataset": "mine", "fingerprint": "f", "quarantined": {"g": "file is missing", "i": "file is missing"}}
     trained = SimpleNamespace(dataset_key="k", epochs=epochs)
     recorded = []
-    state = SimpleNamespace(datasets={"k": before}, trials={"a": trained})
+    state = SimpleNamespace(datasets={"k": before}, trials={"a": trained}, unusable={})
     desk = SimpleNamespace(state=state, record=recorded.append)
-    run = StudyRun(study(axes={}), Machine(tmp_path), StudyFolder(tmp_path, "s"), {}, None, desk)
-    run._record_data("k", {**before, "fingerprint": fingerprint, "quarantined": quarantined})
+    preparing = Preparing(study(axes={}), StudyFolder(tmp_path, "s"), desk, None)
+    preparing.record("k", {**before, "fingerprint": fingerprint, "quarantined": quarantined})
     assert told in caplog.text
     assert bool(caplog.text) == bool(told)
     assert len(recorded) == (quarantined != before["quarantined"] or fingerprint != "f")

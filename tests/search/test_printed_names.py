@@ -30,7 +30,15 @@ PROMOTED = {
     "dry_run": False, "promoted": True, "version": "1", "champion_before": None, "cell": CLOSING, "trial": "abc",
     "study": "s", "registered_model": STYLE, "reasons": [{"holds": True, "condition": "c", "evidence": CLOSING}],
 }  # fmt: skip
-ROW = {"cell": CLOSING, "searched": {"recipe": STYLE}, "best": None, "seconds": 0.0, "gpu_seconds": 0.0, "log": []}
+ROW = {
+    "cell": CLOSING,
+    "searched": {"recipe": STYLE},
+    "seed": 0,
+    "best": None,
+    "seconds": 0.0,
+    "gpu_seconds": 0.0,
+    "log": [],
+}
 STATED = {
     "study": "s", "cells": 1, "direction": None, "counts": {"FAILED": 1},
     "trials": [ROW | {"state": "FAILED", "reason": f"crashed: {STYLE}"},

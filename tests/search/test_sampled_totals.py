@@ -13,6 +13,7 @@ from search.errors import StudyError
 from search.identity import entry_event, identified, key_of
 from search.ledger import Ledger, read
 from search.plan import Known, plan
+from search.report import summary
 from search.schedule import Entry
 from search.status import show, status
 from search.study_config import StudyConfig
@@ -36,6 +37,7 @@ def first_round(asked: StudyConfig, storage: Path, metrics) -> StudyState:
     with Ledger(StudyFolder(storage, "s").ledger) as ledger:
         key = key_of(sampling.examples(asked).datasets[0])
         data = {"kind": "data", "key": key, "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}
+        data |= {"images": {"train": 1, "val": 1, "test": 1}, "validation": "drawn", "quarantined": {}}
         ledger.append(data)
         state = StudyState.of([data])
         wanted = sampling.draw(asked, sampling.expand(asked, state), state)
@@ -62,6 +64,14 @@ def test_status_counts_what_is_not_drawn_yet_as_waiting(state, tmp_path, trials,
     written = io.StringIO()
     show(found, Console(file=written, width=200))
     assert f"8/{8 + missing}" in written.getvalue()
+
+
+@pytest.mark.parametrize(("trials", "missing"), [(4, 0), (6, 4), (9, 10)])
+def test_a_report_counts_what_was_never_drawn_as_not_finished(state, tmp_path, trials, missing):
+    asked = study(trials)
+    found = summary.summarize(asked, sampling.expand(asked, state), state, StudyFolder(tmp_path, "s"))
+    assert (found["counts"]["trials"], found["counts"].get("UNFINISHED", 0)) == (8 + missing, missing)
+    assert found["epochs"] == {"trained": 16, "full_grid": 16 + 2 * missing}
 
 
 @pytest.mark.parametrize(("trials", "missing"), [(4, 0), (6, 4), (9, 10)])

@@ -85,6 +85,7 @@ def test_truth_for_a_number_is_refused_below_a_data_set_too(tmp_path):
         (("recipe: {epochs: 2}", "data: {phantoms: {}}"), "data: `phantoms` is neither a setting"),
         (("{learning_rate:", "{resolution: [32], learning_rate:"), "`resolution` is both an axis and searched"),
         (("recipe: {epochs: 2}", "pruning: {within: [colour]}"), "pruning.within: `colour` is not an axis"),
+        (("recipe: {epochs: 2}", "pruning: {within: colour}"), "pruning.within: `colour` is not an axis"),
         (("recipe: {epochs: 2}", "pruning: {within: []}"), "study.yaml:9: pruning.within"),
         (("1e-4, 3e-4", ".inf"), "learning_rate: a value must be finite, found inf"),
         (("recipe: {epochs: 2}", "promotion: {margin: .nan}"), "promotion.margin: Input should be a finite number"),

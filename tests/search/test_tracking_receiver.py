@@ -87,6 +87,15 @@ def test_a_trial_says_which_code_trained_it(tmp_path):
     assert tracker.tags["t"]["radsweep.version"] == "v, w"
 
 
+def test_a_trial_that_a_run_leaves_unfinished_is_paused_until_the_next(tmp_path):
+    told, tracker = events({"resolution": [224]}, [1]), Kept()
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive([*told, {"kind": "closed", "status": "KILLED", "time_ms": 3}])
+    assert tracker.tags["t"]["radsweep.state"] == "PAUSED"
+    receiver.receive([told[0], {**told[-1], "time_ms": 4}])
+    assert tracker.tags["t"]["radsweep.state"] == "RUNNING"
+
+
 def test_a_study_that_grows_renames_the_runs_it_had_and_one_that_shrinks_none(tmp_path):
     """A second initialization, then a second seed, then neither: every run stays told from every other."""
     one, both = {"initialization": ["imagenet"], "resolution": [224, 512]}, {"initialization": ["random", "imagenet"]}
