@@ -1,4 +1,4 @@
-"""Whether a running server is whole and closed, asked from outside as a client would."""
+"""Whether a running server is whole and closed, asked from outside as a client would, and its schema."""
 
 import http.client
 import json
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_server import credentials, restoring
+from mlflow_server import backup_database, credentials, restoring, schema
 from mlflow_server.errors import TrackingError
 from mlflow_server.server_config import LOOPBACK, ServerConfig
 
@@ -45,17 +45,19 @@ def check(config: ServerConfig) -> list[Finding]:
     """Look at a server.
 
     Returns:
-        reachable, version, authentication, hosts and artifacts, as far as the server answers at all.
+        reachable, schema, authentication, hosts and artifacts; the first two if no server answers.
 
     Raises:
         TrackingError: it is half restored, whatever answers.
     """
     restoring.refuse_half_restored(config.folder)
     reachable = _found("reachable", lambda: _version(config))
+    of_database = _found("schema", lambda: _schema(config))
     if not reachable.holds:
-        return [reachable]
+        return [reachable, of_database]
     return [
         reachable,
+        of_database,
         _found("authentication", lambda: _closed_to_strangers(config)),
         _found("hosts", lambda: _closed_to_other_hosts(config)),
         _found("database and artifacts", lambda: _round_trip(config)),
@@ -143,6 +145,12 @@ def _version(config: ServerConfig) -> str:
     if status != 200 or told != version("mlflow"):
         raise TrackingError(f"{config.uri} answers {status} {told!r}; the client here has mlflow {version('mlflow')}")
     return f"{config.uri}, mlflow {told}"
+
+
+def _schema(config: ServerConfig) -> str:
+    backup_database.refuse_if_away(config)
+    found = schema.refuse_other(config.backend, upgrade=schema.MIGRATE)
+    return f"{found}, that of mlflow {version('mlflow')}" if found else "the database is empty; a first start fills it"
 
 
 def _closed_to_strangers(config: ServerConfig) -> str:

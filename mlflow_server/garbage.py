@@ -48,11 +48,11 @@ def collect(
         told: is called with every run once it is gone.
 
     Raises:
-        TrackingError: the database or the artifacts cannot be reached.
+        TrackingError: the database or the artifacts cannot be reached, or a history of promotions is damaged.
     """
     restoring.refuse_half_restored(config.folder)
     backup_database.refuse_if_away(config)
-    found = retention.judge(config.backend, days=days)
+    found = retention.judge(config.backend, days=days, storage=config.folder)
     client, kept, collected = MlflowClient(config.backend), dict(found.kept), []
     store = SqlAlchemyStore(config.backend, config.destination)
     for identity in found.removable:

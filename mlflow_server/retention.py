@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
@@ -12,6 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from mlflow_server.errors import PromotionError, TrackingError
+from mlflow_server.history import PROMOTIONS, History
 from mlflow_server.registry import ENTRY, entry_of
 
 DAY_MS = 86_400_000
@@ -30,17 +33,21 @@ class Retention:
     """Why a run that is old and deleted stays all the same."""
 
 
-def judge(uri: str, *, days: float) -> Retention:
+def judge(uri: str, *, days: float, storage: Path | None = None) -> Retention:
     """Look through all deleted runs of a server.
 
     Args:
         uri: MLflow tracking URI.
+        storage: folder that the histories of promotions lie in; None: the registry's mirror is all there is.
         days: a run that was deleted within these stays, and so does one that ended within them (or began, if it never
             ended).
+
+    Raises:
+        TrackingError: a history is damaged, so that nobody knows which runs it cites.
     """
     client = MlflowClient(uri)
     due = set(client._tracking_client.store._get_deleted_runs(older_than=int(days * DAY_MS)))  # no run tells it
-    cited = _cited(client)
+    cited = _cited(client, storage)
     oldest = time.time_ns() // 1_000_000 - days * DAY_MS
     removable, kept = [], {}
     for run in _deleted(client):
@@ -57,8 +64,8 @@ def judge(uri: str, *, days: float) -> Retention:
     return Retention(tuple(removable), kept)
 
 
-def _cited(client: MlflowClient) -> dict[str, str]:
-    """Return why the registry needs a run, for every run behind a version of a registered model."""
+def _cited(client: MlflowClient, storage: Path | None) -> dict[str, str]:
+    """Return why a run is needed, for every run behind a version of a registered model or in a history."""
     cited: dict[str, str] = {}
     token: str | None = ""
     while token is not None:
@@ -71,7 +78,24 @@ def _cited(client: MlflowClient) -> dict[str, str]:
                 if entry is not None and isinstance(run := entry.get("run_id"), str):
                     cited.setdefault(run, f"cited by a promotion of {version.name}")
         token = page.token or None
+    cited = {**_in_histories(storage), **cited} if storage is not None else cited
     return {**_studies_of(client, cited), **cited}
+
+
+def _in_histories(storage: Path) -> dict[str, str]:
+    """Return why a run is needed, for every run in a history: its mirror is gone with the version that bore it."""
+    cited: dict[str, str] = {}
+    for path in sorted((storage / PROMOTIONS).glob("*.jsonl")):
+        try:
+            entries = History(storage, path.stem).read()
+        except (PromotionError, OSError) as problem:
+            raise TrackingError(
+                f"{path} cannot be read, and a run that it cites would be lost: {problem}; bring it back from a "
+                "backup, or move it away if nothing in it counts"
+            ) from problem
+        runs = (run for entry in entries if isinstance(run := entry.get("run_id"), str))
+        cited |= dict.fromkeys(runs, f"cited by a promotion of {path.stem}")
+    return cited
 
 
 def _runs_of(client: MlflowClient, version: ModelVersion) -> set[str]:

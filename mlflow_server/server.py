@@ -1,6 +1,7 @@
 """Starts MLflow's server, embedded over a storage folder or as its own YAML file says; no job execution."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from mlflow_server import backup_database, credentials, restoring
+from mlflow_server import backup_database, credentials, restoring, schema
 from mlflow_server.errors import TrackingError
+from mlflow_server.reach import without_password
 from mlflow_server.server_config import LOOPBACK, ServerConfig
 
 FIRST_SAFE_VERSION = "3.17.2"
@@ -43,6 +45,11 @@ class ServerSettings:
         """Where the UI is."""
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def database(self) -> str:
+        """Where runs are kept."""
+        return f"sqlite:///{self.storage.resolve() / 'mlflow.db'}"
+
 
 def command(settings: ServerSettings) -> list[str]:
     """Return the command that starts the server.
@@ -59,7 +66,7 @@ def command(settings: ServerSettings) -> list[str]:
     storage = settings.storage.resolve()
     return [
         *(sys.executable, "-m", "mlflow_server.launch", "server", "--app-name", "embedded"),
-        *("--backend-store-uri", f"sqlite:///{storage / 'mlflow.db'}"),
+        *("--backend-store-uri", settings.database),
         *("--artifacts-destination", (storage / "mlartifacts").as_uri()),
         *("--host", settings.host, "--port", str(settings.port), "--workers", "1"),
         *("--allowed-hosts", f"{settings.host}:{settings.port},localhost:{settings.port}"),
@@ -149,13 +156,14 @@ def start_configured(config: ServerConfig, announce: Callable[[], None] = lambda
         announce: called when nothing speaks against starting it.
 
     Raises:
-        TrackingError: it would be unsafe, its port is taken, its database or bucket cannot be used, or it is half
-            restored.
+        TrackingError: it would be unsafe, its port is taken, its database or bucket cannot be used, the database has
+            a schema of another MLflow, or it is half restored.
     """
     restoring.refuse_half_restored(config.folder)
     refuse_taken(config.host, config.port)
     if not config.sqlite:
         backup_database.refuse_if_away(config)
+    _refuse_schema(config.backend, schema.MIGRATE)
     if config.destination.startswith("s3://"):
         from mlflow_server.object_store import ensure_bucket
 
@@ -199,7 +207,8 @@ def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None)
         announce: called when nothing speaks against starting it.
 
     Raises:
-        TrackingError: it would be unsafe, its port is taken, or there is no such storage folder, or half a one.
+        TrackingError: it would be unsafe, its port is taken, there is no such storage folder, or half a one, or its
+            database has a schema of another MLflow.
     """
     restoring.refuse_half_restored(settings.storage)
     words = command(settings)
@@ -209,8 +218,17 @@ def start(settings: ServerSettings, announce: Callable[[], None] = lambda: None)
             f"{settings.storage.resolve()}: no such storage folder; run a study first, or name its --storage "
             "(to begin with an empty one, make the folder)"
         )
+    uri = settings.database
+    _refuse_schema(uri, shlex.join(["python", "-m", "mlflow", "db", "upgrade", uri]))
     announce()
     return _run(words, environment())
+
+
+def _refuse_schema(uri: str, upgrade: str) -> None:
+    try:
+        schema.refuse_other(uri, upgrade=upgrade)
+    except TrackingError as problem:
+        raise TrackingError(f"the schema of {without_password(uri)}: {problem}") from problem
 
 
 def _run(words: Sequence[str], surroundings: Mapping[str, str], *, umask: int = -1) -> int:

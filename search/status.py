@@ -1,7 +1,8 @@
 """Where a study stands, from its ledger alone: works from another terminal while a run goes on."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "direction": state.declaration.direction if state.datasets else None,
         "cells": len(wanted.cells),
         "trials": rows,
+        "no_longer_asked_for": _cost([state.trials[t] for t in state.trials.keys() - trials.keys()]),
         "to_come": dict(Counter(trial.cell.name for trial in (*coming, *without_data))),
         "unusable": dict(state.unusable),
         "counts": _counts(rows, len(wanted.trials) + len(coming)),
@@ -89,6 +91,9 @@ def show(found: dict[str, Any], console: Console) -> None:
             f"{sum(row['gpu_seconds'] for row in rows) / 3600:.2f}",
         )
     console.print(table)
+    if (gone := found.get("no_longer_asked_for", {})).get("trials"):
+        spent = f"{duration(gone['seconds'])}, {gone['gpu_seconds'] / 3600:.2f} GPU-hours"
+        console.print(f"{counted(gone['trials'], 'earlier trial')} no longer asked for took {spent}", soft_wrap=True)
     for dataset, reason in found.get("unusable", {}).items():
         told = f"[red]failed[/red] data set {escape(dataset)}: data: {escape(reason)}"
         console.print(told, f"  data: {failures.POLICIES['data'].meaning}", sep="\n", soft_wrap=True, highlight=False)
@@ -103,6 +108,13 @@ def show(found: dict[str, Any], console: Console) -> None:
             classes = ", ".join(f"{name} x{times}" for name, times in Counter(row["interrupted"]).items())
             then = "to go on" if row["state"] == "PAUSED" else "went on"
             console.print(f"[yellow]interrupted[/yellow] {where}: {classes}; {then}", soft_wrap=True)
+
+
+def _cost(trials: Sequence[TrialProgress]) -> dict[str, float]:
+    """Return how many trials there are, and what they took."""
+    used = [progress.use.so_far for progress in trials]
+    seconds, gpu_seconds = (round(math.fsum(amount), 1) for amount in (zip(*used, strict=True) if used else ((), ())))
+    return {"trials": len(trials), "seconds": seconds, "gpu_seconds": gpu_seconds}
 
 
 def _show_failure(row: dict[str, Any], where: str, console: Console) -> None:

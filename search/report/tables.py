@@ -59,11 +59,13 @@ def overview(found: dict[str, Any]) -> pd.DataFrame:
     """One row per cell: axes, winner, validation and test."""
     metric = primary(found)
     rows = []
+    several = len({trial["seed"] for trial in found["trials"]}) > 1
     for cell in found["cells"]:
+        seed = {"seed": cell["seed"]} if several else {}
         rows.append(
             {
                 **{axis: value for axis, value in axes_of(cell).items() if varies(found, axis)},
-                "winner": point(cell["searched"]),
+                "winner": point(cell["searched"] | seed),
                 "epoch": cell["epoch"],
                 f"validation {metric}": f"{cell['validation']:.3f}",
                 f"test {metric} ({found['confidence']:.0%} interval)": interval(rows_of(found, cell).get(MACRO)),

@@ -9,6 +9,7 @@ from mlflow_server import __main__ as commands
 from mlflow_server.check import OWN_EXPERIMENT
 from mlflow_server.errors import TrackingError
 from mlflow_server.garbage import collect, place_of
+from mlflow_server.history import History
 from mlflow_server.registry import Registry
 from mlflow_server.retention import DAY_MS
 from mlflow_server.server_config import ServerConfig
@@ -27,7 +28,7 @@ def stored(tmp_path, store_uri):
     elsewhere = client.create_experiment("elsewhere", artifact_location=(tmp_path / "home").as_uri())
     ended = time.time_ns() // 1_000_000 - MONTH
     runs = {}
-    for name in ("old", "winner", "champion", "cited", "alive", "elsewhere"):
+    for name in ("old", "winner", "champion", "cited", "recorded", "alive", "elsewhere"):
         tags = {"radsweep.winner": "true"} if name == "winner" else {}
         place = elsewhere if name == "elsewhere" else experiment
         runs[name] = client.create_run(place, start_time=ended, tags=tags).info.run_id
@@ -36,6 +37,7 @@ def stored(tmp_path, store_uri):
         folder = tmp_path / "home" if name == "elsewhere" else tmp_path / "mlartifacts" / "e"
         (folder / runs[name] / "artifacts").mkdir(parents=True)
         (folder / runs[name] / "artifacts" / "a.txt").write_text(name)
+    History(tmp_path, "m").append("promoted", {"run_id": runs["recorded"], "version": "0"})
     version = registry.register("m", source=str(tmp_path), run_id=runs["champion"], tags={})
     registry.crown(version, instead_of=None)
     told = {"action": "promoted", "who": "x", "version": version.version}
@@ -52,7 +54,7 @@ def artifacts(config):
     return {path.read_text() for path in config.folder.rglob("a.txt")}
 
 
-EVERYTHING = {"old", "winner", "champion", "cited", "alive", "elsewhere"}
+EVERYTHING = {"old", "winner", "champion", "cited", "recorded", "alive", "elsewhere"}
 
 
 def test_a_dry_run_changes_nothing(stored):
@@ -71,6 +73,7 @@ def test_what_may_go_is_gone_with_its_artifacts_and_all_else_stays(stored):
         runs["winner"]: "winner of its cell",
         runs["champion"]: "version 1 of m",
         runs["cited"]: "cited by a promotion of m",
+        runs["recorded"]: "cited by a promotion of m",
         runs["elsewhere"]: "its artifacts are not below this server's folder; nothing of it was deleted",
     }
     with pytest.raises(MlflowException, match="not found"):

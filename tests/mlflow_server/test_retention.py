@@ -1,8 +1,11 @@
 import time
 
+import pytest
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import retention
+from mlflow_server.errors import TrackingError
+from mlflow_server.history import PROMOTIONS, History
 from mlflow_server.registry import Registry
 from mlflow_server.retention import DAY_MS, judge
 from tests.mlflow_server.conftest import deleted_at
@@ -71,3 +74,53 @@ def test_no_number_of_experiments_hides_a_deleted_run(tmp_path, store_uri, monke
     for number in range(5):
         client.delete_experiment(client.create_experiment(f"other-{number}"))
     assert judge(store_uri, days=0).removable == (run,)
+
+
+@pytest.fixture
+def recorded(tmp_path, store_uri):
+    """A store with a deleted run, its deleted study, and a history that alone cites the run."""
+    client, registry = MlflowClient(store_uri), Registry(store_uri)
+    experiment = client.create_experiment("e")
+    study = client.create_run(experiment, start_time=1).info.run_id
+    run = client.create_run(experiment, start_time=1, tags={"mlflow.parentRunId": study}).info.run_id
+    version = registry.register("m.v2", source=str(tmp_path), run_id=run, tags={})
+    history = History(tmp_path, "m.v2")
+    for action in ("refused", "promoted"):
+        registry.remember(version, history.append(action, {"run_id": run, "version": version.version}))
+    client.delete_model_version("m.v2", version.version)
+    for identity in (study, run):
+        client.set_terminated(identity, end_time=1)
+        client.delete_run(identity)
+    return run, study
+
+
+def test_a_run_that_a_history_cites_stays_once_its_version_is_gone(tmp_path, store_uri, recorded):
+    """The registry's mirror of the history is gone with the version."""
+    run, study = recorded
+    told = "cited by a promotion of m.v2"
+    assert judge(store_uri, days=0, storage=tmp_path).kept == {run: told, study: f"study of {told}"}
+    assert set(judge(store_uri, days=0).removable) == {run, study}
+
+
+def test_a_torn_last_line_of_a_history_cites_nothing(tmp_path, store_uri, recorded):
+    """It was never acknowledged, and the next entry cuts it off."""
+    path = tmp_path / PROMOTIONS / "m.v2.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert set(judge(store_uri, days=0, storage=tmp_path).kept) == set(recorded)  # the line before it cites them, too
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0][:-1])
+    assert judge(store_uri, days=0, storage=tmp_path).kept == {}
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("damage", ["changed", "unreadable", "unnamed"])
+def test_no_run_goes_while_a_history_is_damaged(tmp_path, store_uri, damage):
+    path = tmp_path / PROMOTIONS / "m.v2.jsonl"
+    if damage == "changed":
+        path.write_text(path.read_text().replace("run_id", "run-id"))
+    elif damage == "unreadable":
+        path.write_bytes(b"\xff\xfe\n" + path.read_bytes())
+    else:
+        path = path.rename(path.with_name("copy of m.jsonl"))
+    with pytest.raises(TrackingError) as refused:
+        judge(store_uri, days=0, storage=tmp_path)
+    assert str(refused.value).startswith(f"{path} cannot be read, and a run that it cites would be lost: ")

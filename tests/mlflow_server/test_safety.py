@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.crypto import DEFAULT_KEK_PASSPHRASE
 
-from mlflow_server import server
+from mlflow_server import confined, server
 from mlflow_server.check import logged_in, login, request
 from mlflow_server.registry import Registry
 from scripts.services import free_port, listens
@@ -223,6 +223,146 @@ def test_a_user_may_create_an_experiment_where_the_server_keeps_things(served):
             assert len(list((served.folder / "mlartifacts").rglob(f"{run.run_id}/artifacts/a.txt"))) == 1
 
 
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://private/backup",
+        "S3://private/backup",
+        "s3:/private/backup",
+        "dbfs:/private/backup",
+        "gs://private/backup",
+        "hdfs://private/backup",
+        "http://127.0.0.1/api/2.0/mlflow-artifacts/artifacts/0",
+        "models:/attacked/%252e%252e/1",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["/api/2.0", "/ajax-api/2.0"])
+def test_no_version_of_a_model_is_made_of_what_the_server_does_not_keep(served, run, prefix, source):
+    """The server would read it with its own credentials, for whoever asks for the version's files."""
+    for body in (json.dumps({"name": "attacked", "source": source}), json.dumps(json.dumps({"source": source}))):
+        path = f"{prefix}/mlflow/model-versions/create"
+        status, answer = ask_as_user(served, "POST", path, body.encode(), JSON)
+        assert (status, answer[:30]) == (403, b"source: name a model of this s")
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        ("s3://mlflow/artifacts/0/a", True),
+        ("mlflow-artifacts:/0/a", True),
+        ("runs:/a/model..1", True),
+        ("models:/m-1", True),
+        ("models:/m/1", True),
+        ("/a", True),  # MLflow itself asks whether it is the run's
+        ("prompt-template", True),
+        ("s3://mlflow/artifacts", False),
+        ("s3://mlflow/artifacts2/a", False),
+        ("s3://mlflow/artifacts/../a", False),
+        ("s3://mlflow/artifacts/%252e%252e/a", False),
+        ("s3://mlflow/artifacts%2fa", False),
+        ("runs:/a/..", False),
+        ("mlflow-artifacts:/a/..%5ca", False),
+    ],
+)
+def test_a_version_is_made_of_what_the_server_keeps(monkeypatch, source, taken):
+    monkeypatch.setenv(confined.ARTIFACTS_DESTINATION_ENV_VAR, "s3://mlflow/artifacts")
+    assert (confined.problem_of_source(source) is None) == taken
+
+
+def registered(uri, run):
+    """Register the model of a run in every way that it can be named; returns the registered model's name."""
+    client = MlflowClient(uri)
+    model = client.create_logged_model(run.experiment_id, name="network", source_run_id=run.run_id)
+    client.log_text(run.run_id, "content", "network/a.txt")
+    name = f"of-{run.run_id}"
+    client.create_registered_model(name)
+    place, own = f"{run.artifact_uri}/network", f"models:/{model.model_id}"
+    client.create_model_version(name, source=place, run_id=run.run_id)
+    client.create_model_version(name, source=f"runs:/{run.run_id}/network", run_id=run.run_id)
+    client.create_model_version(name, source=own, run_id=run.run_id, model_id=model.model_id)
+    client.create_model_version(name, source=f"models:/{name}/1")
+    return name
+
+
+def test_users_register_what_is_proxied(served):
+    with logged_in(served):
+        run = MlflowClient(served.uri).create_run("0").info
+        name = registered(served.uri, run)
+    for version in (1, 4):  # what was named by its run, MLflow's server does not find where it is proxied
+        asked = f"/model-versions/get-artifact?name={name}&version={version}&path=a.txt"
+        assert ask_as_user(served, "GET", asked) == (200, b"content"), version
+
+
+TRACE = "tr-00000000000000000000000000000001"
+PLACES = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
+
+
+def started(trace, tags):
+    """Return the body that starts a trace."""
+    where = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}
+    told = {"trace_id": trace, "trace_location": where, "request_time": "2026-01-01T00:00:00Z", "state": "OK"}
+    return {"trace": {"trace_info": {**told, "tags": tags}}}
+
+
+def spanned(trace, tags):
+    """Return the body that tells a trace by its span."""
+    attributes = [{"key": f"mlflow.traceTag.{key}", "value": {"stringValue": value}} for key, value in tags.items()]
+    span = {"traceId": trace, "spanId": "0000000000000001", "name": "a", "attributes": attributes}
+    times = {"startTimeUnixNano": "1000000000", "endTimeUnixNano": "2000000000"}
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span | times]}]}]}
+
+
+def tagged(served, kind, tags):
+    """Send tags of a trace by one of MLflow's routes; returns status and body."""
+    pairs = [{"key": key, "value": value} for key, value in tags.items()]
+    begun = {"experiment_id": "0", "timestamp_ms": 1, "request_metadata": [], "tags": pairs}
+    ended = {"timestamp_ms": 2, "status": "OK", "request_metadata": [], "tags": pairs}
+    method, path, body = {
+        "start": ("POST", "/api/3.0/mlflow/traces", started("tr-00000000000000000000000000000002", tags)),
+        "start as before": ("POST", "/ajax-api/2.0/mlflow/traces", begun),
+        "end as before": ("PATCH", f"/api/2.0/mlflow/traces/{TRACE}", ended),
+        "tag": ("PATCH", f"/ajax-api/3.0/mlflow/traces/{TRACE}/tags", pairs[0]),
+        "tag as before": ("PATCH", f"/api/2.0/mlflow/traces/{TRACE}/tags", pairs[0]),
+        "span": ("POST", "/v1/traces", spanned("00000000000000000000000000000003", tags)),
+    }[kind]
+    return ask_as_user(served, method, path, json.dumps(body).encode(), {**JSON, "x-mlflow-experiment-id": "0"})
+
+
+ROUTES_OF_TAGS = ["start", "start as before", "end as before", "tag", "tag as before", "span"]
+
+
+@pytest.fixture(scope="module")
+def trace(served):
+    """A trace that the server has, where it may hold tags."""
+    body = json.dumps(started(TRACE, {})).encode()
+    assert ask_as_user(served, "POST", "/api/3.0/mlflow/traces", body, JSON)[0] == 200
+
+
+@pytest.mark.parametrize("kind", ROUTES_OF_TAGS)
+@pytest.mark.parametrize("key", PLACES)
+@pytest.mark.usefixtures("trace")
+def test_no_user_chooses_where_the_server_reads_a_trace(served, kind, key):
+    """And whose files it deletes with one."""
+    status, answer = tagged(served, kind, {key: (served.folder / "credentials").as_uri()})
+    assert status == (400 if key == PLACES[1] and kind.startswith("tag") else 403), answer  # MLflow refuses some itself
+    assert key.encode() in answer
+
+
+@pytest.mark.parametrize("kind", ROUTES_OF_TAGS)
+@pytest.mark.usefixtures("trace")
+def test_users_tag_traces(served, kind):
+    assert tagged(served, kind, {"colour": "green"})[0] == 200
+
+
+def test_no_name_of_a_trace_leads_out_of_the_store(served):
+    body = json.dumps(started("../../../credentials", {})).encode()
+    status, answer = ask_as_user(served, "POST", "/api/3.0/mlflow/traces", body, JSON)
+    assert (status, b"mlflow.artifactLocation: leave it out" in answer) == (403, True)
+
+
 @pytest.mark.parametrize(
     "route",
     [
@@ -280,3 +420,15 @@ def test_the_embedded_server_takes_runs_and_files(embedded, monkeypatch):
     run = client.create_run(client.create_experiment("e")).info.run_id
     client.log_text(run, "content", "a.txt")
     assert len(list((folder / "mlartifacts").rglob("a.txt"))) == 1
+
+
+def test_the_embedded_server_registers_what_lies_in_its_folder(embedded, monkeypatch):
+    """A study writes to the database itself, so that its runs lie at paths."""
+    folder, uri = embedded
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    place = (folder / "mlartifacts" / "study").as_uri()
+    run = client.create_run(client.create_experiment("study", artifact_location=place)).info
+    assert registered(uri, run) == f"of-{run.run_id}"
+    with pytest.raises(MlflowException, match="source: name a model of this server"):
+        MlflowClient(uri).create_model_version(f"of-{run.run_id}", source="s3://private/backup", run_id=run.run_id)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import psutil
 import pytest
@@ -19,9 +20,9 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
 from mlflow_server import credentials, server, server_config
-from mlflow_server.check import _own_run, check, logged_in, request
+from mlflow_server.check import Finding, _own_run, check, logged_in, request
 from mlflow_server.errors import PromotionError, TrackingError, refusal
-from mlflow_server.reach import without_password
+from mlflow_server.reach import SECONDS, reach, without_password
 from mlflow_server.registry import Registry
 from mlflow_server.server_config import ServerConfig
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
@@ -150,6 +151,7 @@ def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
     found = check(served)
     assert [(finding.name, finding.holds) for finding in found] == [
         ("reachable", True),
+        ("schema", True),
         ("authentication", True),
         ("hosts", True),
         ("database and artifacts", True),
@@ -160,7 +162,9 @@ def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         commands.main()
     assert ended.value.code == 0
-    assert capsys.readouterr().out.count("ok  ") == 4
+    told = capsys.readouterr().out
+    assert told.count("ok  ") == 5
+    assert re.search(r"^ok   schema: [0-9a-f]+, that of mlflow [0-9.]+$", told, re.MULTILINE)
     assert (
         credentials.read_secret(served.folder / "credentials" / "admin-password")
         not in (served.folder / "log").read_text()
@@ -168,8 +172,77 @@ def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path):
-    (finding,) = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
-    assert (finding.name, finding.holds) == ("reachable", False)
+    found = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
+    assert [(finding.name, finding.holds) for finding in found] == [("reachable", False), ("schema", False)]
+    assert found[1].evidence == f"{tmp_path}/mlflow.db does not exist; the server makes it when it is started first"
+
+
+def of_another_mlflow(path, revision):
+    """Say in an SQLite file that another MLflow made its schema."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        expected = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    return expected
+
+
+BEFORE = "534353b11cbc"
+"""A revision between those of the first and the last MLflow."""
+
+
+@pytest.mark.usefixtures("store_uri")
+def test_a_database_of_an_earlier_mlflow_is_told_also_where_nothing_listens(tmp_path):
+    expected = of_another_mlflow(tmp_path / "mlflow.db", BEFORE)
+    _, finding = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
+    told = f"{BEFORE}, expected {expected} (mlflow {server.version('mlflow')})"
+    migrate = "make a backup, then run `python -m mlflow_server migrate SERVER.yaml`"
+    assert finding == Finding("schema", False, f"{told}; {migrate}")
+
+
+@pytest.mark.usefixtures("store_uri")
+def test_a_database_of_a_later_mlflow_is_not_to_be_migrated(tmp_path):
+    of_another_mlflow(tmp_path / "mlflow.db", "of-the-future")
+    _, finding = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
+    assert finding.evidence.startswith("of-the-future, expected ")
+    assert finding.evidence.endswith("; a later MLflow made this database, install that one")
+
+
+@pytest.mark.usefixtures("store_uri")
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["--config", "{}/server.yaml"], "python -m mlflow_server migrate SERVER.yaml"),
+        (["--storage", "{}"], "python -m mlflow db upgrade sqlite:///{}/mlflow.db"),
+    ],
+)
+def test_a_database_of_an_earlier_mlflow_is_not_started_on(tmp_path, monkeypatch, capsys, words, remedy):
+    monkeypatch.setattr(server, "_run", lambda *_, **__: pytest.fail("it does not start"))
+    expected, port = of_another_mlflow(tmp_path / "mlflow.db", BEFORE), free_port()
+    (tmp_path / "server.yaml").write_text(ServerConfig(folder=tmp_path, port=port).model_dump_json())
+    words = [*(word.format(tmp_path) for word in words), *(("--port", str(port)) if words[0] == "--storage" else ())]
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", "start", *words])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    assert told.err == (
+        f"error: the schema of sqlite:///{tmp_path}/mlflow.db: {BEFORE}, expected {expected} "
+        f"(mlflow {server.version('mlflow')}); make a backup, then run `{remedy.format(tmp_path)}`\n"
+    )
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_database_that_is_not_there_yet_or_empty_is_filled(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(server, "_run", lambda *_, **__: 0)
+    if content is not None:
+        (tmp_path / "mlflow.db").write_bytes(content)
+    assert server.start(server.ServerSettings(tmp_path, port=free_port())) == 0
+    assert server.start_configured(ServerConfig(folder=tmp_path, port=free_port())) == 0
+
+
+def test_a_file_that_is_no_database_is_told_before_the_server_starts(tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database, but words" * 100)
+    with pytest.raises(TrackingError, match=r"the database does not answer: .* file is not a database$"):
+        server.start(server.ServerSettings(tmp_path, port=free_port()), lambda: pytest.fail("it does not start"))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +269,7 @@ def test_what_is_no_mlflow_is_told_and_gets_no_password(tmp_path, answer, told):
         config = ServerConfig(folder=tmp_path, port=listener.getsockname()[1])
         credentials.obtain(config.credentials)
         threading.Thread(target=listen, args=(listener,), daemon=True).start()
-        (finding,) = check(config)
+        finding, _ = check(config)
         listener.shutdown(socket.SHUT_RDWR)
     assert not finding.holds
     assert re.search(told, finding.evidence)
@@ -364,6 +437,51 @@ def test_a_database_that_is_not_there_is_told_at_once_and_not_made(tmp_path, cap
 def test_an_address_is_told_without_its_password(secret):
     assert "s3cret" not in without_password(f"MLflow at {secret} is away")
     assert without_password(f"MLflow at {secret} is away").endswith(" is away")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql+psycopg://me:s3cret@127.0.0.1:9/db",
+        "postgresql://me:s3cret/x@127.0.0.1:9/db",
+        "postgresql+psycopg2://me@/db?host=127.0.0.1&port=9&password=s3cret",
+        "postgresql+psycopg://me:s3cret@/db?host=127.0.0.1:9&host=127.0.0.1:10",
+    ],
+)
+def test_a_database_that_is_away_is_told_at_once(tmp_path, monkeypatch, capsys, uri):
+    """MLflow would try again for minutes."""
+    words = ["history", "demo", "--storage", str(tmp_path), "--tracking", uri]
+    monkeypatch.setattr(sys, "argv", ["mlflow_server", *words])
+    begun = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert re.fullmatch(r"error: MLflow at postgresql\S* cannot be reached: .*Connection refused\n", told)
+    assert "s3cret" not in told
+    assert time.monotonic() - begun < SECONDS
+
+
+def test_a_database_is_reached_where_one_of_its_servers_listens(tmp_path, monkeypatch):
+    monkeypatch.delenv("PGHOST", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        reach(f"postgresql+psycopg://me@127.0.0.1:{port}/db")
+        reach(f"postgresql+psycopg://me@/db?host=127.0.0.1,127.0.0.1&port=9,{port}")
+    reach("postgresql+psycopg://me@/db")  # by a socket that its client knows
+    with pytest.raises(TrackingError, match=r"cannot be reached: .* No such file"):
+        reach(f"postgresql+psycopg://me@/db?host={tmp_path}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/.s.PGSQL.5432")
+        listener.listen()
+        reach(f"postgresql+psycopg://me@/db?host={tmp_path}")
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_port_that_is_no_number_is_told_without_the_password(scheme):
+    with pytest.raises(TrackingError, match="cannot be reached: its port is no number") as refused:
+        reach(f"{scheme}://me:s3cret@h:s3cret/db")
+    assert str(refused.value).count("s3cret") == 1  # the port itself
 
 
 def test_a_credentials_folder_that_others_may_open_is_refused(tmp_path):

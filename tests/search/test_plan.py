@@ -211,6 +211,14 @@ def test_a_budget_that_binds_whatever_happens_is_warned_of():
     assert plan(study(budget={"gpu_hours": 1e9, "wall_clock_hours": 1e9}))["warnings"] == []
 
 
+def test_the_status_tells_what_trials_took_that_are_asked_for_no_more(ran):
+    found = status(study(), ran)
+    assert found["no_longer_asked_for"] == {"trials": 1, "seconds": 10.0, "gpu_seconds": 0.0}
+    written = io.StringIO()
+    show(found, Console(file=written, width=200))
+    assert "1 earlier trial no longer asked for took 10 s, 0.00 GPU-hours" in written.getvalue()
+
+
 def test_what_the_budget_dropped_is_called_so_everywhere(ran):
     folder = StudyFolder(ran, "s")
     dropped = {"kind": "ended", "state": "PRUNED", "reason": f"{OVER_BUDGET}no room", "time_ms": 9, "result": None}

@@ -219,6 +219,14 @@ def test_the_report_names_the_code_and_libraries_that_trained_and_its_own_apart(
     assert found["written_by"] == provenance.code_version()
 
 
+def test_a_winner_is_named_with_its_seed_where_there_are_several(reported):
+    found = reported.found
+    assert not tables.overview(found)["winner"].str.contains("seed").any()
+    found["trials"][0]["seed"], found["cells"][0]["seed"] = 1, 1
+    assert tables.overview(found)["winner"][0].endswith(", seed=1")
+    assert tables.overview(found)["winner"][1].endswith(", seed=0")
+
+
 def test_each_data_set_has_its_own_targets(reported):
     page_, markdown = reported.file("report.html"), reported.file("report.md")
     assert "## Per target (vindr_pcxr)" in markdown
