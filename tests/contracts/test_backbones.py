@@ -37,6 +37,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_builds_on_the_meta_device_and_gives_one_feature_vector(plan: NetworkPlan) -> None:
     encoder = meta_network(plan)

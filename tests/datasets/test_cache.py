@@ -27,6 +27,7 @@ from datasets.sources import load
 from tests.datasets import miniatures
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # nearly every test decodes in processes of its own
 
 
 @pytest.fixture
@@ -260,7 +261,6 @@ def test_a_killed_build_goes_on_where_it_was(manifest: Manifest, tmp_path: Path)
     assert cache.pixels.reshape(len(manifest), -1).std(axis=1).min() > 0
 
 
-@pytest.mark.slow
 def test_two_processes_build_one_cache(manifest: Manifest, tmp_path: Path):
     processes = [_start(manifest, tmp_path / "c") for _ in range(2)]
     lines = [process.communicate(timeout=120)[0].split("\n") for process in processes]

@@ -18,6 +18,7 @@ from tests.datasets.miniatures import picture, write_dicom, write_table
 ROOT = Path(__file__).parents[2]
 CANARIES = ("Canary^Erika", "CANARYID4711", "19370401", "canaryfile", "Canaryhausen", "Canaryward")
 FILMS = 60
+pytestmark = pytest.mark.slow  # nearly every test decodes in processes of its own
 
 
 @pytest.fixture

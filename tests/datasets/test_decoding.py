@@ -21,6 +21,7 @@ from tests.datasets.hostile import HOSTILE
 from tests.datasets.miniatures import picture, write_dicom, write_png
 
 MEGABYTE = 2**20
+pytestmark = pytest.mark.slow  # nearly every test decodes in processes of its own
 
 
 def _decode(

@@ -48,6 +48,7 @@ def older(reported, tmp_path):
     return type(reported)(reported.study, folder)
 
 
+@pytest.mark.slow
 def test_groups_of_one_division_are_averaged_over_the_same_targets(older, found):
     for cell, before in zip(older.found["cells"], found["cells"], strict=True):
         defined = {"nih_chest_xray14": 2, "vindr_pcxr": 1}[cell["axes"]["dataset"]]
@@ -59,6 +60,7 @@ def test_groups_of_one_division_are_averaged_over_the_same_targets(older, found)
         assert macros(cell, "age_band") == macros(before, "age_band")
 
 
+@pytest.mark.slow
 def test_a_mean_within_groups_over_fewer_targets_says_so_wherever_it_stands(older, found, monkeypatch):
     table = tables.by_subgroup(older.found, "nih_chest_xray14").set_index(["division", "group"])["macro over"]
     assert set(table["sex"]) == {"2 of 3 targets"}
@@ -78,6 +80,7 @@ def test_a_mean_within_groups_over_fewer_targets_says_so_wherever_it_stands(olde
     assert f"sex F ({cases}; 2 of 3 targets)" in labels
 
 
+@pytest.mark.slow
 def test_a_group_is_one_row_though_its_cases_differ_between_cells(found):
     first, *_ = layout.cells_of(found, "nih_chest_xray14")
     cases = macros(first)["F"]["cases"]
@@ -93,6 +96,7 @@ def test_a_group_is_one_row_though_its_cases_differ_between_cells(found):
     assert figures.draw(found)
 
 
+@pytest.mark.slow
 def test_a_macro_without_a_value_is_undefined_without_counts(found):
     for cell in found["cells"]:
         for row in [*cell["test"], *cell["subgroups"]]:
