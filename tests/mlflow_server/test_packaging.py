@@ -459,3 +459,12 @@ def test_a_card_says_over_how_many_pathologies_a_macro_is(tmp_path):
     evaluation["rows"] = measured([0.8, None])
     card = dataclasses.replace(made, evaluation=evaluation).card().markdown()
     assert "| macro, over 1 of 2 pathologies |  |  | 0.800 |" in card
+
+
+def test_a_version_is_made_of_its_weights_and_of_all_that_was_measured(tmp_path):
+    made = package(tmp_path / "a")
+    measured = {**made.evaluation, "external": [{"dataset": "elsewhere", "cases": 9, **rows(PATHOLOGIES)[0]}]}
+    others = [dataclasses.replace(made, evaluation=measured), package(tmp_path / "b", seed=1)]
+    told = {one.made_of() for one in (made, *others)}
+    assert len(told) == 3
+    assert package(tmp_path / "c").made_of() == dataclasses.replace(made, name="other").made_of() in told
