@@ -123,7 +123,7 @@ class Candidate:
 
     @property
     def _external(self) -> dict[str, bytes]:
-        names = {name: f"scores_{name}.parquet" for name in self.study.promotion.external}
+        names = {name: stored_scores.of_other(name) for name in self.study.promotion.external}
         there = {name: file for name, file in names.items() if (self.folder.winner(self.winner.trial) / file).is_file()}
         return {name: stored_scores.read(self.folder, self.evaluation, file) for name, file in there.items()}
 

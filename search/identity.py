@@ -25,6 +25,11 @@ def identified(wanted: Grid, state: StudyState) -> dict[str, Trial]:
     }
 
 
+def unidentified(wanted: Grid, state: StudyState) -> list[Trial]:
+    """Return the other trials: of data that no run has prepared yet."""
+    return [trial for trial in wanted.trials if key_of(trial.config.dataset) not in state.datasets]
+
+
 def entry_event(identity: str, trial: Trial) -> Event:
     """Return the ledger's event that enters a trial."""
     return {

@@ -1,7 +1,7 @@
 """What a study would do, before anything is spent."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,18 @@ from search import (
     ledger,
     preparation,
     recorded_speed,
-    samplers,
     sampling,
     selection,
 )
 from search.estimate import Estimate, estimate
-from search.identity import identified
+from search.identity import identified, unidentified
+from search.plan_warnings import prunes, warnings
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_sections import Range
 from search.study_state import StudyState
 from search.wording import counted
-from trainers import adaptations
-from trainers.initializations import FILE_PREFIX
-from trainers.trial import TrialConfig, TrialState
+from trainers.trial import TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         estimate,
         gpus=known.gpus,
         speeds=speeds,
-        prunes=_prunes(study, wanted),
+        prunes=prunes(study, wanted),
         images=_images(reads, known),
         reads=reads,
     )
@@ -117,29 +115,6 @@ def _beyond_budget(study: StudyConfig, cost: Estimate) -> list[str]:
         for name, estimated in estimates.items()
         if estimated and (given := getattr(study.budget, name)) is not None and (low := estimated.low) > given
     ]
-
-
-def _prunes(study: StudyConfig, wanted: grid.Grid) -> bool:
-    """Say whether anything can be pruned: who is alone in its group never is."""
-    largest = max(_groups(study, wanted).values(), default=0)
-    return study.pruning.pruner != "none" and largest > 1 and not _waits_for_more(study, largest)
-
-
-def _groups(study: StudyConfig, wanted: grid.Grid) -> dict[str, int]:
-    """Count what races in each comparison group: trials, or for `cell_race`, in which seeds go as one, points."""
-    trials = Counter(trial.cell.group(study.pruning.within) for trial in wanted.trials)
-    together = len(study.seeds) if study.pruning.pruner == "cell_race" else 1
-    return {group: count // together for group, count in trials.items()}
-
-
-def _waits_for_more(study: StudyConfig, largest: int) -> bool:
-    """Say whether the pruner waits for more finished trials than the largest group has."""
-    waits = study.pruning.pruner.lower().startswith(("median", "percentile"))
-    return waits and largest <= _trials_before_pruning(study)
-
-
-def _trials_before_pruning(study: StudyConfig) -> int:
-    return int(study.pruning.settings.get("n_startup_trials", 5))
 
 
 def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
@@ -191,8 +166,7 @@ def _done(study: StudyConfig, storage: Path) -> tuple[dict[str, Any] | None, lis
     not_begun = [t for t, progress in known.items() if not (progress.epochs or progress.done or t in back)]
     over = {t for t, progress in known.items() if progress.done and not progress.dropped and t not in back}
     failed = {t for t in over if known[t].state is TrialState.FAILED}
-    done = {(trial.cell.name, trial.searched, trial.seed) for trial in map(asked.__getitem__, over)}
-    left = [trial for trial in wanted.trials if (trial.cell.name, trial.searched, trial.seed) not in done]
+    left = [trial for identity, trial in asked.items() if identity not in over]
     counts = {
         "finished": len(over - failed),
         "failed": len(failed),
@@ -204,7 +178,7 @@ def _done(study: StudyConfig, storage: Path) -> tuple[dict[str, Any] | None, lis
         - sum(len(progress.epochs) for name, progress in known.items() if name not in over),
         "no_longer_asked_for": len(set(state.trials) - set(asked)),
     }
-    return counts, [*left, *coming]
+    return counts, [*left, *unidentified(wanted, state), *coming]
 
 
 def _plain(space: Range | list[Any]) -> Any:
@@ -224,65 +198,6 @@ def _span(found: dict[str, float], unit: float = 1.0) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
-    """Say what is allowed but probably not meant."""
-    found = []
-    prunes = study.pruning.pruner != "none"
-    groups = _groups(study, wanted)
-    if prunes and len(groups) == 1 and len(wanted.cells) > 1:
-        found.append(
-            f"pruning.within: {grid.readable(study.pruning.within)} compares trials of all cells: hard data sets and "
-            "slow backbones lose their trials to easy ones, and most cells keep only the one trial that is never pruned"
-        )
-    if prunes and len(study.seeds) > 1 and study.pruning.pruner != "cell_race":
-        found.append(
-            f"pruning.pruner: {study.pruning.pruner} stops seeds of the same hyperparameters one by one, so that means "
-            "over seeds are of those that it left; cell_race stops or keeps them together"
-        )
-    largest = max(groups.values(), default=0)
-    if _waits_for_more(study, largest):
-        found.append(
-            f"pruning: {study.pruning.pruner} waits for n_startup_trials={_trials_before_pruning(study)} finished "
-            f"trials, a comparison group has {largest} at most: nothing will be pruned"
-        )
-    by_chance = samplers.points_before_learning(study)
-    points = len(wanted.trials) // len(wanted.cells) // len(study.seeds)
-    if by_chance >= points == study.sampling.trials:  # where all points that exist are drawn there is nothing to learn
-        found.append(
-            f"sampling.trials: {study.sampling.sampler} draws {by_chance} points of a cell before it learns from what "
-            f"they came to, and gets {points}: give more trials, or a smaller per_round"
-        )
-    return [*found, *_without_weights(wanted), *_without_effect(wanted)]
-
-
-def _without_weights(wanted: grid.Grid) -> Iterator[str]:
-    """Tell of weights files that are not here; a relative one may lie in the folder that `--weights` names."""
-    for name in dict.fromkeys(trial.config.initialization for trial in wanted.trials):
-        path = Path(name.removeprefix(FILE_PREFIX))
-        if name.startswith(FILE_PREFIX) and path.is_absolute() and not path.is_file():
-            yield f"initialization {name}: no such file on this machine; every node that trains needs it at this path"
-
-
-def _without_effect(wanted: grid.Grid) -> Iterator[str]:
-    """Tell of settings that are compared or searched where they change nothing, so that trainings are repeated."""
-    by_adaptation: dict[str, list[TrialConfig]] = defaultdict(list)
-    for trial in wanted.trials:
-        by_adaptation[trial.config.adaptation].append(trial.config)
-    for name, configs in by_adaptation.items():
-        ignored = adaptations.load(name).ignores
-        differ = [s for s in sorted(ignored) if len({repr(getattr(config.recipe, s)) for config in configs}) > 1]
-        if not differ:
-            continue
-        recipes = [config.recipe.model_dump(exclude=set(ignored)) for config in configs]
-        pairs = zip(configs, recipes, strict=True)
-        different = {repr({**config.model_dump(mode="json"), "recipe": recipe}) for config, recipe in pairs}
-        if repeated := len(configs) - len(different):
-            yield (
-                f"adaptation {name}: {', '.join(differ)} changes nothing there; {counted(repeated, 'trial')} of "
-                f"{len(configs)} would repeat others"
-            )
 
 
 def show(planned: dict[str, Any], console: Console) -> None:

@@ -62,9 +62,8 @@ def promote(
     if champion is not None and champion.run_id == chosen.run_id:
         if not dry_run:
             registry.no_challenger(champion)
-        return _already(chosen, champion, succession.by_hand(champion, registry=registry, history=history)) | {
-            "dry_run": dry_run
-        }
+        by_hand = succession.by_hand(champion, registry=registry, history=history)
+        return _already(chosen, champion, by_hand, dry_run=dry_run)
     if champion is None:
         _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
@@ -192,12 +191,13 @@ def _note(chosen: Candidate, entry: "Entry") -> None:
         own.append({"kind": "promotion", **entry})
 
 
-def _already(chosen: Candidate, champion: "Version", by_hand: str | None) -> dict[str, Any]:
+def _already(chosen: Candidate, champion: "Version", by_hand: str | None, *, dry_run: bool) -> dict[str, Any]:
     """Say that the study's winner is champion, and whether that was ever decided."""
     reasons = [{"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}]
     if by_hand is not None:
         reasons.append({"condition": "a promotion or roll-back made it champion", "holds": False, "evidence": by_hand})
-    return _outcome(chosen, champion.version, champion.version) | {"promoted": by_hand is None, "reasons": reasons}
+    outcome = _outcome(chosen, champion.version, champion.version)
+    return outcome | {"promoted": by_hand is None, "dry_run": dry_run, "reasons": reasons}
 
 
 def show(outcome: dict[str, Any], console: Console) -> None:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from search import failures, ledger, sampling
 from search.errors import StudyError
-from search.identity import identified, key_of
+from search.identity import identified, unidentified
 from search.ledger import Event
 from search.progress import duration
 from search.study_config import StudyConfig
@@ -38,7 +38,6 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     state, losses = StudyState.of(events), _losses(events)
     wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     trials = identified(wanted, state)
-    without_data = [trial for trial in wanted.trials if key_of(trial.config.dataset) not in state.datasets]
     rows, driven = [], is_driven(folder)
     for identity, trial in trials.items():
         progress = state.trials.get(identity)
@@ -66,7 +65,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "cells": len(wanted.cells),
         "trials": rows,
         "no_longer_asked_for": _cost([state.trials[t] for t in state.trials.keys() - trials.keys()]),
-        "to_come": dict(Counter(trial.cell.name for trial in (*coming, *without_data))),
+        "to_come": dict(Counter(trial.cell.name for trial in (*coming, *unidentified(wanted, state)))),
         "unusable": dict(state.unusable),
         "counts": _counts(rows, len(wanted.trials) + len(coming)),
     }

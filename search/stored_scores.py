@@ -7,7 +7,12 @@ from search.ledger import Event
 from search.study_folder import StudyFolder
 
 SCORES = "scores.parquet"
-"""Validation and test cases of a winner's own data set; `scores_NAME.parquet` holds those of another."""
+"""Validation and test cases of a winner's own data set."""
+
+
+def of_other(dataset: str) -> str:
+    """Name the file of the scores on another data set."""
+    return f"scores_{dataset}.parquet"
 
 
 def read(folder: StudyFolder, evaluation: Event, name: str = SCORES) -> bytes:

@@ -12,7 +12,6 @@ from search import (
     estimate,
     grid,
     image_counts,
-    plan,
     preparation,
     ray_backend,
     ray_cluster,
@@ -25,6 +24,7 @@ from search.desk import Desk
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
 from search.ledger import Ledger
+from search.plan_warnings import warnings
 from search.preparing import Preparing
 from search.progress import Progress
 from search.resources import Slot
@@ -64,7 +64,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
     folder = StudyFolder(machine.storage.resolve(), study.name)
     wanted = checks.examples(study)
     checks.check_weights(wanted, machine.weights)
-    for warning in plan.warnings(study, wanted):
+    for warning in warnings(study, wanted):
         LOG.warning("warning: %s", warning)
     datasets = (*wanted.datasets, *grid.external_datasets(study).values())
     roots = {key_of(d): data_roots.find(d, machine.data_roots, folder.storage) for d in datasets}

@@ -116,10 +116,12 @@ class Winners:
         Raises:
             StudyError: names the file.
         """
-        known = self.desk.state.evaluations.get(winner.trial, {})
-        for name in known.get("sha256", {}):
-            if (self.folder.winner(winner.trial) / name).is_file():  # what is missing is scored again
-                stored_scores.read(self.folder, known, name)
+        stored = self._stored(winner)
+        if stored is None:
+            return
+        for name in (stored_scores.SCORES, *map(stored_scores.of_other, stored)):  # the others are scored again
+            if (self.folder.winner(winner.trial) / name).is_file():  # and so is what is missing
+                stored_scores.read(self.folder, self.desk.state.evaluations[winner.trial], name)
 
     def _order(self, winner: Winner) -> worker.EvaluationOrder:
         trial = self.trials[winner.trial]

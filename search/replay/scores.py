@@ -85,7 +85,7 @@ def score(name: str, policies: Mapping[str, Policy], groups: Mapping[str, Group]
 
 
 def _best(group: Group, trials: Iterable[str]) -> str:
-    """Choose a point as a study does: by the mean over seeds, and one that finished with fewer only if all did."""
+    """Choose a point as a study does: by the mean over its seeds, among those of which the most seeds finished."""
     seeds: dict[str, list[float]] = defaultdict(list)
     for trial in sorted(trials):
         seeds[point_of(group, trial)].append(group[trial].final)

@@ -1,8 +1,12 @@
 """The test partition is read once per winner, whatever becomes of the study file in between."""
 
+import hashlib
 from types import SimpleNamespace
 
+import pytest
+
 from search import ray_cluster
+from search.errors import StudyError
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_sections import Pruning
@@ -13,12 +17,13 @@ from tests.search.recorded import Search
 AXES = {"dataset": "phantom", "initialization": "random", "backbone": "test_vit3", "resolution": 32}
 
 
-def winners_of(search, asked, folder, evaluation=None):
+def winners_of(search, asked, folder, evaluation=None, data=None):
     """The winners of a study that asks for some of the trials."""
     desk = SimpleNamespace(state=search.state, record=search.record, progress=SimpleNamespace(note=lambda _: None))
     config = SimpleNamespace(dataset=SimpleNamespace(name="phantom"))
     trial = SimpleNamespace(cell=SimpleNamespace(name="cell"), config=config)
-    study = StudyConfig.model_validate({"name": "s", "axes": AXES, "evaluation": evaluation or {}})
+    content = {"name": "s", "axes": AXES, "evaluation": evaluation or {}, "data": data or {}}
+    study = StudyConfig.model_validate(content)
     trials = dict.fromkeys(asked, trial)
     nothing = {"place_of": None, "operation_of": None, "slot_of": lambda _: None}
     return Winners(study, StudyFolder(folder, "s"), desk, trials, **nothing)
@@ -88,3 +93,29 @@ def test_what_the_study_asks_otherwise_is_reckoned_from_the_stored_scores(monkey
     (StudyFolder(tmp_path, "s").trial("a") / "best").rmdir()
     assert not winners_of(search, "a", tmp_path, {"redraws": 300}).reopen_without_weights()
     assert winners_of(search, "a", tmp_path, {"external": {"phantom": ["padchest"]}}).reopen_without_weights()
+
+
+def test_scores_that_are_read_must_be_those_that_were_measured_and_others_may_be_scored_again(monkeypatch, tmp_path):
+    """Of another data set's scores those are written anew whose settings changed; a kill may leave them unrecorded."""
+    search = Search({"a": [0.7, 0.8]})
+    search.run()
+    with_weights(tmp_path, "a")
+    place = StudyFolder(tmp_path, "s").winner("a")
+    place.mkdir(parents=True)
+    hashes = {}
+    for name in ("scores.parquet", "scores_chexpert.parquet"):
+        (place / name).write_bytes(b"measured")
+        hashes[name] = hashlib.sha256(b"measured").hexdigest()
+    monkeypatch.setattr(ray_cluster, "each", lambda *_: [(0, {"metrics": {}, "sha256": hashes})])
+    monkeypatch.setattr(Winners, "_order", lambda self, winner: None)
+    external = {"external": {"phantom": ["chexpert"]}}
+    winners_of(search, "a", tmp_path, external).measure()
+    (place / "scores_chexpert.parquet").write_bytes(b"scored anew, and killed")
+    with pytest.raises(StudyError, match=r"scores_chexpert.parquet of trial a was changed since it was measured"):
+        winners_of(search, "a", tmp_path, external | {"redraws": 200}).measure()
+    changed = winners_of(search, "a", tmp_path, external | {"redraws": 300}, {"uncertain": "ones"})
+    changed.measure()
+    assert search.state.evaluated["cell"]["asked"]["redraws"] == 300
+    (place / "scores.parquet").write_bytes(b"changed")
+    with pytest.raises(StudyError, match=r"cell: scores.parquet of trial a was changed since it was measured; restore"):
+        winners_of(search, "a", tmp_path, {"redraws": 400}).measure()

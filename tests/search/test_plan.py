@@ -173,6 +173,13 @@ def test_the_plan_says_what_is_left_to_do(ran):
     assert plan(study(name="other"), Known(storage=ran))["done"] is None
 
 
+def test_what_is_left_is_told_of_whole_recipes_too(ran):
+    """A searched value may be a mapping, which nothing can be looked up by."""
+    asked = study(search={"recipe": [{"name": "paper"}, {"name": "modern"}]})
+    done = plan(asked, Known(storage=ran))["done"]
+    assert (done["finished"], done["new"], done["epochs_left"]) == (1, 3, 30)  # `paper` is what has run
+
+
 def test_a_trial_that_was_entered_and_not_begun_is_new(ran):
     """A run that its budget ended before has all trials in its ledger."""
     path = StudyFolder(ran, "s").ledger

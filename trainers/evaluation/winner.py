@@ -1,6 +1,5 @@
 """The one look at the test partition that a cell's winner gets: scores to disk, figures to the driver."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pandas as pd
 
 from datasets.external import check_external
 from datasets.whole_file import replacing
+from trainers.checkpoint import sha256
 from trainers.evaluation import case_scores, thresholds
 from trainers.evaluation.case_scores import CaseScores
 from trainers.evaluation.redraws import Bootstrap
@@ -94,13 +94,13 @@ def evaluate_winner(
         ],
         "external": [],
         "thresholds": chosen,
-        "sha256": {SCORES: _sha256(folder / SCORES)},
+        "sha256": {SCORES: sha256(folder / SCORES)},
     }
     for name, (other, place) in asked.external.items():
         known = name in (asked.stored or ())
         path = folder / f"scores_{name}.parquet"
         scores = _stored(path, known, partial(score, other, place, "test"))
-        found["sha256"][path.name] = _sha256(path)
+        found["sha256"][path.name] = sha256(path)
         part = summarize(scores, bootstrap=asked.bootstrap)
         found["external"] += [{"dataset": name, "cases": part.cases, **row} for row in rows(part)]
         found["metrics"] |= part.scalars(f"external_{name}")
@@ -113,10 +113,6 @@ def _stored(path: Path, known: bool, score: Callable[[], CaseScores]) -> CaseSco
     if not (known and path.is_file()):
         score().save(path)
     return case_scores.load(path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
