@@ -14,7 +14,7 @@ from search import image_counts
 from search.grid import Grid
 from search.identity import key_of
 from search.image_counts import Images
-from search.preparation import Needed
+from search.images_needed import Needed
 from search.recorded_speed import Speeds, kind_of
 from trainers import adaptations
 from trainers.trial import TrialConfig

@@ -17,13 +17,13 @@ from search import (
     grid,
     image_counts,
     ledger,
-    preparation,
     recorded_speed,
     sampling,
     selection,
 )
 from search.estimate import Estimate, estimate
 from search.identity import identified, unidentified
+from search.images_needed import Needed, needed
 from search.plan_warnings import prunes, warnings
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
@@ -64,7 +64,7 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
     """
     wanted = checks.examples(study)
     speeds = _speeds(wanted, known)
-    reads = preparation.needed(study, wanted)
+    reads = needed(study, wanted)
     estimated = partial(
         estimate,
         gpus=known.gpus,
@@ -123,7 +123,7 @@ def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
     return recorded_speed.from_ledgers(known.storage) if known.storage else None
 
 
-def _images(reads: Sequence[preparation.Needed], known: Known) -> dict[str, image_counts.Images]:
+def _images(reads: Sequence[Needed], known: Known) -> dict[str, image_counts.Images]:
     """Return the sizes that earlier studies recorded, and those of the other data sets whose label files are at hand.
 
     A plan alone reads no data: it counts where it is told a folder, or measures on this machine anyway.

@@ -1,49 +1,110 @@
-"""Which images a study reads: of the data sets it trains on, and of those its winners are also measured on."""
+"""Bringing and decoding the data sets of a study, before anything is trained."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from datasets.dataset_config import DatasetConfig
-from search.grid import Grid, external_datasets
+from datasets import cleaning
+from datasets.errors import DatasetError
+from search import checks, ray_cluster, worker
+from search.desk import Desk, now_ms
+from search.grid import Grid
+from search.identity import key_of
+from search.images_needed import Needed, needed
+from search.ledger import Event
+from search.resources import Slot
 from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
+from search.wording import counted
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Needed:
-    """A data set to decode.
+class Preparation:
+    """The preparation of a study's data.
 
     Attributes:
-        dataset: its configuration.
-        resolutions: sides of the squares in pixels, ascending.
-        trained_on: False if it is only external to what the study trains on.
+        study: what is asked for.
+        folder: of the study.
+        desk: records what the data hold.
+        order_of: returns what a worker is told of a data set.
     """
 
-    dataset: DatasetConfig
-    resolutions: tuple[int, ...]
-    trained_on: bool
+    study: StudyConfig
+    folder: StudyFolder
+    desk: Desk
+    order_of: Callable[[Needed], worker.PreparationOrder]
 
+    def all(self, wanted: Grid) -> StudyConfig:
+        """Prepare every data set once; record what it holds, and which caches `datasets gc` must keep.
 
-def needed(study: StudyConfig, wanted: Grid) -> list[Needed]:
-    """Return what has to be prepared, in the order of first use; every configuration once."""
-    sizes: dict[str, set[int]] = {}
-    found: dict[str, tuple[DatasetConfig, bool]] = {}
-    for dataset, resolution, trained_on in (*_trained(wanted), *_external(study, wanted)):
-        key = dataset.model_dump_json()
-        sizes.setdefault(key, set()).add(resolution)
-        found.setdefault(key, (dataset, trained_on))
-    return [Needed(dataset, tuple(sorted(sizes[key])), trained_on) for key, (dataset, trained_on) in found.items()]
+        Returns:
+            The study without the data sets that cannot be used: their cells stop, the others go on.
 
+        Raises:
+            DatasetError: none can be used, or one that winners are measured on cannot.
+            StudyError: an external data set has no pathology that is learned.
+        """
+        before, caches = cleaning.recorded_uses(self.folder.path), set[str]()
+        targets: dict[str, set[str]] = {}
+        problems: dict[str, DatasetError] = {}
+        for need in needed(self.study, wanted):
+            name = need.dataset.name
+            try:
+                for message in self._told(need):
+                    if "caches" in message:
+                        caches |= set(message["caches"])
+                        cleaning.record_uses(self.folder.path, before | caches)
+                    else:
+                        targets.setdefault(name, set()).update(message["data"]["declaration"]["targets"])
+                        if need.trained_on:
+                            self.record(key_of(need.dataset), message["data"])
+            except DatasetError as problem:
+                if self._measures_others(need):
+                    raise
+                problems[name] = problem
+        if problems and not {dataset.name for dataset in wanted.datasets} - set(problems):
+            raise next(iter(problems.values()))
+        external = {name: others for name, others in self.study.evaluation.external.items() if name in targets}
+        checks.check_shared_targets(external, targets)  # or it would be told after all training
+        cleaning.record_uses(self.folder.path, before | caches if problems else caches)
+        return self._without(problems)
 
-def _trained(wanted: Grid) -> Iterator[tuple[DatasetConfig, int, bool]]:
-    for trial in (*wanted.examples, *wanted.trials):
-        yield trial.config.dataset, trial.config.resolution, True
+    def record(self, key: str, data: Event) -> None:
+        """Record what a data set holds, and say where trials of this study have seen other images of it."""
+        before = self.desk.state.datasets.get(key)
+        if before == data and data["dataset"] not in self.desk.state.unusable:
+            return
+        changed = set(data["quarantined"]) ^ set(before["quarantined"]) if before else set()
+        seen = any(known.dataset_key == key and known.epochs for known in self.desk.state.trials.values())
+        if before and seen and before["fingerprint"] == data["fingerprint"] and changed:
+            LOG.warning(
+                "warning: %s: %s can be read now and could not before, or the reverse; trials of this study that are "
+                "trained already saw the others",
+                data["dataset"],
+                counted(len(changed), "image"),
+            )
+        self.desk.record(data)
 
+    def _told(self, need: Needed) -> Iterator[dict[str, Any]]:
+        """Prepare one data set; yield what it used and what it holds, and show what a worker does meanwhile."""
+        for message in ray_cluster.stream(worker.prepare, self.order_of(need), Slot(1)):
+            if "note" in message:
+                self.desk.progress.note(message["note"])
+            else:
+                yield message
 
-def _external(study: StudyConfig, wanted: Grid) -> Iterator[tuple[DatasetConfig, int, bool]]:
-    others = external_datasets(study)
-    for trial in wanted.examples:
-        config = trial.config
-        for name in study.evaluation.external.get(config.dataset.name, ()):
-            # A winner reads foreign images as it read its own.
-            own = {"preprocessing": config.dataset.preprocessing}
-            yield others[name].model_copy(update=own), config.resolution, False
+    def _measures_others(self, need: Needed) -> bool:
+        """Say whether winners of other data sets are measured on this one."""
+        return not need.trained_on or any(need.dataset.name in o for o in self.study.evaluation.external.values())
+
+    def _without(self, problems: Mapping[str, DatasetError]) -> StudyConfig:
+        """Return the study without these data sets, and record why."""
+        for name, problem in problems.items():
+            LOG.warning("warning: data set %s cannot be used, its cells stop: %s", name, problem)
+            if self.desk.state.unusable.get(name) != str(problem):
+                self.desk.record({"kind": "unusable", "dataset": name, "reason": str(problem), "time_ms": now_ms()})
+        left_out = [{"dataset": list(problems)}] if problems else []
+        return self.study.model_copy(update={"exclude": [*self.study.exclude, *left_out]})

@@ -12,7 +12,6 @@ from search import (
     estimate,
     grid,
     image_counts,
-    preparation,
     ray_backend,
     ray_cluster,
     report,
@@ -23,9 +22,10 @@ from search.data_roots import Root
 from search.desk import Desk
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
+from search.images_needed import Needed
 from search.ledger import Ledger
 from search.plan_warnings import warnings
-from search.preparing import Preparing
+from search.preparation import Preparation
 from search.progress import Progress
 from search.resources import Slot
 from search.schedule import Assignment, Entry, Schedule
@@ -110,7 +110,7 @@ class StudyRun:
 
     def prepare_data(self, wanted: Grid) -> StudyConfig:
         """Bring and decode every data set once; returns the study without those that cannot be used."""
-        return Preparing(self.study, self.folder, self.desk, self._preparation_order).all(wanted)
+        return Preparation(self.study, self.folder, self.desk, self._preparation_order).all(wanted)
 
     def search_rounds(self) -> tuple[Grid, dict[str, Trial]]:
         """Search the grid, or what a sampler draws round by round; returns all trials there are at the end."""
@@ -267,7 +267,7 @@ class StudyRun:
             processes=1 if adaptations.load(trial.config.adaptation).on_features else self.slots.of(trial).processes,
         )
 
-    def _preparation_order(self, need: preparation.Needed) -> worker.PreparationOrder:
+    def _preparation_order(self, need: Needed) -> worker.PreparationOrder:
         return worker.PreparationOrder(
             dataset=need.dataset,
             key=key_of(need.dataset),

@@ -7,9 +7,9 @@ import fsspec
 import pytest
 
 from datasets import cleaning
-from search import data_roots, grid, preparation, ray_cluster, worker
+from search import data_roots, grid, images_needed, ray_cluster, worker
 from search.errors import StudyError
-from search.preparing import Preparing
+from search.preparation import Preparation
 from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
@@ -23,7 +23,7 @@ def study(**changes):
 
 def test_images_are_prepared_at_the_size_that_trials_read_them():
     patch14 = study(axes={"backbone": "eva02_tiny_patch14_224", "resolution": 58})  # the network itself sees 56 px
-    (need,) = preparation.needed(patch14, grid.expand(patch14))
+    (need,) = images_needed.needed(patch14, grid.expand(patch14))
     assert need.resolutions == (58,)
 
 
@@ -33,7 +33,7 @@ def test_external_data_sets_are_prepared_as_the_winners_will_read_them():
         exclude=[{"dataset": "phantom", "resolution": 48}],
         evaluation={"external": {"chexpert": ["mimic_cxr"]}},
     )
-    found = preparation.needed(asked, grid.expand(asked))
+    found = images_needed.needed(asked, grid.expand(asked))
     told = [(need.dataset.name, need.dataset.preprocessing, need.resolutions, need.trained_on) for need in found]
     assert told == [
         ("chexpert", "paper", (32, 48), True),
@@ -149,8 +149,8 @@ def test_images_that_trials_have_not_seen_are_told(tmp_path, caplog, quarantined
     recorded = []
     state = SimpleNamespace(datasets={"k": before}, trials={"a": trained}, unusable={})
     desk = SimpleNamespace(state=state, record=recorded.append)
-    preparing = Preparing(study(axes={}), StudyFolder(tmp_path, "s"), desk, None)
-    preparing.record("k", {**before, "fingerprint": fingerprint, "quarantined": quarantined})
+    preparation = Preparation(study(axes={}), StudyFolder(tmp_path, "s"), desk, None)
+    preparation.record("k", {**before, "fingerprint": fingerprint, "quarantined": quarantined})
     assert told in caplog.text
     assert bool(caplog.text) == bool(told)
     assert len(recorded) == (quarantined != before["quarantined"] or fingerprint != "f")
