@@ -27,11 +27,22 @@ class Batch(NamedTuple):
     rows: torch.Tensor
 
 
+def cut(rows: int, batch_size: int) -> list[slice]:
+    """Cut rows into batches; the last may be smaller, but a rest of one row goes with the batch before it.
+
+    Batch normalisation cannot train on one image where its maps have shrunk to one pixel.
+    """
+    ends = list(range(batch_size, rows, batch_size))
+    if rows % batch_size == 1 and ends:
+        del ends[-1]
+    return [slice(first, end) for first, end in zip([0, *ends], [*ends, rows], strict=True)] if rows else []
+
+
 class Batches:
     """The batches of a partition; the train partition is shuffled anew in every epoch.
 
     There is no state to save: `epoch(3, first_batch=17)` is where an interrupted epoch 3 goes on.
-    Unreadable rows are left out. The last batch may be smaller.
+    Unreadable rows are left out. The last batch may be smaller, see `cut`.
 
     Args:
         manifest: whose labels.
@@ -57,11 +68,12 @@ class Batches:
         rows = manifest.rows(partition)
         self.rows = rows[cache.readable[rows]]
         self._pixels, self._labels = cache.pixels, torch.from_numpy(np.ascontiguousarray(manifest.labels))
-        self._shuffled, self._batch_size, self._seed = partition == "train", batch_size, seed
+        self._shuffled, self._seed = partition == "train", seed
+        self._cuts = cut(len(self.rows), batch_size)
         self._augmentation = resolve(augmentation)
 
     def __len__(self) -> int:
-        return (len(self.rows) + self._batch_size - 1) // self._batch_size
+        return len(self._cuts)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the rows (int64) in the order in which this epoch shows them."""
@@ -86,7 +98,7 @@ class Batches:
         order = self.order(epoch)
 
         def load(index: int) -> Batch:
-            batch = self._batch(order[index * self._batch_size : (index + 1) * self._batch_size], epoch)
+            batch = self._batch(order[self._cuts[index]], epoch)
             return Batch(*(tensor.pin_memory() for tensor in batch)) if pin_memory else batch
 
         if workers == 0:

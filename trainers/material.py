@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets import sources
 from datasets.cache import ImageCache, is_prepared, open_cache, prepare
-from datasets.loaders import Batches
+from datasets.loaders import Batches, cut
 from datasets.manifest import Manifest, Partition
 from trainers import seeding
 from trainers.trial import Operation, TrialConfig
@@ -177,7 +177,7 @@ class TensorMaterial:
 
     def steps(self) -> int:
         """Return the optimizer steps of one epoch; the last batch may be smaller."""
-        return -(-len(self.rows("train")) // self.batch_size)
+        return len(cut(len(self.rows("train")), self.batch_size))
 
     def train(self, epoch: int, *, start: int) -> Iterator[Batch]:
         """Yield an epoch in an order drawn from (seed, epoch)."""
@@ -194,7 +194,7 @@ class TensorMaterial:
         return np.flatnonzero((self.instances["partition"] == partition).to_numpy())
 
     def _batches(self, rows: np.ndarray, size: int, start: int) -> Iterator[Batch]:
-        for first in range(start * size, len(rows), size):
-            chosen = torch.from_numpy(rows[first : first + size].astype(np.int64))
+        for batch in cut(len(rows), size)[start:]:
+            chosen = torch.from_numpy(rows[batch].astype(np.int64))
             labels = torch.from_numpy(self.labels[chosen.numpy()].astype(np.float32))
             yield self.inputs[chosen], labels, chosen

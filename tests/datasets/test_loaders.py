@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from datasets.cache import ImageCache
 from datasets.errors import DatasetError
-from datasets.loaders import Batch, Batches
+from datasets.loaders import Batch, Batches, cut
 from datasets.manifest import Manifest, sizes_of
 from datasets.source_table import instance_rows
 from datasets.transforms import AUGMENTATIONS, resolve, uniform
@@ -89,6 +89,15 @@ def test_no_global_randomness_is_used_or_left_behind(data):
     list(_batches(data).epoch(1))
     assert torch.equal(state, torch.get_rng_state())
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.integers(0, 400), size=st.integers(2, 40))
+def test_no_batch_of_several_holds_a_single_row(rows: int, size: int):
+    sizes = [len(range(rows)[batch]) for batch in cut(rows, size)]
+    assert np.concatenate([[], *(np.arange(rows)[batch] for batch in cut(rows, size))]).tolist() == list(range(rows))
+    assert set(sizes[:-1]) <= {size}
+    assert rows < 2 or 2 <= sizes[-1] <= size + 1
 
 
 @pytest.mark.parametrize("size", [0, -3])
