@@ -5,10 +5,12 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
-from search.report.figures.canvas import INK, Picture, errors, key_of, legend, panels, picture
+from search.report.figures.canvas import INK, PANELS_A_ROW, Picture, beyond, errors, key_of, legend, panels, picture
 from search.report.layout import MACRO, Looks, cells_of, datasets, groups_of, primary, rows_of, share, span, spoken
 
 ROW = 0.32
+NAME = 20
+"""Letters that a panel has room for beside it."""
 Groups = dict[tuple[str, str], list[dict[str, Any] | None]]
 """The macro row of each cell, by division and group."""
 
@@ -24,7 +26,13 @@ def draw(found: dict[str, Any]) -> Iterator[Picture]:
 def _figure(found: dict[str, Any], divided: dict[str, Groups]) -> Picture:
     looks, metric = Looks.of(found), spoken(primary(found))
     most = max(map(len, divided.values())) + 1
+    labels = {
+        dataset: ["all cases", *(_label(*names, measured) for names, measured in groups.items())]
+        for dataset, groups in divided.items()
+    }
     figure, drawn = panels(list(divided), height=0.9 + ROW * most)
+    wider = beyond(NAME, [name for names in labels.values() for name in names])
+    figure.set_figwidth(figure.get_figwidth() + wider * min(PANELS_A_ROW, len(divided)))
     for axes, (dataset, groups) in zip(drawn, divided.items(), strict=True):
         cells = cells_of(found, dataset)
         choose = max if found["direction"] == "maximize" else min
@@ -37,9 +45,8 @@ def _figure(found: dict[str, Any], divided: dict[str, Groups]) -> Picture:
                 axes.plot(row["value"], place, looks.marker_of(cell), color=looks.colour_of(cell), ms=4, alpha=0.5)
                 if cell is best:
                     axes.errorbar(row["value"], place, xerr=errors(row), fmt="d", color=INK, ms=5, elinewidth=1.4)
-        labels = ["all cases", *(_label(*names, measured) for names, measured in groups.items())]
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_yticks(range(len(labels[dataset])), labels[dataset], fontsize=8)
+        axes.set_ylim(len(labels[dataset]) - 0.5, -0.5)
         axes.set_xlabel(f"test {metric}")
     chosen = Line2D([], [], color=INK, marker="d", label="best on validation, with interval")
     legend(figure, [*key_of(looks, lines=False), chosen])
