@@ -160,7 +160,8 @@ class Spending:
         if not self._state.datasets:
             return 0.0
         sign = self._state.declaration.sign
-        return max((sign * value for value in self._state.trials[trial].curve.values()), default=0.0)
+        value = self._state.trials[trial].judged(sign)
+        return 0.0 if value is None else sign * value
 
 
 def _running(since_ms: int | None, now: int) -> float:

@@ -136,14 +136,15 @@ class _Counting(ABC):
 
 
 def best_by_cell(entries: Sequence[Entry], state: StudyState) -> dict[str, float]:
-    """Return the best primary metric that any trial of each cell has shown, the best cell first."""
+    """Return the best primary metric by which any trial of each cell is judged so far, the best cell first."""
     if not state.datasets:
         return {}
     smaller = state.declaration.direction == "minimize"
     choose = min if smaller else max
     values: dict[str, list[float]] = defaultdict(list)
     for entry in entries:
-        values[entry.cell] += state.trials[entry.trial].curve.values()
+        if (value := state.trials[entry.trial].judged(state.declaration.sign)) is not None:
+            values[entry.cell].append(value)
     best = [(cell, choose(found)) for cell, found in values.items() if found]
     return dict(sorted(best, key=lambda item: item[1], reverse=not smaller))
 

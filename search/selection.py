@@ -70,8 +70,8 @@ def to_bring_back(state: StudyState, trials: Sequence[str]) -> str | None:
     if len(known) < len(trials) or not pruned or any(p.state in (None, TrialState.COMPLETE) for p in known):
         return None
     sign = state.declaration.sign
-    best = max(pruned, key=lambda p: max((sign * value for value in p.curve.values()), default=float("-inf")))
-    return best.trial
+    judged = {progress.trial: progress.judged(sign) for progress in pruned}
+    return max(judged, key=lambda trial: float("-inf") if (value := judged[trial]) is None else sign * value)
 
 
 def best_value(progress: TrialProgress) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from search import failures, ledger, sampling
 from search.errors import StudyError
 from search.identity import identified, unidentified
-from search.ledger import Event
 from search.progress import duration
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder, is_driven
@@ -21,8 +20,6 @@ from search.study_state import StudyState, TrialProgress, name_in_cell
 from search.wording import counted
 
 LINES_OF_LOG = 5
-LOSS = "val/loss"
-"""What every task reports, by which a recipe with `selection: loss` chooses the best epoch."""
 
 
 def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
@@ -34,8 +31,8 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     folder = StudyFolder(storage, study.name)
     if not folder.ledger.exists():
         raise StudyError(f"{folder.path}: study {study.name} was not run in this storage; another --storage?")
-    events = ledger.read(folder.ledger).events
-    state, losses = StudyState.of(events), _losses(events)
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    sign = state.declaration.sign if state.datasets else 1.0
     wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     trials = identified(wanted, state)
     rows, driven = [], is_driven(folder)
@@ -51,7 +48,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "state": _state(progress, driven=driven),
                 "epochs": len(progress.epochs) if progress else 0,
                 "of": trial.config.recipe.epochs,
-                "best": _judged(progress, state, losses.get(identity)) if progress else None,
+                "best": progress.judged(sign) if progress else None,
                 "reason": progress.reason if progress else "",
                 "log": progress.log if progress else [],
                 "interrupted": [event["class"] for event in progress.interruptions] if progress else [],
@@ -132,34 +129,6 @@ def _state(progress: TrialProgress | None, *, driven: bool) -> str:
     if progress.done:
         return progress.outcome
     return "RUNNING" if driven and progress.use.since_ms is not None else "PAUSED"
-
-
-def _judged(progress: TrialProgress, state: StudyState, losses: Mapping[int, float] | None) -> float | None:
-    """Return the value by which a trial is judged: the primary metric at its best epoch, of those there are so far.
-
-    Args:
-        progress: of the trial.
-        state: of the study.
-        losses: validation loss by epoch, where the recipe chooses the best epoch by that.
-    """
-    if progress.result is not None:
-        return progress.result.best_value
-    values = progress.curve
-    if losses is None:
-        return max(values.values(), key=lambda value: state.declaration.sign * value, default=None)
-    known = [epoch for epoch in values if epoch in losses]
-    return values[min(known, key=lambda epoch: losses[epoch])] if known else None
-
-
-def _losses(events: Iterable[Event]) -> dict[str, dict[int, float]]:
-    """Return the validation losses of the trials whose best epoch is chosen by them, by trial and epoch."""
-    found: dict[str, dict[int, float]] = {}
-    for event in events:
-        if event["kind"] == "trial" and event["config"].get("recipe", {}).get("selection") == "loss":
-            found.setdefault(event["trial"], {})
-        elif event["kind"] == "epoch" and event["trial"] in found and LOSS in event["metrics"]:
-            found[event["trial"]].setdefault(event["epoch"], event["metrics"][LOSS])
-    return found
 
 
 def _counts(rows: list[dict[str, Any]], trials: int) -> dict[str, int]:

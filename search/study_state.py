@@ -27,6 +27,8 @@ from typing import Any
 from search.ledger import Event
 from trainers.trial import TaskDeclaration, TrialResult, TrialState
 
+LOSS = "val/loss"
+"""What every task reports, by which a recipe with `selection: loss` chooses the best epoch."""
 OVER_BUDGET = "budget: "
 """How the reason of a trial begins that a budget had no room for."""
 
@@ -92,6 +94,8 @@ class TrialProgress:
     dataset_key: str
     epochs: dict[int, float | None] = field(default_factory=dict)
     """The primary metric of every epoch that was told; the other metrics are in the ledger and in MLflow."""
+    losses: dict[int, float] = field(default_factory=dict)
+    """The validation loss of every epoch, where the recipe chooses the best one by that."""
     starts: list[int] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     """Of the code that trained it."""
@@ -138,6 +142,25 @@ class TrialProgress:
     def curve(self) -> dict[int, float]:
         """The primary metric by epoch, where it is defined."""
         return {epoch: value for epoch, value in sorted(self.epochs.items()) if value is not None}
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether its best epoch is that of the lowest validation loss."""
+        return bool(self.config.get("recipe", {}).get("selection") == "loss")
+
+    def judged(self, sign: float) -> float | None:
+        """Return the primary metric at its best epoch, of those there are so far; None where it has none.
+
+        Args:
+            sign: -1 where a smaller value is better, else 1.
+        """
+        if self.result is not None:
+            return self.result.best_value
+        values = self.curve
+        if not self.by_loss:
+            return max(values.values(), key=lambda value: sign * value, default=None)
+        known = [epoch for epoch in values if epoch in self.losses]
+        return values[min(known, key=lambda epoch: self.losses[epoch])] if known else None
 
 
 @dataclass(slots=True)
@@ -230,7 +253,10 @@ class StudyState:
             progress.open = True
             progress.use.begin(event)
         elif kind == "epoch":
-            progress.epochs.setdefault(event["epoch"], event["metrics"].get(self.declaration.primary_metric))
+            metrics = event["metrics"]
+            progress.epochs.setdefault(event["epoch"], metrics.get(self.declaration.primary_metric))
+            if progress.by_loss and LOSS in metrics:
+                progress.losses.setdefault(event["epoch"], metrics[LOSS])
             progress.use.hear(event["timestamp_ms"])
         elif kind == "decision":
             progress.decisions.append(event)

@@ -51,7 +51,7 @@ def test_an_unknown_kind_is_refused():
 
 @pytest.mark.parametrize(("direction", "best"), [("maximize", ("two", 0.9)), ("minimize", ("one", 0.6))])
 def test_the_best_cell_is_the_one_that_the_task_calls_so(direction, best):
-    search = Search({"t1": [0.7, 0.6], "t2": [0.8, 0.9]}, cells={"t1": "one", "t2": "two"})
+    search = Search({"t1": [0.6], "t2": [0.9]}, cells={"t1": "one", "t2": "two"})
     search.run()
     data = next(event for event in search.events if event["kind"] == "data")
     search.state.apply({**data, "declaration": {**data["declaration"], "direction": direction}})

@@ -108,7 +108,7 @@ def test_progress_counts_later_rounds(state, capsys):
     ("selection", "while_training", "at_the_end"),
     [("primary", 0.9, 0.8), ("loss", 0.7, 0.8)],
 )
-def test_status_shows_the_value_by_which_a_trial_is_judged(tmp_path, selection, while_training, at_the_end):
+def test_status_and_progress_show_the_value_by_which_a_trial_is_judged(tmp_path, selection, while_training, at_the_end):
     """The loss is lowest in the first epoch; what the end says of the best epoch holds."""
     asked = study(4, {"selection": selection})
     values = {1: {PRIMARY: 0.7, "val/loss": 0.3}, 2: {PRIMARY: 0.9, "val/loss": 0.5}}
@@ -117,6 +117,9 @@ def test_status_shows_the_value_by_which_a_trial_is_judged(tmp_path, selection, 
     with Ledger(StudyFolder(tmp_path, "s").ledger) as ledger:
         ledger.append(*({"kind": "reopened", "trial": trial, "reason": "x"} for trial in state.trials))
     assert {row["best"] for row in status(asked, tmp_path)["trials"]} == {while_training}
+    state = StudyState.of(read(StudyFolder(tmp_path, "s").ledger).events)
+    entries = [Entry(name, CELL, CELL, {}, 2) for name in state.trials]
+    assert progress.best_by_cell(entries, state) == {CELL: while_training}
 
 
 def test_a_grid_has_nothing_to_draw():
