@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers import assembly, checkpoint, record
+from trainers import assembly, checkpoint, checkpoint_files, record
 from trainers.checkpoint import Progress
 from trainers.loop import Training
 from trainers.material import Material
@@ -35,7 +35,7 @@ class Attempt:
         """Take over weights, optimizer, moving average and progress from the newest checkpoint, if there is one."""
         network, recipe = self.training.network, self.config.recipe
         if self.training.ranks.rank == 0:
-            checkpoint.sweep(self.operation.trial_folder)
+            checkpoint_files.sweep(self.operation.trial_folder)
         last = checkpoint.load_last(self.operation.trial_folder)
         if recipe.ema is not None:
             self.training.average = {name: value.clone() for name, value in network.state_dict().items()}

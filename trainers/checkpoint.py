@@ -1,16 +1,16 @@
 """Checkpoints: safetensors and JSON in a folder, written aside and renamed, the marker last.
 
 A trial's folder holds at any moment at least one whole `last-EEEE-SSSSSS` (E epochs finished, S steps into the next
-one) and, once an epoch had a value, a whole `best-EEEE`. A killed process leaves at worst a `.writing-*` folder, which
-the next attempt removes. An attempt whose node was given up may live on and write beside its successor: neither takes
-from the other what that is writing or reading. Waiting for the disk (`settle`) is left to a thread beside the training.
+one) and, once an epoch had a value, a whole `best-EEEE`. What a killed process leaves, half written, half removed or
+replaced but still there, the next attempt removes. An attempt whose node was given up may live on and write beside its
+successor: neither takes from the other what that is writing or reading. Waiting for the disk (`settle`) is left to a
+thread beside the training.
 """
 
 import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,12 +152,6 @@ def load_last(folder: Path) -> Saved | None:
         if (last / MARKER).is_file():  # what goes first when a checkpoint is removed
             return saved
     return None
-
-
-def sweep(folder: Path) -> None:
-    """Remove what an earlier attempt has half written; if it still lives, that ends it."""
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_progress(checkpoint: Path) -> Progress:

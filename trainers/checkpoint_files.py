@@ -20,12 +20,21 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what an attempt that was killed has half written or half removed; if it still lives, that ends it."""
+    named = (*folder.glob("last-*"), *folder.glob("best-*"))
+    half_removed = (path for path in named if not (path / MARKER).is_file())
+    for leftover in (*folder.glob(".writing-*"), *half_removed):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def drop_resume_state(folder: Path) -> None:
     """Remove what only serves to go on training; for trials that ended (pruned, failed, complete), to save bytes.
 
     A trial that trained to its end keeps its history, from which it is told again. Of any other nothing is left to go
     on from: if it comes back, it begins anew.
     """
+    sweep(folder)
     for last in complete(folder, "last-"):
         if not _trained_to_its_end(last):
             remove(last)

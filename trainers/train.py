@@ -8,7 +8,7 @@ from torch import nn
 
 from datasets import transforms
 from datasets.errors import DatasetError
-from trainers import adaptations, assembly, checkpoint, memory_model, optim, parallel, tasks
+from trainers import adaptations, assembly, checkpoint, checkpoint_files, memory_model, optim, parallel, tasks
 from trainers.attempt import Attempt, Report, nothing_left, result_of, tell
 from trainers.checkpoint import Progress
 from trainers.footprint import footprint
@@ -44,6 +44,9 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
         progress = checkpoint.read_progress(last)
         _check_same(config, last)
         if nothing_left(progress, until_epoch):
+            # The attempt that came this far may have been killed before what its last checkpoint replaced was gone.
+            checkpoint_files.sweep(operation.trial_folder)
+            checkpoint.settle(operation.trial_folder, last, keep_best=progress.best_epoch)
             tell(progress, report)
             return result_of(progress)
     place = assembly.take_place(operation, precision=config.recipe.precision)

@@ -99,3 +99,13 @@ def test_nothing_to_go_on_from_is_left_of_a_trial_that_did_not_complete(tmp_path
     checkpoint_files.drop_resume_state(tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert (checkpoint.find_last(tmp_path) == last) is left
+
+
+def test_half_written_and_half_removed_checkpoints_are_swept_and_whole_ones_stay(tmp_path):
+    whole = save(tmp_path, 2)
+    (tmp_path / ".writing-last-0003-000000-ab").mkdir()
+    for torn in ("last-0001-000000", "last-0001-000004-again", "best-0001"):
+        (tmp_path / torn).mkdir()
+        (tmp_path / torn / "network.safetensors").touch()
+    checkpoint_files.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [whole]

@@ -74,6 +74,19 @@ def test_a_paused_trial_whose_resume_state_was_dropped_begins_anew(trial: Trials
     assert again == second  # told from its history
 
 
+def test_what_the_last_checkpoint_replaced_goes_though_its_attempt_was_killed_before(
+    trial: Trials, operation: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = trial(), operation().trial_folder
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "settle", lambda *_, **__: None)
+        train(config, operation=operation(), report=lambda _: None)
+    assert len(list(folder.glob("last-*"))) == config.recipe.epochs
+    ended = train(config, operation=operation(), report=lambda _: None)
+    assert sorted(path.name.split("-0")[0] for path in folder.iterdir()) == ["best", "last"]
+    assert (folder / str(ended.checkpoint)).is_dir()
+
+
 def test_another_configuration_does_not_take_over_a_folder(trial: Trials, operation: Operations) -> None:
     train(trial(), operation=operation(), report=lambda _: None, until_epoch=1)
     with pytest.raises(TrialError, match="another configuration"):
