@@ -79,19 +79,20 @@ class Training:
         return loss
 
     def _gradients(self, images: Tensor, labels: Tensor, weight: Tensor, *, size: int) -> Tensor:
-        """Leave the gradient of these images' loss / `weight` in the parameters, `size` at a time; return the sum.
+        """Leave the gradient of these images' loss / `weight` in the parameters, and return the sum of the losses.
 
-        No message between processes is sent in here: one of them may have to repeat it with less memory.
+        In parts of at most `size` images, as equal as can be: batch normalisation over maps of one pixel cannot train
+        on a rest of one. No message between processes is sent in here: one of them may have to repeat it with less
+        memory.
         """
         for parameter in self.network.parameters():
             parameter.grad = None
         total = torch.zeros((), device=self.device, dtype=torch.float64)
-        for first in range(0, len(images), size):
-            part, targets = self.task.collate(
-                images[first : first + size], labels[first : first + size], device=self.device
-            )
+        parts = -(-len(images) // size)
+        for part in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            inputs, targets = self.task.collate(*part, device=self.device)
             with self.autocast():
-                outputs = self.network(part)
+                outputs = self.network(inputs)
             loss = self.loss.total(outputs.float() if outputs.dtype.itemsize < 4 else outputs, targets)
             (loss / weight.to(loss.dtype)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -60,10 +60,10 @@ class Ranks:
     def share(self, length: int) -> slice:
         """Return this process's part of a batch of that length.
 
-        Of fewer images than processes each takes all: no layer meets an empty batch, and sums over all processes are
-        divided by the sum of their weights.
+        Of fewer than two images for each process each takes all: no layer meets an empty batch, nor batch normalisation
+        a single image, and sums over all processes are divided by the sum of their weights.
         """
-        if length < self.count:
+        if length < 2 * self.count:
             return slice(0, length)
         return slice(self.rank * length // self.count, (self.rank + 1) * length // self.count)
 

@@ -18,6 +18,7 @@ from search.study_folder import StudyFolder
 from search.study_sections import Budget, Pruning
 from search.study_state import OVER_BUDGET
 from tests.search.recorded import PRIMARY, Search, opening
+from trainers import checkpoint_files
 from trainers.parallel import LostProcessError
 
 NONE = Pruning(pruner="none")
@@ -264,6 +265,7 @@ def test_a_budget_of_bytes_holds_while_the_search_goes_on_and_for_what_is_asked_
         best = folder.trial(trial) / "best-0001"
         best.mkdir(parents=True)
         (best / "network.safetensors").write_bytes(bytes(1000))
+        (best / checkpoint_files.MARKER).touch()
     study = StudyConfig.model_validate({"name": "s", "axes": AXES, "budget": {"checkpoint_gb": 1.5e-6}})
     cell = SimpleNamespace(cell=SimpleNamespace(name="cell"))
     asked = {"a": cell, "b": cell}

@@ -71,6 +71,13 @@ def test_micro_batches_give_the_large_batchs_loss_and_gradient(size: int) -> Non
         assert torch.allclose(one.grad, other.grad, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("size", [3, 4, 6, 12])
+def test_no_part_is_a_rest_of_one_image(size: int) -> None:
+    """On which batch normalisation over maps of one pixel, or over features, fails."""
+    images, labels = batch()
+    assert training(network(size, norm=True), size).step(images, labels, epoch=0, index=0) > 0
+
+
 def test_out_of_memory_halves_until_it_fits_and_remembers() -> None:
     images, labels = batch()
     limited, free = network(4), network(99)
