@@ -116,6 +116,9 @@ def prepare_all(
         for folder in folders.values():  # in one order everywhere, so that two builders cannot wait for each other
             folder.mkdir(parents=True, exist_ok=True)
             locks.enter_context(FileLock(folder / "lock"))
+        for side, folder in folders.items():
+            if (folder / PIXELS).exists() and not _is_whole(folder, manifest, side):
+                _discard(folder)
         missing = {side: folder for side, folder in folders.items() if _lacks_rows(folder, manifest)}
         if missing:
             build(manifest, specification, missing, workers=workers, progress=progress)
@@ -129,14 +132,15 @@ def prepare_all(
 
 def is_prepared(manifest: Manifest, *, resolution: int, preprocessing: str, cache: Path) -> bool:
     """Say whether there is a finished cache, with no more unreadable images than the manifest puts up with."""
-    return _finished(cache / cache_key(manifest, resolve(preprocessing), resolution), manifest)
+    folder = cache / cache_key(manifest, resolve(preprocessing), resolution)
+    return _finished(folder, manifest) and _is_whole(folder, manifest, resolution)
 
 
 def open_cache(manifest: Manifest, *, resolution: int, preprocessing: str, cache: Path) -> ImageCache:
     """Open a prepared cache read-only.
 
     Raises:
-        DatasetError: it has not been prepared.
+        DatasetError: it has not been prepared, or was cut off since.
     """
     folder = cache / cache_key(manifest, resolve(preprocessing), resolution)
     if not (folder / MARKER).is_file():
@@ -144,6 +148,10 @@ def open_cache(manifest: Manifest, *, resolution: int, preprocessing: str, cache
             f"the images are not prepared at {resolution} px with {preprocessing!r}",
             f"source {manifest.source}",
             fix="call datasets.cache.prepare, or `python -m datasets prepare`",
+        )
+    if not _is_whole(folder, manifest, resolution):
+        raise DatasetError(
+            "the cache was cut off since it was prepared", str(folder), fix="`run` or prepare again: it is built anew"
         )
     pixels = np.memmap(folder / PIXELS, np.uint8, mode="r", shape=(len(manifest), resolution, resolution))
     return ImageCache(pixels, _state(folder) == READABLE, folder)
@@ -158,6 +166,19 @@ def cache_key(manifest: Manifest, specification: Preprocessing, resolution: int)
 def content_hashes(folder: Path) -> np.ndarray:
     """Return uint8 (rows, 32): sha256 of each file as it was when its pixels were cached, 0 where unreadable."""
     return np.fromfile(folder / "sha256.bin", np.uint8).reshape(-1, 32)
+
+
+def _is_whole(folder: Path, manifest: Manifest, side: int) -> bool:
+    """Say whether the pixels have their size, which they get before the first of them is written."""
+    path = folder / PIXELS
+    return path.is_file() and path.stat().st_size == len(manifest) * side * side
+
+
+def _discard(folder: Path) -> None:
+    """Remove what is left of a cache that was cut off: its states say of rows that they are there."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != MARKER):
+        if path.name != "lock":
+            path.unlink()
 
 
 def _finished(folder: Path, manifest: Manifest) -> bool:

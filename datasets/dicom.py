@@ -95,6 +95,8 @@ def display_table(dataset: pydicom.Dataset, *, window: int | None, inverted: boo
         return None
     values, turned = shown
     low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise Unreadable("modality or VOI LUT gives values that are not finite")
     unit = (values.astype(np.float64) - low) / max(high - low, 1e-12)
     return (1 - unit[::-1] if turned else unit).astype(np.float32)
 

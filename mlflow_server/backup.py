@@ -45,6 +45,8 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
     for folder in filter(None, (config.artifact_folder, config.credentials, config.folder.resolve() / PROMOTIONS)):
         if target.resolve().is_relative_to(folder):
             raise TrackingError(f"{target} lies in {folder}, which is to be copied; give a folder elsewhere")
+    if not target.name:
+        raise TrackingError(f"{target}: name a new folder")
     aside = target.with_name(f".{target.name}.writing")
     with _alone(target, aside):
         if target.exists():

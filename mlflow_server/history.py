@@ -85,11 +85,20 @@ class History:
         return intent
 
     def intended(self) -> Entry | None:
-        """Return what was begun and not put on record, or None."""
+        """Return what was begun and not put on record, or None.
+
+        Raises:
+            PromotionError: the file that says so is damaged.
+        """
         try:
             intent: Entry = json.loads(self._intent.read_text())
+            _ = intent["intent"], intent["action"], intent["evidence"]["version"]
         except FileNotFoundError:
             return None
+        except (ValueError, KeyError, TypeError):
+            raise PromotionError(
+                f"{self._intent} is damaged; move it away if no promotion of {self._name} is under way"
+            ) from None
         return intent
 
     def record(self, intent: Entry) -> Entry:
@@ -159,8 +168,15 @@ class History:
         return entries
 
     def origin(self) -> str | None:
-        """Return what all entries of this ledger bear, and those of no other; None before the first."""
-        return self._origin.read_text() if self._origin.is_file() else None
+        """Return what all entries of this ledger bear, and those of no other; None before the first.
+
+        Raises:
+            PromotionError: the file that says so is damaged.
+        """
+        try:
+            return self._origin.read_text() if self._origin.is_file() else None
+        except UnicodeDecodeError:
+            raise PromotionError(f"{self._origin} is damaged; each line of {self._path} names its origin") from None
 
     def _content(self) -> bytes:
         """Return the whole lines."""

@@ -110,7 +110,7 @@ def judge(
     alone = (*_enough_cases(challenger.test, policy), *_calibrated(challenger.test, policy), *checks)
     external = tuple(_external(name, challenger, champion, policy) for name in policy.external)
     if champion is None:
-        first = Reason("there is no champion yet", True, "the first model needs to be better than none")
+        first = Reason("there is no champion yet", *_first(challenger.test))
         return _decided((first, *external, *alone))
     try:
         comparison = compare(challenger.test, champion.test, metric=policy.metric, bootstrap=policy.bootstrap)
@@ -120,6 +120,14 @@ def judge(
     rows = tuple(comparison.rows())
     own = (_above(comparison, policy.bound, policy), *_none_worse(comparison, policy))
     return _decided((*own, *external, *alone), rows)
+
+
+def _first(challenger: CaseScores) -> tuple[bool, str]:
+    """Judge what needs to be better than nothing: something must be known of it."""
+    labels = challenger.labels
+    known = bool(((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any())
+    told = "the first model needs to be better than none"
+    return known, told if known else f"{told}, and nothing is known of it: no pathology has both classes"
 
 
 def _external(name: str, challenger: Measured, champion: Measured | None, policy: Policy) -> Reason:

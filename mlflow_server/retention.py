@@ -43,8 +43,10 @@ def judge(uri: str, *, days: float, storage: Path | None = None) -> Retention:
             ended).
 
     Raises:
-        TrackingError: a history is damaged, so that nobody knows which runs it cites.
+        TrackingError: there are no such days, or a history is damaged, so that nobody knows which runs it cites.
     """
+    if not 0 <= days * DAY_MS < time.time_ns() // 1_000_000:
+        raise TrackingError(f"{days:g} days: expected 0 or more, back to 1970 at most")
     client = MlflowClient(uri)
     due = set(client._tracking_client.store._get_deleted_runs(older_than=int(days * DAY_MS)))  # no run tells it
     cited = _cited(client, storage)

@@ -93,7 +93,6 @@ def _line(entries: list[dict[str, Any]], champion: Version | None) -> list[str]:
             line.append(entry["version"])
         elif entry["action"] == succession.ROLLED_BACK:
             back_to(entry["version"])
-    if champion is None:
+    if champion is None or line[-1:] != [champion.version]:  # the alias was lost, or given to another by hand
         return line
-    back_to(champion.version)
     return line[:-1]

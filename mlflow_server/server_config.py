@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from mlflow_server.errors import TrackingError
 from mlflow_server.reach import has_password
@@ -64,6 +66,10 @@ class ServerConfig(BaseModel):
             raise ValueError("a database in memory is gone with the server; name a file, sqlite:////PATH/mlflow.db")
         if uri.startswith(SQLITE) and "?" in uri:
             raise ValueError(QUESTION_MARK)
+        try:
+            make_url(uri)
+        except (ValueError, ArgumentError):
+            raise ValueError("no address of a database; write postgresql://USER@HOST:PORT/NAME") from None
         return uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
     @field_validator("artifacts")
@@ -175,8 +181,6 @@ def load(path: Path) -> ServerConfig:
         content: Any = yaml.safe_load(text)
         _refuse_doubles(yaml.compose(text, Loader=yaml.SafeLoader), path)
         return ServerConfig.model_validate(_beside(path, content) if isinstance(content, dict) else content or {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
     except ValidationError as found:
         problems = [
             f"{'.'.join(map(str, e['loc'])) or 'the file'}: "
@@ -184,6 +188,8 @@ def load(path: Path) -> ServerConfig:
             for e in found.errors(include_input=False)
         ]
         raise TrackingError(f"{path}: " + "; ".join(problems)) from None
+    except (OSError, ValueError, RuntimeError, yaml.YAMLError) as problem:  # a date that is none, a home of nobody
+        raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
 
 
 def _beside(path: Path, content: dict[Any, Any]) -> dict[Any, Any]:

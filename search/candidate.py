@@ -16,6 +16,7 @@ from search.study_config import StudyConfig
 from search.study_delivery import connect_tracker
 from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
+from search.wording import percent
 from trainers.trial import Operation, TrialConfig
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Candidate:
             data=self.state.datasets[self.progress.dataset_key],
             evaluation=self.evaluation,
             procedure=f"The test partition was read once, after the choice on validation. In brackets "
-            f"{asked['confidence']:.0%} intervals, {asked['redraws']} bootstrap redraws of {asked['unit']}s.",
+            f"{percent(asked['confidence'])} intervals, {asked['redraws']} bootstrap redraws of {asked['unit']}s.",
         )
 
     def measured(self) -> "Measured":

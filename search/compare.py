@@ -14,6 +14,7 @@ from search import ledger, stored_scores
 from search.errors import StudyError
 from search.study_folder import StudyFolder
 from search.study_state import StudyState
+from search.wording import percent
 
 MODEL = "models:/"
 RUN = "runs:/"
@@ -122,7 +123,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         trial = f" (trial {found[side]['trial']})" if found[side]["trial"] else ""
         console.print(Text(f"{side:6} {found[side]['name']}{trial}"), soft_wrap=True)
     table = Table(title=f"first − second, {found['metric']} on {found['cases']} test cases", box=None)
-    for column in ("pathology", "first", "second", "difference", f"{found['confidence']:.0%} interval", "p", "p adj."):
+    level = percent(found["confidence"])
+    for column in ("pathology", "first", "second", "difference", f"{level} interval", "p", "p adj."):
         justify: Literal["left", "right"] = "left" if column == "pathology" else "right"
         table.add_column(column, justify=justify, no_wrap=column != "pathology", overflow="fold")
     for row in found["rows"]:

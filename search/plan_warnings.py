@@ -1,10 +1,11 @@
 """What of a study is allowed but probably not meant: told by `plan`, and by `run` before it begins."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from search import grid, samplers
+from search import grid, pruners, samplers
 from search.study_config import StudyConfig
 from search.wording import counted
 from trainers import adaptations
@@ -15,7 +16,7 @@ from trainers.trial import TrialConfig
 def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
     """Say what is allowed but probably not meant."""
     found = []
-    prunes = study.pruning.pruner != "none"
+    prunes = _pruner(study)[0] not in pruners.NOTHING
     groups = _groups(study, wanted)
     if prunes and len(groups) == 1 and len(wanted.cells) > 1:
         found.append(
@@ -46,7 +47,7 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
 def prunes(study: StudyConfig, wanted: grid.Grid) -> bool:
     """Say whether anything can be pruned: who is alone in its group never is."""
     largest = max(_groups(study, wanted).values(), default=0)
-    return study.pruning.pruner != "none" and largest > 1 and not _waits_for_more(study, largest)
+    return _pruner(study)[0] not in pruners.NOTHING and largest > 1 and not _waits_for_more(study, largest)
 
 
 def _groups(study: StudyConfig, wanted: grid.Grid) -> dict[str, int]:
@@ -58,12 +59,17 @@ def _groups(study: StudyConfig, wanted: grid.Grid) -> dict[str, int]:
 
 def _waits_for_more(study: StudyConfig, largest: int) -> bool:
     """Say whether the pruner waits for more finished trials than the largest group has."""
-    waits = study.pruning.pruner.lower().startswith(("median", "percentile"))
+    waits = _pruner(study)[0].lower().startswith(("median", "percentile"))
     return waits and largest <= _trials_before_pruning(study)
 
 
 def _trials_before_pruning(study: StudyConfig) -> int:
-    return int(study.pruning.settings.get("n_startup_trials", 5))
+    return int(_pruner(study)[1].get("n_startup_trials", 5))
+
+
+def _pruner(study: StudyConfig) -> tuple[str, Mapping[str, Any]]:
+    """Return the pruner that decides, and its settings."""
+    return pruners.unwrapped(study.pruning.pruner, study.pruning.settings)
 
 
 def _without_weights(wanted: grid.Grid) -> Iterator[str]:

@@ -7,9 +7,11 @@ Tune's own snapshots are not used: the ledger and the trials' checkpoints are wh
 
 import json
 import os
+import signal
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def train_all(
     dispatcher = Dispatcher(
         schedule, order=order, slot_of=slot_of, after_trial=after_trial, nodes=ray_cluster.nodes, together=together
     )
-    with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="radsweep-tune-") as scratch, _own_interrupt():
         tuner = tune.Tuner(
             tune.with_resources(trainable or _train, lambda config: json.loads(config["slot"])),
             tune_config=tune.TuneConfig(
@@ -78,6 +80,17 @@ def train_all(
         tuner.fit()
     if dispatcher.problem is not None:
         raise dispatcher.problem
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Put back what Ctrl-C did before: Tune leaves a handler of its own behind, which swallows the next one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _train(config: dict[str, str]) -> None:

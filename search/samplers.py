@@ -54,12 +54,25 @@ def check(sampling: Sampling) -> None:
     Raises:
         StudyError: with those that it takes.
     """
-    if sampling.sampler != "grid":
+    if sampling.sampler == "grid":
+        return
+    try:
         probe = optuna.create_study(sampler=_create(sampling, seed=0))
-        try:
-            probe.ask({"x": FloatDistribution(0.0, 1.0)})
-        except (TypeError, ValueError) as problem:  # a setting of the wrong kind is only met at the first draw
-            raise StudyError(f"sampling.settings: {sampling.sampler}: {problem}") from None
+        for number in range(_draws_until_learning(sampling)):
+            asked = probe.ask({"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)})
+            probe.tell(asked, 1 / (1 + number))
+    except StudyError:
+        raise
+    except Exception as problem:  # any: what a setting of the wrong kind leads the sampler's arithmetic to
+        raise StudyError(f"sampling.settings: {sampling.sampler}: {problem}") from None
+
+
+def _draws_until_learning(sampling: Sampling) -> int:
+    """Return after how many draws every setting was made use of; GP's fit, which loads torch, is left out."""
+    if sampling.sampler not in ("tpe", "cmaes"):
+        return 1
+    generation = sampling.settings.get("popsize") or _generation(sampling) if sampling.sampler == "cmaes" else 0
+    return int(_first_points(sampling) + generation + 1)
 
 
 def told(study: StudyConfig, cell: Cell, known: Sequence[Seeds], state: StudyState) -> optuna.study.Study:

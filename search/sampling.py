@@ -25,7 +25,7 @@ from trainers.trial import TrialState
 
 Point = dict[str, Any]
 DIGITS = 4
-"""Significant digits of a drawn number: enough for any hyperparameter, and readable."""
+"""Significant digits of a drawn number, more in a range that is narrow for its size: enough, and readable."""
 TRIES = 50
 
 
@@ -195,7 +195,8 @@ def _is_number(value: Any) -> bool:
 def _rounded(value: Any, space: Range | list[Any]) -> Any:
     if not isinstance(value, float) or isinstance(space, list):
         return value
-    return min(max(float(f"{value:.{DIGITS}g}"), space.low), space.high)
+    alike = math.log10(max(abs(space.low), abs(space.high)) / (space.high - space.low))  # digits that all values share
+    return min(max(float(f"{value:.{DIGITS + max(0, math.floor(alike))}g}"), space.low), space.high)
 
 
 def _spread(name: str, space: Range | list[Any], count: int) -> list[Any]:

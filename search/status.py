@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from search import failures, ledger, sampling
+from search.budget import Spending
+from search.desk import now_ms
 from search.errors import StudyError
 from search.identity import identified, unidentified
 from search.progress import duration
@@ -64,6 +66,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "no_longer_asked_for": _cost([state.trials[t] for t in state.trials.keys() - trials.keys()]),
         "to_come": dict(Counter(trial.cell.name for trial in (*coming, *unidentified(wanted, state)))),
         "unusable": dict(state.unusable),
+        "budget": Spending(study.budget, [], state, now_ms if driven else lambda: 0).exhausted(),
         "counts": _counts(rows, len(wanted.trials) + len(coming)),
     }
 
@@ -93,6 +96,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     for dataset, reason in found.get("unusable", {}).items():
         told = f"[red]failed[/red] data set {escape(dataset)}: data: {escape(reason)}"
         console.print(told, f"  data: {failures.POLICIES['data'].meaning}", sep="\n", soft_wrap=True, highlight=False)
+    if (used_up := found.get("budget")) and any(row["state"] in {"PAUSED", "WAITING"} for row in found["trials"]):
+        console.print(f"[yellow]stopped[/yellow] {used_up}; raise the budget to go on", soft_wrap=True, highlight=False)
     several = len({row["seed"] for row in found["trials"]}) > 1
     for row in found["trials"]:
         where = escape(f"{row['cell']} {name_in_cell(row['searched'], row['seed'] if several else None)}")

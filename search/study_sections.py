@@ -1,6 +1,7 @@
 """The sections of a study file as frozen pydantic models; the file as a whole is in study_config.py."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -56,6 +57,21 @@ def _as_space(value: Any) -> Any:
 Space = Annotated[Range | list[Any], BeforeValidator(_as_space)]
 """A range, or one value or a list of values."""
 
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def with_numbers(value: Any) -> Any:
+    """Turn what is written as `1e-4`, which PyYAML reads as text, into numbers, also inside lists and mappings."""
+    if isinstance(value, dict):
+        return {key: with_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+Settings = Annotated[dict[str, Any], BeforeValidator(with_numbers)]
+"""What a pruner or a sampler takes; no declaration of ours says of what type."""
+
 REQUIRED_AXES = ("dataset", "initialization", "backbone", "resolution")
 DATASET_FIELDS = frozenset(DatasetConfig.model_fields) - {"name", "source", "options"}
 TRIAL_FIELDS = frozenset(TrialConfig.model_fields) - {"dataset", "seed"}
@@ -83,14 +99,14 @@ class Sampling(Section):
     trials: int | None = Field(None, ge=1, description="points per cell; each is trained with every seed")
     per_round: int = Field(4, ge=1, description="points drawn at once, of tpe, gp and cmaes; more: less waiting")
     seed: int = Field(0, ge=0)
-    settings: dict[str, Any] = Field(default_factory=dict, description="the sampler's own settings")
+    settings: Settings = Field(default_factory=dict, description="the sampler's own settings")
 
 
 class Pruning(Section):
     """Which pruner stops trials early, and among which trials it compares."""
 
     pruner: str = Field("cell_race", description="a file in search/pruners, one of Optuna's, or none")
-    settings: dict[str, Any] = Field(default_factory=dict, description="the pruner's own settings")
+    settings: Settings = Field(default_factory=dict, description="the pruner's own settings")
     within: Literal["cell", "study"] | Annotated[list[str], Field(min_length=1)] = Field(
         "cell", description="comparison group: cell, study, or axes whose values it shares"
     )

@@ -33,7 +33,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         content = yaml.safe_load(text)
     except UnicodeDecodeError as problem:
         raise StudyError(f"{path}: not UTF-8 text: {problem}") from problem
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: a date that is none
         raise StudyError(f"{path}: not valid YAML: {problem}") from problem
     if not isinstance(content, dict):
         raise StudyError(
@@ -41,7 +41,10 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         )
     lines: dict[Place, int] = {}
     doubles: list[str] = []
-    _walk(root, (), lines, doubles)
+    try:
+        _walk(root, (), lines, doubles)
+    except RecursionError:
+        raise StudyError(f"{path}: an anchor holds itself") from None
     if odd := list(_odd_numbers(root)):
         raise StudyError(f"{path}: numbers that YAML reads as others:\n" + "\n".join(f"  {line}" for line in odd))
     if doubles:

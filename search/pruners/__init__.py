@@ -26,7 +26,10 @@ def names() -> list[str]:
 REFUSED = ("wilcoxon", "WilcoxonPruner")
 """Optuna's pruner of means over problem instances, which epochs are not."""
 PATIENT = ("patient", "PatientPruner")
-"""Optuna's pruner that holds another back; settings: patience, wrapped_pruner: median or {median: {…}}."""
+"""Optuna's pruner that holds another back; settings: patience, wrapped_pruner: median or {median: {…}}; without one it
+stops by itself what has not improved."""
+NOTHING = ("none", "nop", "NopPruner")
+"""Names under which nothing is pruned."""
 POINT = "point"
 """User attribute of a trial: what those share that differ in their seed alone."""
 NOT_SETTINGS = frozenset({"epochs", "past", "restarts", "trials"})
@@ -54,11 +57,11 @@ def create(
     given = dict(settings)
     if name in PATIENT:
         kind: Any = optuna.pruners.PatientPruner
-        wrapped = given.pop("wrapped_pruner", "none")
-        inner, own = next(iter(wrapped.items())) if isinstance(wrapped, Mapping) and wrapped else (wrapped, {})
+        inner, own = unwrapped(name, given)
+        alone = given.pop("wrapped_pruner", None) is None
         if not isinstance(own, Mapping):
             raise StudyError(f"pruning.settings: {name}: expected wrapped_pruner: {{{inner}: {{SETTING: VALUE}}}}")
-        held_back = create(str(inner), own, epochs=epochs, known=known)
+        held_back = None if alone else create(inner, own, epochs=epochs, known=known)
         if hasattr(held_back, "rungs"):
             raise StudyError(
                 f"pruning.settings: {name}: wrapped_pruner {inner} decides where the trials of a group wait for each "
@@ -66,7 +69,7 @@ def create(
                 "one of Optuna's"
             )
         given = {"wrapped_pruner": held_back, "patience": 1, **given}
-    elif name == "none":
+    elif name in NOTHING:
         kind = optuna.pruners.NopPruner
     elif name in _optunas():
         kind = _optunas()[name]
@@ -84,10 +87,28 @@ def create(
     try:
         if kind is optuna.pruners.HyperbandPruner and given.get("reduction_factor", 3) < 2:
             raise ValueError("reduction_factor must be at least 2")  # Optuna divides by its logarithm
+        _check_whole(kind, given)
         pruner: optuna.pruners.BasePruner = kind(**given)
     except (TypeError, ValueError) as problem:
         raise StudyError(f"pruning.settings: {name}: {problem}; it takes: {takes}") from None
     return pruner
+
+
+def unwrapped(name: str, settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the pruner that decides, and its settings: of `patient` the one that it holds back, if there is one."""
+    wrapped = settings.get("wrapped_pruner") if name in PATIENT else None
+    if wrapped is None:
+        return name, settings
+    inner, own = next(iter(wrapped.items())) if isinstance(wrapped, Mapping) and wrapped else (wrapped, {})
+    return str(inner), own
+
+
+def _check_whole(kind: Any, given: Mapping[str, Any]) -> None:
+    """Refuse fractions for whole numbers: Optuna's pruners take them and fail amid the search."""
+    for name, parameter in inspect.signature(kind).parameters.items():
+        value, declared = given.get(name), str(parameter.annotation)
+        if isinstance(value, float) and not value.is_integer() and "int" in declared and "float" not in declared:
+            raise ValueError(f"{name} must be a whole number, found {value:g}")
 
 
 def rungs(pruner: optuna.pruners.BasePruner) -> tuple[int, ...]:

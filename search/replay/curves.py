@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ COLUMNS = ("group", "trial", "epoch", "value")
 MORE_COLUMNS = "[, cost, outcome, point, state]"
 NUMERIC = ("epoch", "value", "cost", "outcome")
 """Of them `cost` and `outcome` may be missing."""
+LARGEST, LAST_EPOCH = 1e100, 1e15
+"""Up to here squares of differences are finite, and epochs are told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +161,14 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
             restarts,
             sign * float(rows["outcome"].iloc[-1]) if "outcome" in rows else None,
             sign=sign,
-            point=str(rows["point"].iloc[0]) if "point" in rows else None,
+            point=_named(rows["point"].iloc[0]) if "point" in rows else None,
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
+
+
+def _named(point: Any) -> str | None:
+    return None if pd.isna(point) else str(point)
 
 
 def _complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -206,6 +213,8 @@ def _checked(table: pd.DataFrame, name: str, *, restarts: bool) -> pd.DataFrame:
         "epoch, value and cost must be finite numbers, cost not negative, and so must the outcome in a trial's last "
         "row; leave rows without a value out, and mark trials that came to no end in a column state (FAILED)",
     )
+    beyond = (numbers.abs() > LARGEST).any(axis=1) | (epoch > LAST_EPOCH)
+    _refuse(table, name, beyond, f"values and costs end at {LARGEST:g}, epochs at {LAST_EPOCH:g}")
     epoch = _counted(epoch)
     _refuse(
         table,

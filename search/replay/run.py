@@ -13,6 +13,7 @@ from search.replay.curves import Group, by_cost, longest, point_of
 from search.replay.policies import Policy
 from search.replay.scores import Score, score
 from search.standings import Past, ended
+from search.study_sections import with_numbers
 
 OPTUNAS: Mapping[str, Mapping[str, Any]] = {
     "median": {"n_startup_trials": 1},
@@ -55,7 +56,7 @@ def _name_and_settings(text: str) -> tuple[str, Mapping[str, Any]]:
     if isinstance(read, dict) and len(read) == 1:
         ((name, settings),) = read.items()
         if isinstance(name, str) and isinstance(settings, dict):
-            return name, settings
+            return name, with_numbers(settings)
     raise StudyError(f'--pruner {text}: expected a name, or "NAME: {{SETTING: VALUE}}"')
 
 

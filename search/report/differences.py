@@ -74,6 +74,7 @@ def measure(
     scores, changed = _stored(found, wanted, folder, evaluations)
     redrawn, problems = _redraw(scores, primary(found), evaluation)
     problems += changed
+    datasets = list(dict.fromkeys(cell["axes"]["dataset"] for cell in found["cells"]))
     rows: list[dict[str, Any]] = []
     sums: dict[tuple[str, str, str, str], list[tuple[float, np.ndarray]]] = {}
     for pair in wanted:
@@ -85,7 +86,8 @@ def measure(
             continue
         for target, observed, values in _differences(first, second):
             rows.append({**_named(found, pair), "target": target, **_estimate(observed, values, evaluation.confidence)})
-            sums.setdefault((pair.axis, pair.value, pair.against, target), []).append((observed, values))
+            apart = _apart(values, pair.first["axes"]["dataset"], datasets)
+            sums.setdefault((pair.axis, pair.value, pair.against, target), []).append((observed, apart))
     averages = [_average(key, members, evaluation.confidence) for key, members in sums.items()]
     families = {"pairs": _correct(rows), "averages": _correct(averages)}
     return {"pairs": rows, "averages": averages, "not_compared": sorted(set(problems)), "families": families}
@@ -162,6 +164,17 @@ def _named(found: dict[str, Any], pair: Pair) -> dict[str, Any]:
         "first": pair.first["trial"],
         "second": pair.second["trial"],
     }
+
+
+def _apart(values: "np.ndarray", dataset: str, datasets: Sequence[str]) -> "np.ndarray":
+    """Turn the redraws of a data set so that none meets the same redraw of another one.
+
+    A redraw depends on its number alone: those of two data sets with as many patients would redraw the same places of
+    both, and their mean would scatter as if these were the same patients.
+    """
+    import numpy as np
+
+    return np.roll(values, datasets.index(dataset) * len(values) // len(datasets))
 
 
 def _average(

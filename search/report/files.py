@@ -9,6 +9,7 @@ import pandas as pd
 from search.report import tables, words
 from search.report.layout import MACRO, axes_of, datasets, primary, rows_of, short_name, spoken, varies
 from search.study_state import name_in_cell, point_of
+from search.wording import percent
 
 PAPER_NAMES: dict[str, dict[Any, str]] = {
     "dataset": {
@@ -55,6 +56,8 @@ def paper_csv(found: dict[str, Any]) -> str | None:
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for cell in found["cells"]:
         axes = {PAPER_AXES.get(axis, axis): PAPER_NAMES.get(axis, {}).get(v, v) for axis, v in axes_of(cell).items()}
+        if (noise := axes.get("noise_ratio")) is not None:
+            axes["noise_ratio"] = round(100 * noise, 6)
         for row in [*cell["test"], *cell["external"]]:
             if row["metric"] not in PAPER_METRICS:
                 continue
@@ -135,11 +138,13 @@ def latex(found: dict[str, Any]) -> str:
     styled = styled.apply(lambda _: pd.DataFrame(best, entry.index, entry.columns).replace(BOLD), axis=None)
     caption = (
         f"Test {spoken(primary(found))} (macro) of each configuration's winner with "
-        f"{found['confidence'] * 100:.0f}\\,\\% intervals from {found['redraws']} redraws of {found['unit']}s."
+        f"{percent(found['confidence']).replace('%', PERCENT)} intervals from {found['redraws']} redraws of "
+        f"{found['unit']}s."
     )
     return str(styled.to_latex(hrules=True, caption=caption, label="tab:results", position="htbp"))
 
 
+PERCENT = r"\,\%"
 BOLD = {True: "textbf:--rwrap;", False: ""}
 MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", "|": r"\|", "[": r"\[", "]": r"\]"})
 

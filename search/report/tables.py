@@ -26,6 +26,7 @@ from search.report.layout import (
     targets_of,
     varies,
 )
+from search.wording import percent
 
 FEW_CELLS = 8
 """Up to here a table with a column for each cell can be read."""
@@ -68,7 +69,7 @@ def overview(found: dict[str, Any]) -> pd.DataFrame:
                 "winner": point(cell["searched"] | seed),
                 "epoch": cell["epoch"],
                 f"validation {metric}": f"{cell['validation']:.3f}",
-                f"test {metric} ({found['confidence']:.0%} interval)": interval(rows_of(found, cell).get(MACRO)),
+                f"test {metric} ({percent(found['confidence'])} interval)": interval(rows_of(found, cell).get(MACRO)),
             }
         )
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ from search.grid import readable
 from search.report import differences
 from search.report.layout import MACRO, cells_of, data_name, datasets, primary, rows_of, short_name, spoken, varies
 from search.study_state import OVER_BUDGET, point_of
-from search.wording import counted
+from search.wording import counted, percent
 
 ALPHA = 0.05
 FEW_CASES = 10
@@ -62,11 +62,11 @@ def method(found: dict[str, Any]) -> str:
         return ""
     return (
         f"A difference is first minus second of two cells that agree in every other axis, on the same test cases and "
-        f"the same {found['redraws']} redraws of {found['unit']}s; intervals are percentiles ({found['confidence']:.0%}"
-        "). p-values are two-sided, from the redraws' standard deviation and the normal distribution, because counted "
-        f"redraws cannot tell p below {2 / found['redraws']:g}. They are adjusted by Benjamini-Hochberg (BH, false "
-        f"discovery rate) and Holm (any false finding) over the family that was tested: "
-        f"{families['pairs']['macro']} macro differences; {families['pairs']['targets']} of single targets; "
+        f"the same {found['redraws']} redraws of {found['unit']}s; intervals are percentiles "
+        f"({percent(found['confidence'])}). p-values are two-sided, from the redraws' standard deviation and the "
+        f"normal distribution, because counted redraws cannot tell p below {2 / found['redraws']:g}. They are adjusted "
+        "by Benjamini-Hochberg (BH, false discovery rate) and Holm (any false finding) over the family that was "
+        f"tested: {families['pairs']['macro']} macro differences; {families['pairs']['targets']} of single targets; "
         f"{families['averages']['macro']} mean macro differences; {families['averages']['targets']} means of single "
         "targets. An interval tells what other patients would change; it does not tell what another training seed "
         "would."

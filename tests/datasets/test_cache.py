@@ -280,6 +280,23 @@ def test_a_torn_list_of_the_quarantine_does_no_harm(manifest: Manifest, tmp_path
         assert len(_prepare(manifest, tmp_path / "c").quarantined) == 1
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_cache_that_was_cut_off_is_told_and_built_anew(manifest: Manifest, tmp_path: Path, finished: bool):
+    """What says that rows are done would let zeros pass for them."""
+    folder = _prepare(manifest, tmp_path / "c").folder
+    whole = (folder / "pixels.u8").read_bytes()
+    with (folder / "pixels.u8").open("r+b") as file:
+        file.truncate(100)
+    if not finished:
+        (folder / MARKER).unlink()
+    assert not is_prepared(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    with pytest.raises(DatasetError, match="cut off since" if finished else "not prepared"):
+        open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")
+    _prepare(manifest, tmp_path / "c")
+    assert (folder / "pixels.u8").read_bytes() == whole
+    assert open_cache(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c").readable.all()
+
+
 def test_the_marker_comes_last(manifest: Manifest, tmp_path: Path):
     preparation = _prepare(manifest, tmp_path / "c")
     marker = preparation.folder / MARKER

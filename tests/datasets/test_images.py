@@ -376,6 +376,14 @@ def test_images_of_one_value_are_quarantined_and_no_black_squares(tmp_path: Path
     assert not any(result.again for result in results)
 
 
+@pytest.mark.parametrize("rescale", [("nan", 0), (1, "inf"), ("1e308", 0)])
+def test_a_rescale_that_is_not_finite_is_refused(tmp_path: Path, rescale: tuple[object, object]):
+    """It came out as a black square with labels."""
+    _drawn_dicom(tmp_path / "film", RescaleSlope=rescale[0], RescaleIntercept=rescale[1])
+    with pytest.raises(Unreadable, match="not finite"):
+        read(tmp_path / "film")
+
+
 def test_a_flat_array_is_no_image_either():
     """A registered model takes arrays, too, and prepares them by the same function."""
     with pytest.raises(Unreadable, match="all its pixels have one value"):

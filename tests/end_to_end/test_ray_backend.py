@@ -89,8 +89,9 @@ def run_through_ray(search: Search, tmp_path: Path, trained) -> None:
 def test_ray_ends_as_the_schedule_alone_does(cluster, tmp_path, deaths):
     alone = Search(CURVES)
     alone.run()
-    through_ray = Search(CURVES)
+    through_ray, interrupt = Search(CURVES), signal.getsignal(signal.SIGINT)
     carry_out(through_ray, tmp_path, deaths=deaths)
+    assert signal.getsignal(signal.SIGINT) is interrupt  # Tune's own would swallow the next Ctrl-C
     assert through_ray.ends() == alone.ends()
     for trial, progress in through_ray.state.trials.items():
         assert progress.curve == alone.state.trials[trial].curve

@@ -90,6 +90,12 @@ def test_a_backup_is_never_written_over_another(backed_up):
         back_up(before, copy)
 
 
+@pytest.mark.parametrize("target", [Path(), Path("/")])
+def test_a_backup_needs_a_name(backed_up, target):
+    with pytest.raises(TrackingError, match="name a new folder"):
+        back_up(backed_up[0], target)
+
+
 @pytest.mark.parametrize("folder", ["mlartifacts", "credentials", "mlpromotions"])
 def test_a_backup_is_not_written_into_what_it_copies(backed_up, folder):
     before, _, _, _ = backed_up

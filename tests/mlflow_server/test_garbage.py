@@ -57,6 +57,12 @@ def artifacts(config):
 EVERYTHING = {"old", "winner", "champion", "cited", "recorded", "alive", "elsewhere"}
 
 
+@pytest.mark.parametrize("days", [float("inf"), 1e300, -1])
+def test_days_that_are_none_are_refused(stored, days):
+    with pytest.raises(TrackingError, match="days: expected 0 or more"):
+        collect(stored[0], days=days)
+
+
 def test_a_dry_run_changes_nothing(stored):
     config, client, runs, _ = stored
     found = collect(config, days=30, dry_run=True)

@@ -107,6 +107,17 @@ def test_a_champion_made_by_hand_is_rolled_back_to_the_one_before(promoted):
     assert roll_back("m", registry=registry, history=history)["version"] == "3"
 
 
+@pytest.mark.parametrize("given", ["1", "2"])
+def test_an_alias_that_was_given_to_an_earlier_version_by_hand_goes_to_the_last_on_record(promoted, given):
+    """As `promote` and `history` say."""
+    storage, registry, history = promoted
+    MlflowClient(f"sqlite:///{storage}/mlflow.db").set_registered_model_alias("m", "champion", given)
+    told = succession.by_hand(registry.champion("m"), registry=registry, history=history)
+    assert "the last one on record is version 3" in told
+    assert roll_back("m", registry=registry, history=history)["version"] == "3"
+    assert roll_back("m", registry=registry, history=history)["version"] == "2"
+
+
 def test_an_alias_that_was_lost_is_given_back(promoted):
     """MLflow drops the alias with the version that bore it, and with nobody's word in the UI."""
     storage, registry, history = promoted
@@ -333,6 +344,22 @@ def test_a_history_cut_at_any_byte_of_its_last_entry_is_read_and_goes_on(tmp_pat
         added = history.append("refused", {"version": "3"})
         assert history.read() == [entries[0], added]
         assert path.read_bytes().startswith(whole[:first] + b"{")
+
+
+@pytest.mark.parametrize("content", ['{"a', "{}", "[1]"])
+def test_an_intent_that_is_damaged_is_told(promoted, content):
+    storage, registry, history = promoted
+    (storage / "mlpromotions" / "m.intent").write_text(content)
+    with pytest.raises(PromotionError, match=r"m.intent is damaged; move it away if no promotion of m is under way"):
+        roll_back("m", registry=registry, history=history)
+    assert registry.champion("m").version == "3"
+
+
+def test_an_origin_that_is_damaged_is_told(promoted):
+    storage, _, history = promoted
+    (storage / "mlpromotions" / "m.origin").write_bytes(b"\xff")
+    with pytest.raises(PromotionError, match=r"m.origin is damaged"):
+        history.origin()
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])

@@ -53,6 +53,15 @@ def test_the_first_model_is_promoted():
     assert judge(scores(1.0), None, policy()).promoted
 
 
+def test_a_first_model_of_which_nothing_is_known_is_refused():
+    unknown = scores(1.0)
+    table, values = unknown.table[list(IDENTITY)], unknown.scores
+    negative = collect(table, values, np.zeros_like(unknown.labels), pathologies=["a", "b"])
+    decision = judge(negative, None, policy())
+    assert not decision.promoted
+    assert condition(decision, "no champion yet").evidence.endswith("no pathology has both classes")
+
+
 @pytest.mark.parametrize(
     ("challenger", "champion", "rule", "margin", "promoted"),
     [

@@ -59,6 +59,10 @@ from scripts.services import free_port, listens
         ("folder: ''", "folder: name a folder"),
         ("pasword: x", "pasword: unknown key; keys: folder, database"),
         ("folder: [", "while parsing"),
+        ("folder: ~nobodyx/server", "Could not determine home directory"),
+        ("artifacts: ~nobodyx/a", "Could not determine home directory"),
+        ("port: 2026-13-45", "month must be in 1..12"),
+        ("database: postgresql://me@db:port/mlflow", "database: no address of a database"),
     ],
 )
 def test_a_server_that_would_be_open_is_refused(tmp_path, lines, message):

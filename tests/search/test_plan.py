@@ -218,6 +218,17 @@ def test_a_budget_that_binds_whatever_happens_is_warned_of():
     assert plan(study(budget={"gpu_hours": 1e9, "wall_clock_hours": 1e9}))["warnings"] == []
 
 
+def test_the_status_tells_of_a_budget_that_is_used_up(ran):
+    with Ledger(StudyFolder(ran, "s").ledger) as ledger:
+        ledger.append({"kind": "study", "study": {}, "version": "t", "time_ms": 1_000_000})
+        ledger.append({"kind": "closed", "status": "FINISHED", "time_ms": 1_000_000 + 7_200_000})
+    for hours, used_up in ((2, True), (5, False)):
+        found, written = status(study(budget={"wall_clock_hours": hours}), ran), io.StringIO()
+        assert (found["budget"] is not None) is used_up
+        show(found, Console(file=written, width=200))
+        assert ("stopped wall-clock: 2 of 2 h are used; raise the budget to go on" in written.getvalue()) is used_up
+
+
 def test_the_status_tells_what_trials_took_that_are_asked_for_no_more(ran):
     found = status(study(), ran)
     assert found["no_longer_asked_for"] == {"trials": 1, "seconds": 10.0, "gpu_seconds": 0.0}

@@ -1,10 +1,12 @@
 import json
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.pruners import PatientPruner
 from typer.testing import CliRunner
 
 from search import pruners
@@ -198,6 +200,40 @@ def test_a_patient_pruner_holds_another_one_back():
         pruners.create("hyperband", {"reduction_factor": 1}, epochs=8)
 
 
+def test_a_patient_pruner_alone_stops_what_has_not_improved():
+    asked = {"own": pruners.create("patient", {"patience": 1}, epochs=6), "optunas": PatientPruner(None, patience=1)}
+    told = {}
+    for name, pruner in asked.items():
+        study = optuna.create_study(direction="maximize", pruner=pruner)
+        trial = study.ask()
+        told[name] = []
+        for epoch, value in enumerate((0.9, 0.8, 0.7, 0.6), 1):
+            trial.report(value, epoch)
+            told[name].append(trial.should_prune())
+    assert told["own"] == told["optunas"] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("successive_halving", {"reduction_factor": 2.5}),
+        ("median", {"n_startup_trials": 1.5}),
+        ("hyperband", {"max_resource": 4.5}),
+        ("patient", {"wrapped_pruner": {"median": {"n_warmup_steps": 0.5}}}),
+    ],
+)
+def test_a_fraction_for_a_whole_number_is_refused_before_the_search(name, settings):
+    with pytest.raises(StudyError, match="must be a whole number"):
+        pruners.create(name, settings, epochs=8)
+
+
+def test_numbers_with_exponents_are_numbers_on_the_command_line():
+    assert run.asked(["cell_race: {tolerance: 1e-4, rungs: [5e-1]}"])["cell_race"][1] == {
+        "tolerance": 1e-4,
+        "rungs": [0.5],
+    }
+
+
 @pytest.mark.parametrize(("settings_of", "prunes"), [({}, True), ({"max_resource": "auto"}, False)])
 def test_hyperband_is_told_how_long_a_training_is_and_need_not_wait_for_one(settings_of, prunes):
     trials = [f"t{n}" for n in range(9)]
@@ -230,6 +266,29 @@ def test_seeds_race_in_a_replay_as_they_do_in_a_search(seed):
     replayed = policies.pruned("cell_race", {})(group, RNG)
     assert replayed.rows == {trial: len(progress.epochs) for trial, progress in live.state.trials.items()}
     assert 0 < replayed.cost < 12 * len(group)
+
+
+@pytest.mark.parametrize("empty", [None, float("nan"), pd.NA])
+def test_a_trial_without_a_point_shares_it_with_none(empty):
+    plain, named = table(), table().assign(point=empty)
+    both = [curves.of_table(rows, name="t") for rows in (plain, named)]
+    asked = run.asked(["cell_race", "median"])
+    told = [[found.as_json() for found in run.replay(groups, asked, seeds=2)] for groups in both]
+    assert told[0] == told[1]
+
+
+def test_how_often_it_is_repeated_changes_nothing_for_a_policy_without_chance():
+    top = dict.fromkeys(GROUPS, policies.one_shot(0.25, first=0.1))
+    told = [score("top", top, GROUPS, seeds=seeds).as_json() for seeds in (1, 5)]
+    assert told[0] == pytest.approx(told[1])
+
+
+def test_a_regret_of_exactly_the_limit_is_within_it():
+    rows = [{"group": "g", "trial": trial, "epoch": 1, "value": value} for trial, value in (("a", 0.905), ("b", 0.9))]
+    group = curves.of_table(pd.DataFrame(rows), name="t")
+    found = score("second", {"g": lambda *_: policies.Replayed({"b": 1}, 1.0)}, group, seeds=1).as_json()
+    assert found["regret_worst"] > 0.005  # in floating point
+    assert found["within_0_005"] == 1.0
 
 
 def test_a_point_is_chosen_by_the_mean_over_its_seeds():

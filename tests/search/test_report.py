@@ -429,6 +429,21 @@ def test_a_table_breaks_no_word_that_has_room_and_into_a_pipe_no_line(reported, 
             assert max(len(line) for line in lines if line.startswith("│")) <= columns
 
 
+def test_the_papers_table_has_noise_in_percent(reported):
+    found = copy.deepcopy(reported.found)
+    for number, cell in enumerate(found["cells"]):
+        cell["axes"]["label_noise"] = (0.0, 0.1, 0.2, 0.3, 0.4)[number % 5]
+    told = pd.read_csv(io.StringIO(files.paper_csv(found)))
+    assert set(told["noise_ratio"]) == {0, 10, 20, 30, 40}
+
+
+def test_a_confidence_is_told_to_its_last_digit(reported):
+    found = {**reported.found, "confidence": 0.995}
+    assert "test auroc (99.5% interval)" in tables.overview(found)
+    assert r"99.5\,\% intervals" in files.latex(found)
+    assert "percentiles (99.5%)" in words.method(found)
+
+
 def test_an_axis_of_several_settings_is_told_in_words(reported):
     """Any setting may be an axis, a whole recipe too; tables then say its settings."""
     found = copy.deepcopy(reported.found)

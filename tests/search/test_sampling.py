@@ -8,6 +8,7 @@ from search.errors import StudyError
 from search.grid import Grid
 from search.identity import entry_event, identified, key_of
 from search.study_config import StudyConfig
+from search.study_sections import Range
 from search.study_state import StudyState, TrialProgress
 from tests.search.recorded import DECLARATION, PRIMARY
 from trainers.trial import TrialResult, TrialState
@@ -174,9 +175,34 @@ def test_a_plan_counts_no_more_points_than_there_are():
     assert len(wanted.trials) == 4 * len(wanted.cells)
 
 
-def test_a_setting_of_the_wrong_kind_is_told_before_the_first_trial():
-    with pytest.raises(StudyError, match=r"sampling.settings: tpe: .*'<' not supported"):
-        samplers.check(study("tpe", settings={"n_startup_trials": "x"}).sampling)
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("tpe", {"n_startup_trials": "x"}),
+        ("tpe", {"n_ei_candidates": 0}),
+        ("tpe", {"gamma": 3}),
+        ("cmaes", {"sigma0": "x"}),
+        ("cmaes", {"popsize": 2.5}),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_told_before_the_first_trial(sampler, settings):
+    """Some are met by the first draw that learns."""
+    with pytest.raises(StudyError, match=f"sampling.settings: {sampler}: "):
+        samplers.check(study(sampler, settings=settings).sampling)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers_in_settings():
+    assert study("cmaes", settings={"sigma0": "1e-1"}).sampling.settings == {"sigma0": 0.1}
+    assert study("cmaes", settings={"a": ["2e0", "x"]}).sampling.settings == {"a": [2.0, "x"]}
+
+
+def test_a_narrow_range_has_as_many_points_as_a_wide_one():
+    """At four digits there was one value or two, so that a study of twelve points never ended."""
+    space = Range(low=1.00001e-3, high=1.00002e-3)
+    narrow, state = study("random", trials=12).model_copy(update={"search": {"learning_rate": space}}), opened()
+    carry_out(narrow, state)
+    assert {len(points) for points in sampling.drawn(narrow, state).values()} == {12}
+    assert not sampling.to_come(narrow, state)
 
 
 def test_an_unknown_setting_of_a_sampler_is_told():

@@ -154,6 +154,8 @@ def test_all_problems_are_told_at_once(tmp_path):
         ("- a\n", "a study file is a mapping"),
         ("name: [unclosed\n", "not valid YAML"),
         ("name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("name: 2026-13-45\n", "not valid YAML: month must be in 1..12"),
+        ("name: &a [*a]\n", "an anchor holds itself"),
     ],
 )
 def test_what_is_no_study_file_is_refused(tmp_path, text, message):

@@ -21,6 +21,7 @@ from search.report.layout import (
     targets_of,
 )
 from search.report.tables import FEW_CELLS
+from search.wording import percent
 
 SPREAD = 0.3
 """How much of the room between two places the series of one place take up."""
@@ -64,8 +65,9 @@ def _by_place(found: dict[str, Any]) -> Picture:
         name="results",
         section="results",
         title=f"Test {spoken(primary(found))}{by}",
-        alt=f"Macro test {spoken(primary(found))} of each cell's winner{by}, with {found['confidence']:.0%} intervals; "
-        f"a panel for each of {', '.join(names)}. The values are in the table of winners.",
+        alt=f"Macro test {spoken(primary(found))} of each cell's winner{by}, with "
+        f"{percent(found['confidence'])} intervals; a panel for each of {', '.join(names)}. "
+        "The values are in the table of winners.",
     )
 
 
