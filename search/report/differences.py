@@ -86,8 +86,8 @@ def measure(
             continue
         for target, observed, values in _differences(first, second):
             rows.append({**_named(found, pair), "target": target, **_estimate(observed, values, evaluation.confidence)})
-            apart = _apart(values, pair.first["axes"]["dataset"], datasets)
-            sums.setdefault((pair.axis, pair.value, pair.against, target), []).append((observed, apart))
+            turned = apart(values, pair.first["axes"]["dataset"], datasets)
+            sums.setdefault((pair.axis, pair.value, pair.against, target), []).append((observed, turned))
     averages = [_average(key, members, evaluation.confidence) for key, members in sums.items()]
     families = {"pairs": _correct(rows), "averages": _correct(averages)}
     return {"pairs": rows, "averages": averages, "not_compared": sorted(set(problems)), "families": families}
@@ -166,7 +166,7 @@ def _named(found: dict[str, Any], pair: Pair) -> dict[str, Any]:
     }
 
 
-def _apart(values: "np.ndarray", dataset: str, datasets: Sequence[str]) -> "np.ndarray":
+def apart(values: "np.ndarray", dataset: str, datasets: Sequence[str]) -> "np.ndarray":
     """Turn the redraws of a data set so that none meets the same redraw of another one.
 
     A redraw depends on its number alone: those of two data sets with as many patients would redraw the same places of

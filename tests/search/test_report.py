@@ -94,6 +94,13 @@ def test_the_mean_of_a_contrast_is_the_mean_of_its_pairs(reported):
     assert average["high"] - average["low"] < min(row["high"] - row["low"] for row in pairs)
 
 
+def test_no_redraw_of_a_data_set_meets_the_same_redraw_of_another():
+    names, redraws = ["a", "b", "c"], np.arange(1000.0)
+    turned = np.array([differences.apart(redraws, name, names) for name in names])
+    assert all(len(set(met)) == len(names) for met in turned.T)
+    assert all(sorted(one) == redraws.tolist() for one in turned)
+
+
 def test_p_value_is_the_normal_one_of_the_redraws_standard_deviation():
     redrawn = np.array([0.0, 0.1, 0.2, np.nan])  # standard deviation 0.1
     assert family.p_value(0.1, redrawn) == pytest.approx(2 * norm.sf(1.0))
