@@ -59,10 +59,10 @@ def before(name: str, champion: Version | None, *, registry: Registry, history: 
         Those that are still there, and those that were deleted since, they or their files.
     """
     told, runs = succession.told(name, registry=registry, history=history), registry.runs(name)
-    line = _line([entry for entry in told if _of_now(entry, runs)], champion)
-    gone = [version for version in line if version not in runs or not registry.is_packaged(name, version)]
     present = champion.version if champion else None
-    return [version for version in line if version not in {*gone, present}], gone
+    line = [version for version in _line([entry for entry in told if _of_now(entry, runs)]) if version != present]
+    gone = [version for version in line if version not in runs or not registry.is_packaged(name, version)]
+    return [version for version in line if version not in gone], gone
 
 
 def _of_now(entry: dict[str, Any], runs: Mapping[str, str]) -> bool:
@@ -76,8 +76,11 @@ def _of_now(entry: dict[str, Any], runs: Mapping[str, str]) -> bool:
     return not told or runs.get(str(entry.get("version")), told) == told
 
 
-def _line(entries: list[dict[str, Any]], champion: Version | None) -> list[str]:
-    """Return the champions that led to the present one, eldest first: a promotion adds one, a roll-back takes away."""
+def _line(entries: list[dict[str, Any]]) -> list[str]:
+    """Return the champions up to the last one on record, eldest first: a promotion adds one, a roll-back takes away.
+
+    Where the alias was lost, or given to another by hand, that one is the one before.
+    """
     line: list[str] = []
 
     def back_to(version: str) -> None:
@@ -93,6 +96,4 @@ def _line(entries: list[dict[str, Any]], champion: Version | None) -> list[str]:
             line.append(entry["version"])
         elif entry["action"] == succession.ROLLED_BACK:
             back_to(entry["version"])
-    if champion is None or line[-1:] != [champion.version]:  # the alias was lost, or given to another by hand
-        return line
-    return line[:-1]
+    return line

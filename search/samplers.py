@@ -56,13 +56,11 @@ def check(sampling: Sampling) -> None:
     """
     if sampling.sampler == "grid":
         return
+    probe = optuna.create_study(sampler=_create(sampling, seed=0))
     try:
-        probe = optuna.create_study(sampler=_create(sampling, seed=0))
         for number in range(_draws_until_learning(sampling)):
             asked = probe.ask({"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)})
             probe.tell(asked, 1 / (1 + number))
-    except StudyError:
-        raise
     except Exception as problem:  # any: what a setting of the wrong kind leads the sampler's arithmetic to
         raise StudyError(f"sampling.settings: {sampling.sampler}: {problem}") from None
 
