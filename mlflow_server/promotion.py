@@ -124,10 +124,15 @@ def judge(
 
 def _first(challenger: CaseScores) -> tuple[bool, str]:
     """Judge what needs to be better than nothing: something must be known of it."""
-    labels = challenger.labels
-    known = bool(((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any())
+    known = bool(_with_both_classes(challenger).any())
     told = "the first model needs to be better than none"
     return known, told if known else f"{told}, and nothing is known of it: no pathology has both classes"
+
+
+def _with_both_classes(measured: CaseScores) -> np.ndarray:
+    """Return bool (P,): which pathologies have both classes among the test cases."""
+    both: np.ndarray = (measured.labels == 1).any(axis=0) & (measured.labels == 0).any(axis=0)
+    return both
 
 
 def _external(name: str, challenger: Measured, champion: Measured | None, policy: Policy) -> Reason:
@@ -219,7 +224,7 @@ def _calibrated(challenger: CaseScores, policy: Policy) -> tuple[Reason, ...]:
     if scores.min() < 0 or scores.max() > 1:
         return (Reason(condition, False, "the scores are no probabilities: some lie outside 0 to 1"),)
     # The pathologies that the model card's mean is over: those with both classes among the test cases.
-    defined = np.flatnonzero((labels == 1).any(axis=0) & (labels == 0).any(axis=0))
+    defined = np.flatnonzero(_with_both_classes(challenger))
     if not len(defined):
         return (Reason(condition, False, "undefined: no pathology has both classes"),)
     mean = float(np.mean([expected_calibration_error(labels[:, i], scores[:, i]) for i in defined]))

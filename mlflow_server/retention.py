@@ -43,7 +43,8 @@ def judge(uri: str, *, days: float, storage: Path | None = None) -> Retention:
             ended).
 
     Raises:
-        TrackingError: there are no such days, or a history is damaged, so that nobody knows which runs it cites.
+        TrackingError: `days` is not between 0 and the days since 1970, or a history is damaged, so that nobody knows
+            which runs it cites.
     """
     if not 0 <= days * DAY_MS < time.time_ns() // 1_000_000:
         raise TrackingError(f"{days:g} days: expected 0 or more, back to 1970 at most")

@@ -79,7 +79,7 @@ def _of_now(entry: dict[str, Any], runs: Mapping[str, str]) -> bool:
 def _line(entries: list[dict[str, Any]]) -> list[str]:
     """Return the champions up to the last one on record, eldest first: a promotion adds one, a roll-back takes away.
 
-    Where the alias was lost, or given to another by hand, that one is the one before.
+    The last one on record need not be the present one: the alias may be lost, or given to another by hand.
     """
     line: list[str] = []
 

@@ -16,7 +16,7 @@ from trainers.trial import TrialConfig
 def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
     """Say what is allowed but probably not meant."""
     found = []
-    prunes = _pruner(study)[0] not in pruners.NOTHING
+    prunes = _stops_trials(study)
     groups = _groups(study, wanted)
     if prunes and len(groups) == 1 and len(wanted.cells) > 1:
         found.append(
@@ -47,7 +47,7 @@ def warnings(study: StudyConfig, wanted: grid.Grid) -> list[str]:
 def prunes(study: StudyConfig, wanted: grid.Grid) -> bool:
     """Say whether anything can be pruned: who is alone in its group never is."""
     largest = max(_groups(study, wanted).values(), default=0)
-    return _pruner(study)[0] not in pruners.NOTHING and largest > 1 and not _waits_for_more(study, largest)
+    return _stops_trials(study) and largest > 1 and not _waits_for_more(study, largest)
 
 
 def _groups(study: StudyConfig, wanted: grid.Grid) -> dict[str, int]:
@@ -65,6 +65,10 @@ def _waits_for_more(study: StudyConfig, largest: int) -> bool:
 
 def _trials_before_pruning(study: StudyConfig) -> int:
     return int(_pruner(study)[1].get("n_startup_trials", 5))
+
+
+def _stops_trials(study: StudyConfig) -> bool:
+    return _pruner(study)[0] not in pruners.NOTHING
 
 
 def _pruner(study: StudyConfig) -> tuple[str, Mapping[str, Any]]:

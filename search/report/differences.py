@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search import grid, stored_scores
 from search.ledger import Event
-from search.report.layout import MACRO, is_numeric, primary, short_name
+from search.report.layout import MACRO, datasets, is_numeric, primary, short_name
 from search.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def measure(
     scores, changed = _stored(found, wanted, folder, evaluations)
     redrawn, problems = _redraw(scores, primary(found), evaluation)
     problems += changed
-    datasets = list(dict.fromkeys(cell["axes"]["dataset"] for cell in found["cells"]))
     rows: list[dict[str, Any]] = []
     sums: dict[tuple[str, str, str, str], list[tuple[float, np.ndarray]]] = {}
     for pair in wanted:
@@ -86,7 +85,7 @@ def measure(
             continue
         for target, observed, values in _differences(first, second):
             rows.append({**_named(found, pair), "target": target, **_estimate(observed, values, evaluation.confidence)})
-            turned = apart(values, pair.first["axes"]["dataset"], datasets)
+            turned = apart(values, pair.first["axes"]["dataset"], datasets(found))
             sums.setdefault((pair.axis, pair.value, pair.against, target), []).append((observed, turned))
     averages = [_average(key, members, evaluation.confidence) for key, members in sums.items()]
     families = {"pairs": _correct(rows), "averages": _correct(averages)}
@@ -166,7 +165,7 @@ def _named(found: dict[str, Any], pair: Pair) -> dict[str, Any]:
     }
 
 
-def apart(values: "np.ndarray", dataset: str, datasets: Sequence[str]) -> "np.ndarray":
+def apart(values: "np.ndarray", dataset: str, names: Sequence[str]) -> "np.ndarray":
     """Turn the redraws of a data set so that none meets the same redraw of another one.
 
     A redraw depends on its number alone: those of two data sets with as many patients would redraw the same places of
@@ -174,7 +173,7 @@ def apart(values: "np.ndarray", dataset: str, datasets: Sequence[str]) -> "np.nd
     """
     import numpy as np
 
-    return np.roll(values, datasets.index(dataset) * len(values) // len(datasets))
+    return np.roll(values, names.index(dataset) * len(values) // len(names))
 
 
 def _average(
