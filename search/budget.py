@@ -15,6 +15,9 @@ from search.study_sections import Budget
 from search.study_state import OVER_BUDGET, StudyState
 from trainers.trial import TrialState
 
+GPU_HOURS = "GPU-hours"
+WALL_CLOCK = "wall-clock"
+
 
 class Spending:
     """What a study has used of its budget, and what the rest may cost.
@@ -34,9 +37,23 @@ class Spending:
         self._judged = -1
         """Number of trials that had ended when dropping was last considered."""
 
+    def accounts(self) -> list[tuple[str, float, float]]:
+        """Return (name, used, limit) in seconds of each budget that is set."""
+        accounts = []
+        now = self._now() if self._budget.gpu_hours or self._budget.wall_clock_hours else 0
+        if self._budget.gpu_hours is not None:
+            uses = [trial.use for trial in self._state.trials.values()]  # those of values that were taken out, too
+            used = sum(use.gpu_seconds + use.gpus * _running(use.since_ms, now) for use in uses)
+            accounts.append((GPU_HOURS, used, self._budget.gpu_hours * 3600))
+        if self._budget.wall_clock_hours is not None:
+            wall = self._state.wall
+            used = wall.seconds + _running(wall.since_ms, now)
+            accounts.append((WALL_CLOCK, used, self._budget.wall_clock_hours * 3600))
+        return accounts
+
     def exhausted(self) -> str | None:
         """Say which budget is used up, or None."""
-        for name, used, limit in self._accounts():
+        for name, used, limit in self.accounts():
             if used >= limit:
                 return f"{name}: {used / 3600:.3g} of {limit / 3600:.3g} h are used"
         return None
@@ -51,7 +68,7 @@ class Spending:
         Returns:
             The reason for each.
         """
-        accounts = self._accounts()
+        accounts = self.accounts()
         done = sum(self._state.trials[trial].done for trial in self._entries) if accounts else 0
         if not accounts or done == self._judged:
             return {}
@@ -73,23 +90,9 @@ class Spending:
                     needed -= rest[trial] * unit(self._entries[trial])
         return dropped
 
-    def _accounts(self) -> list[tuple[str, float, float]]:
-        """Return (name, used, limit) in seconds of each budget that is set."""
-        accounts = []
-        now = self._now() if self._budget.gpu_hours or self._budget.wall_clock_hours else 0
-        if self._budget.gpu_hours is not None:
-            uses = [trial.use for trial in self._state.trials.values()]  # those of values that were taken out, too
-            used = sum(use.gpu_seconds + use.gpus * _running(use.since_ms, now) for use in uses)
-            accounts.append(("GPU-hours", used, self._budget.gpu_hours * 3600))
-        if self._budget.wall_clock_hours is not None:
-            wall = self._state.wall
-            used = wall.seconds + _running(wall.since_ms, now)
-            accounts.append(("wall-clock", used, self._budget.wall_clock_hours * 3600))
-        return accounts
-
     def _unit_of(self, name: str) -> Callable[[Entry], float]:
         """Return what a second of a trial counts: its GPUs, or its share of a second of the clock."""
-        if name == "GPU-hours":
+        if name == GPU_HOURS:
             return lambda entry: entry.gpus
         busy = sum(self._state.trials[trial].use.so_far[0] for trial in self._entries)
         wall = self._state.wall.seconds + _running(self._state.wall.since_ms, self._now())

@@ -21,6 +21,7 @@ from search import (
     sampling,
     selection,
 )
+from search.budget import GPU_HOURS, WALL_CLOCK, Spending
 from search.estimate import Estimate, estimate
 from search.identity import identified, unidentified
 from search.images_needed import Needed, needed
@@ -74,8 +75,10 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         reads=reads,
     )
     cost = estimated(wanted)
-    done, left = _done(study, known.storage) if known.storage else (None, [])
-    if done is not None:
+    state = _told(study, known.storage) if known.storage else None
+    done, rest = None, cost
+    if state is not None:
+        done, left = _done(study, state)
         rest = estimated(replace(wanted, trials=tuple(left)))
         done |= {name: rest.as_json()[name] for name in ("gpu_hours", "wall_clock_hours")}
     return {
@@ -84,7 +87,11 @@ def plan(study: StudyConfig, known: Known = Known()) -> dict[str, Any]:
         "trials": len(wanted.trials),
         "excluded": wanted.excluded,
         "refused": [{"cell": dict(refusal.cell.axes), "reason": refusal.reason} for refusal in wanted.refused],
-        "warnings": [*warnings(study, wanted), *_beyond_cluster(study, wanted, known), *_beyond_budget(study, cost)],
+        "warnings": [
+            *warnings(study, wanted),
+            *_beyond_cluster(study, wanted, known),
+            *_beyond_budget(study, rest, state),
+        ],
         "estimated": cost.as_json(),
         "measured": _measured(wanted, speeds) if speeds else None,
         "done": done,
@@ -107,14 +114,20 @@ def _beyond_cluster(study: StudyConfig, wanted: grid.Grid, known: Known) -> list
     ]
 
 
-def _beyond_budget(study: StudyConfig, cost: Estimate) -> list[str]:
-    """Say which budgets bind even if all goes as fast as it may."""
-    estimates = {"gpu_hours": cost.gpu_hours, "wall_clock_hours": cost.wall_clock_hours}
-    return [
-        f"budget.{name}: {given:g} is less than the estimated {low:.3g}; the least informative trials will be left out"
-        for name, estimated in estimates.items()
-        if estimated and (given := getattr(study.budget, name)) is not None and (low := estimated.low) > given
-    ]
+def _beyond_budget(study: StudyConfig, rest: Estimate, state: StudyState | None) -> list[str]:
+    """Say which budgets bind even if what is left to do goes as fast as it may."""
+    estimates = {GPU_HOURS: ("gpu_hours", rest.gpu_hours), WALL_CLOCK: ("wall_clock_hours", rest.wall_clock_hours)}
+    warned = []
+    for name, used, limit in Spending(study.budget, [], state or StudyState(), now=lambda: 0).accounts():
+        key, estimated = estimates[name]
+        given, left = limit / 3600, max(0.0, limit - used) / 3600
+        if estimated and estimated.low > left:
+            of_it = f", of which {left:.3g} are left," if used else ""
+            warned.append(
+                f"budget.{key}: {given:g}{of_it} is less than the estimated {estimated.low:.3g}; "
+                "the least informative trials will be left out"
+            )
+    return warned
 
 
 def _speeds(wanted: grid.Grid, known: Known) -> recorded_speed.Speeds | None:
@@ -146,16 +159,22 @@ def _measured(wanted: grid.Grid, speeds: recorded_speed.Speeds) -> list[dict[str
     ]
 
 
-def _done(study: StudyConfig, storage: Path) -> tuple[dict[str, Any] | None, list[grid.Trial]]:
-    """Compare what is asked for with what the storage holds of this study, None if it never ran there.
+def _told(study: StudyConfig, storage: Path) -> StudyState | None:
+    """Return what the storage's ledger tells of a study, None if it never ran there."""
+    folder = StudyFolder(storage, study.name)
+    if not folder.ledger.is_file():
+        return None
+    state = StudyState.of(ledger.read(folder.ledger).events)
+    state.close_what_died()  # what runs just now counts up to its last report
+    return state
+
+
+def _done(study: StudyConfig, state: StudyState) -> tuple[dict[str, Any], list[grid.Trial]]:
+    """Compare what is asked for with what has happened.
 
     Returns:
         Counts, and the trials that are left.
     """
-    folder = StudyFolder(storage, study.name)
-    if not folder.ledger.is_file():
-        return None, []
-    state = StudyState.of(ledger.read(folder.ledger).events)
     wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     asked = identified(wanted, state)
     known = {trial: state.trials[trial] for trial in asked if trial in state.trials}

@@ -218,6 +218,21 @@ def test_a_budget_that_binds_whatever_happens_is_warned_of():
     assert plan(study(budget={"gpu_hours": 1e9, "wall_clock_hours": 1e9}))["warnings"] == []
 
 
+def test_what_is_left_of_a_budget_is_compared_with_what_is_left_to_do(ran):
+    planned = plan(study(), Known(storage=ran))
+    whole, low = (planned[part]["wall_clock_hours"]["low"] for part in ("estimated", "done"))
+    assert 0 < low < whole
+    with Ledger(StudyFolder(ran, "s").ledger) as ledger:
+        ledger.append({"kind": "study", "study": {}, "version": "t", "time_ms": 1_000_000})
+        ledger.append({"kind": "closed", "status": "FINISHED", "time_ms": 1_000_000 + 7_200_000})
+    asked = study(budget={"wall_clock_hours": 2 + (low + whole) / 2})
+    assert plan(asked, Known(storage=ran))["warnings"] == []  # less than the whole takes, enough for the rest
+    (warning,) = plan(study(budget={"wall_clock_hours": 2}), Known(storage=ran))["warnings"]
+    assert warning.startswith(
+        f"budget.wall_clock_hours: 2, of which 0 are left, is less than the estimated {low:.3g}; "
+    )
+
+
 def test_the_status_tells_of_a_budget_that_is_used_up(ran):
     with Ledger(StudyFolder(ran, "s").ledger) as ledger:
         ledger.append({"kind": "study", "study": {}, "version": "t", "time_ms": 1_000_000})
