@@ -38,6 +38,10 @@ PROXIED = "mlflow-artifacts:/"
 KEPT_HERE = (PROXIED, "models:/", "runs:/")
 """How the sources of versions begin that the server looks up among its own runs and models."""
 GATEWAY = re.compile(r"(/(ajax-)?api/[0-9.]+/mlflow)?/gateway[/-]")
+ENDPOINTS = re.compile(r"/ajax-api/[0-9.]+/mlflow/gateway-proxy")
+"""Where MLflow's list of runs asks for the gateway's endpoints; refused, it would show an error over the page. Without
+a target MLflow answers that there are none."""
+TARGET = "MLFLOW_DEPLOYMENTS_TARGET"
 
 
 def embedded() -> FastAPI:
@@ -62,12 +66,17 @@ class WithoutGateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application do it."""
-        refused = scope["type"] == "http" and GATEWAY.match(scope["path"])
+        refused = scope["type"] == "http" and GATEWAY.match(scope["path"]) and not _asks_for_endpoints(scope)
         answer = PlainTextResponse("This server has no AI gateway.", status_code=403) if refused else self._app
         await answer(scope, receive, send)
 
 
+def _asks_for_endpoints(scope: Scope) -> bool:
+    return scope["method"] == "GET" and ENDPOINTS.fullmatch(scope["path"]) is not None
+
+
 def _confined(app: FastAPI) -> FastAPI:
+    os.environ.pop(TARGET, None)
     flask.before_request(_refuse_place)  # after MLflow's own question who comes, if it asks
     # Tags of traces come by six routes, one of them not Flask's, where they lie inside of compressed spans.
     for written in ("before_insert", "before_update"):

@@ -66,6 +66,13 @@ def rows_of(found: dict[str, Any], cell: dict[str, Any]) -> dict[str, dict[str, 
     return {row["target"]: row for row in cell["test"] if row["metric"] == primary(found)}
 
 
+def over_seeds(found: dict[str, Any], cell: dict[str, Any]) -> list[float]:
+    """Return what a winner's hyperparameters came to on validation, a value for each seed that finished."""
+    same = (cell["cell"], cell["searched"])
+    finished = (trial for trial in found["trials"] if trial["state"] == "COMPLETE" and trial["best"] is not None)
+    return [trial["best"] for trial in finished if (trial["cell"], trial["searched"]) == same]
+
+
 def external_rows_of(found: dict[str, Any], cell: dict[str, Any], dataset: str) -> dict[str, dict[str, Any]]:
     """Return a cell's rows of the primary metric on another data set, by target."""
     return {r["target"]: r for r in cell["external"] if (r["dataset"], r["metric"]) == (dataset, primary(found))}

@@ -1,6 +1,7 @@
 """The report's tables, and how they are printed."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from search.report.layout import (
     datasets,
     external_rows_of,
     groups_of,
+    over_seeds,
     primary,
     rows_of,
     share,
@@ -51,24 +53,33 @@ def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
 
 
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Write a mean, the standard deviation (n - 1) and n; a single value has no deviation."""
+    if len(values) < 2:
+        return "one seed"
+    return f"{fmean(values):.3f} ± {stdev(values):.3f} ({len(values)})"
+
+
 def point(searched: dict[str, Any]) -> str:
     """Write searched values."""
     return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in searched.items())
 
 
 def overview(found: dict[str, Any]) -> pd.DataFrame:
-    """One row per cell: axes, winner, validation and test."""
+    """One row per cell: axes, winner, validation and test; where there are several seeds also how far these differ."""
     metric = primary(found)
     rows = []
     several = len({trial["seed"] for trial in found["trials"]}) > 1
     for cell in found["cells"]:
         seed = {"seed": cell["seed"]} if several else {}
+        spread = {"mean ± sd over seeds": mean_and_deviation(over_seeds(found, cell))} if several else {}
         rows.append(
             {
                 **{axis: value for axis, value in axes_of(cell).items() if varies(found, axis)},
                 "winner": point(cell["searched"] | seed),
                 "epoch": cell["epoch"],
                 f"validation {metric}": f"{cell['validation']:.3f}",
+                **spread,
                 f"test {metric} ({percent(found['confidence'])} interval)": interval(rows_of(found, cell).get(MACRO)),
             }
         )

@@ -69,8 +69,13 @@ def method(found: dict[str, Any]) -> str:
         f"tested: {families['pairs']['macro']} macro differences; {families['pairs']['targets']} of single targets; "
         f"{families['averages']['macro']} mean macro differences; {families['averages']['targets']} means of single "
         "targets. An interval tells what other patients would change; it does not tell what another training seed "
-        "would."
+        f"would{_where_seeds_stand(found)}."
     )
+
+
+def _where_seeds_stand(found: dict[str, Any]) -> str:
+    several = len({trial["seed"] for trial in found["trials"]}) > 1
+    return ": how far the seeds differ on validation stands beside each winner" if several else ""
 
 
 def _others(counts: Mapping[str, int]) -> str:

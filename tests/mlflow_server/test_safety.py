@@ -379,6 +379,14 @@ def test_nobody_gets_to_the_gateway(served, route):
     assert (status, answer) == (403, b"This server has no AI gateway.")
 
 
+def test_the_list_of_runs_is_told_that_the_gateway_has_no_endpoints(served):
+    """MLflow's page shows what else it is answered as an error."""
+    asked = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api%2F2.0%2Fendpoints%2F"
+    status, answer = ask_as_user(served, "GET", asked)
+    assert (status, json.loads(answer)) == (200, {"endpoints": []})
+    assert ask_as_user(served, "GET", "/gateway/endpoints")[0] == 403
+
+
 def test_the_servers_secrets_are_encrypted_with_a_passphrase_of_its_own(served):
     surroundings = server.configured_environment(served)
     stored = (served.folder / "credentials" / "passphrase").read_text().strip()

@@ -234,6 +234,21 @@ def test_a_winner_is_named_with_its_seed_where_there_are_several(reported):
     assert tables.overview(found)["winner"][1].endswith(", seed=0")
 
 
+def test_what_seeds_differ_by_stands_beside_the_winner_they_have_in_common(reported):
+    found = reported.found
+    column = "mean ± sd over seeds"
+    assert column not in tables.overview(found)
+    assert "stands beside each winner" not in words.method(found)
+    first = found["cells"][0]
+    same = next(t for t in found["trials"] if t["trial"] == first["trial"])
+    same["best"] = 0.7
+    found["trials"] += [same | {"seed": 1, "best": 0.8}, same | {"seed": 2, "best": 0.9}]
+    found["trials"] += [same | {"seed": 3, "best": 0.1, "state": "PRUNED"}, same | {"seed": 4, "best": None}]
+    found["trials"] += [same | {"seed": 1, "best": 0.2, "searched": {"learning_rate": 1.0}}]
+    assert list(tables.overview(found)[column][:2]) == ["0.800 ± 0.100 (3)", "one seed"]
+    assert words.method(found).endswith(": how far the seeds differ on validation stands beside each winner.")
+
+
 def test_each_data_set_has_its_own_targets(reported):
     page_, markdown = reported.file("report.html"), reported.file("report.md")
     assert "## Per target (vindr_pcxr)" in markdown
