@@ -60,13 +60,21 @@ def read_csv(path: Path, *, columns: tuple[str, ...], advice: str = "use the fil
 
     Raises:
         DatasetError: there is no such file, it is no table in UTF-8 separated by commas, a line has more cells than
-            the header, a column is missing, or there is no row.
+            the header, two columns have one name, a column is missing, or there is no row.
     """
     if not path.is_file():
         raise DatasetError(
             f"no file {path.name}", str(path.parent), "the data set in its official layout", "check --data-root"
         )
     table = _parsed(path)
+    names = [name for name in _header(path) if name]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(
+            f"{path.name} has several columns {', '.join(map(repr, twice))}",
+            str(path.parent),
+            "a name for each column",
+            "rename or remove what stands there twice",
+        )
     missing = [column for column in columns if column not in table.columns]
     if missing:
         otherwise = len(missing) == len(columns) and any(mark in table.columns[0] for mark in ";\t")
@@ -115,6 +123,12 @@ def _parsed(path: Path) -> pd.DataFrame:
 def _probable_encoding(path: Path) -> str:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         return "UTF-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+
+
+def _header(path: Path) -> list[str]:
+    """Return the names of the columns as they stand; pandas numbers those that stand there twice."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def _surplus(path: Path) -> str:

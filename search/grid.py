@@ -139,7 +139,8 @@ def _refuse_doubles(study: StudyConfig, trials: Sequence[Trial]) -> None:
     seen: dict[str, Trial] = {}
     for trial in trials:
         first = seen.setdefault(trial.config.model_dump_json(), trial)
-        if (first.cell, first.searched) != (trial.cell, trial.searched):  # a plan's made-up points may recur
+        # Cells are told apart by themselves: mappings are equal whatever the order of their keys.
+        if first.cell is not trial.cell or first.searched != trial.searched:  # a plan's made-up points may recur
             both = " and ".join(f"{one.cell.name} {one.point}".strip() for one in (first, trial))
             raise StudyError(
                 f"study {study.name}: {both} are the same training: one axis or searched value overrules what another "

@@ -1,36 +1,40 @@
 """What pruning has cost this study, as far as the trials tell that were spared to find out."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
 
+Seeds = Sequence[TrialProgress]
+"""Trials that differ in their seed alone."""
+
 
 def live_regret(state: StudyState, cells: Mapping[str, str]) -> dict[str, Any]:
-    """Hold each spared trial's end against the best that its cell would have had without it.
+    """Hold the end of each spared point against the best that its cell would have had without it.
 
-    A spared trial is a fair draw of those that the pruner wanted to stop (`pruning.spared`), so the mean over them
-    estimates what a pruned trial would have added to its cell.
+    A spared point is a fair draw of those that the pruner wanted to stop (`pruning.spared`), so the mean over them
+    estimates what a pruned one would have added to its cell. As in `selection`, seeds are judged by their mean, and
+    only where as many of them finished as of the others.
 
     Args:
         state: of the study.
         cells: cell by trial, those that are asked for; a new axis gives cells other names than the ledger has.
 
     Returns:
-        Counts of pruned, spared and finished spared trials; how many would have won their cell; the mean and the
-        largest gain of the primary metric (0 for a trial that would not have won), None where nothing is known.
+        The number of pruned trials; of spared points, seeds counted as one, and of those among them that finished;
+        how many would have won their cell; the mean and the largest gain of the primary metric (0 for one that would
+        not have won), None where nothing is known.
     """
-    by_cell: dict[str, list[TrialProgress]] = defaultdict(list)
+    by_cell: dict[str, dict[str, list[TrialProgress]]] = defaultdict(lambda: defaultdict(list))
     for trial, cell in cells.items():
-        by_cell[cell].append(state.trials[trial])
-    pruned = sum(_decided(state.trials[trial], "prune") for trial in cells)
-    spared = [(state.trials[trial], cell) for trial, cell in cells.items() if _decided(state.trials[trial], "spare")]
-    gains = [gain for trial, cell in spared if (gain := _gain(trial, by_cell[cell], state)) is not None]
+        by_cell[cell][state.trials[trial].point].append(state.trials[trial])
+    spared = [(seeds, points) for points in by_cell.values() for seeds in points.values() if _spared(seeds)]
+    gains = [gain for seeds, points in spared if (gain := _gain(seeds, points.values(), state)) is not None]
     return {
-        "pruned": pruned,
+        "pruned": sum(_decided(state.trials[trial], "prune") for trial in cells),
         "spared": len(spared),
         "finished": len(gains),
         "would_have_won": sum(gain > 0 for gain in gains),
@@ -39,19 +43,25 @@ def live_regret(state: StudyState, cells: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _gain(spared: TrialProgress, of_cell: list[TrialProgress], state: StudyState) -> float | None:
-    """Return by how much a spared trial ended above all others of its cell that were not spared; at least 0."""
-    others = [trial for trial in of_cell if not _decided(trial, "spare")]
-    best = [value for trial in others if (value := _end(trial, state)) is not None]
-    own = _end(spared, state)
-    return max(0.0, own - max(best)) if best and own is not None else None
-
-
-def _end(trial: TrialProgress, state: StudyState) -> float | None:
-    """Return a finished trial's best value, larger is better."""
-    if trial.state is not TrialState.COMPLETE or trial.result is None or trial.result.best_value is None:
+def _gain(spared: Seeds, of_cell: Collection[Seeds], state: StudyState) -> float | None:
+    """Return by how much a spared point ended above all others of its cell that were not spared; at least 0."""
+    others = [ends for seeds in of_cell if not _spared(seeds) and (ends := _ends(seeds, state))]
+    most = max(map(len, others), default=0)
+    own = _ends(spared, state)
+    if not most or len(own) < most:
         return None
-    return state.declaration.sign * trial.result.best_value
+    return max(0.0, fmean(own) - max(fmean(ends) for ends in others if len(ends) == most))
+
+
+def _ends(seeds: Seeds, state: StudyState) -> list[float]:
+    """Return the best values of finished trials, larger is better."""
+    finished = [trial.result for trial in seeds if trial.state is TrialState.COMPLETE and trial.result]
+    sign = state.declaration.sign
+    return [sign * result.best_value for result in finished if result.best_value is not None]
+
+
+def _spared(seeds: Seeds) -> bool:
+    return any(_decided(trial, "spare") for trial in seeds)
 
 
 def _decided(trial: TrialProgress, action: str) -> bool:

@@ -163,6 +163,10 @@ def spared(pruning: Pruning, trial: str) -> bool:
     """Draw whether a trial that would be pruned runs on, as a live estimate of regret.
 
     The draw is a hash of the study's seed and the trial, so that it falls the same after a crash.
+
+    Args:
+        pruning: section of the study file.
+        trial: which; where there are several seeds the first of them, since a point is judged by all.
     """
     draw = hashlib.blake2b(f"{pruning.spare_seed}:{trial}".encode(), digest_size=8).digest()
     return int.from_bytes(draw) < pruning.spare_share * 2**64

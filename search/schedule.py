@@ -6,10 +6,12 @@ before anything else hears of it; a schedule built from the same ledger stands w
 """
 
 import heapq
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from search import failures, selection
 from search.budget import Spending
@@ -66,6 +68,7 @@ class Schedule:
         self._cells: dict[str, list[str]] = defaultdict(list)
         for entry in self._entries.values():
             self._cells[entry.cell].append(entry.trial)
+        self._first_seeds = self._first_of_each_point()
         self._groups = Groups(list(self._entries.values()), state, pruning)
         self._spending = Spending(budget or Budget(), list(self._entries.values()), state, now)
         self._undone = {trial for trial in self._entries if not self._progress(trial).done}
@@ -135,7 +138,8 @@ class Schedule:
         events: list[Event] = [{"kind": "epoch", "trial": trial, **told.model_dump(mode="json")}]
         if not race.rungs and value is not None and not last and progress.spared_at is None:
             decision = race.decide(trial)
-            verdict = self._verdict(trial, told.epoch, decision, set())
+            last_live = decision.stops and not self._others_live(trial, set())
+            verdict = self._verdict(trial, told.epoch, decision, last=last_live)
             events += verdict if decision.memory or verdict[0]["action"] != "keep" else []
         self._record(*events)
         return not progress.done and (last or not self._spending.exhausted())
@@ -236,29 +240,55 @@ class Schedule:
         self._settle(entry.group)
         return not self._progress(entry.trial).done and self._groups.next_rung(entry) != rung
 
+    def _first_of_each_point(self) -> dict[str, str]:
+        """Return by trial the one of its seeds that the ledger knows longest."""
+        firsts: dict[tuple[str, str], str] = {}
+        known = [trial for trial in self._state.trials if trial in self._entries]
+        points = {trial: (self._entries[trial].cell, self._progress(trial).point) for trial in known}
+        return {trial: firsts.setdefault(point, trial) for trial, point in points.items()}
+
     def _settle(self, group: str) -> None:
         """Decide a rung once every trial of the group that still lives has reached it."""
         while (due := self._groups.due(group, self._running)) is not None:
             # All decisions of a rung are one record: a crash leaves the rung decided or not, never half.
             race = self._groups.of(due.waiting[0].trial).race
             verdicts = {entry.trial: race.decide(entry.trial) for entry in due.waiting}
-            events: list[Event] = []
-            leaving: set[str] = set()
-            for trial, verdict in verdicts.items():
-                new = self._verdict(trial, due.rung, verdict, leaving)
-                leaving |= {trial} if new[0]["action"] != "keep" else set()
-                events += new
+            last = self._last_of_cells([trial for trial, verdict in verdicts.items() if verdict.stops])
+            events = [
+                event
+                for trial, verdict in verdicts.items()
+                for event in self._verdict(trial, due.rung, verdict, last=trial in last)
+            ]
             self._record(*events)
             self._offer(trial for trial in verdicts if not self._progress(trial).done)
         for pupil in self._groups.pupils_of(group):
             self._settle(pupil)
 
-    def _verdict(self, trial: str, epoch: int, decision: Decision, leaving: set[str]) -> list[Event]:
+    def _last_of_cells(self, stopping: Sequence[str]) -> set[str]:
+        """Return those that must not stop, or nothing would be left of their cell: its best point, with all seeds."""
+        of_cell: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for trial in stopping:
+            of_cell[self._entries[trial].cell][self._progress(trial).point].append(trial)
+        kept: set[str] = set()
+        for points in of_cell.values():
+            leaving = {trial for seeds in points.values() for trial in seeds}
+            if not self._others_live(next(iter(leaving)), leaving):
+                kept |= set(max(points.values(), key=self._mean_so_far))
+        return kept
+
+    def _mean_so_far(self, seeds: Iterable[str]) -> float:
+        """Return the mean of what trials are judged by so far, larger is better."""
+        sign = self._state.declaration.sign
+        values = [self._progress(trial).judged(sign) for trial in seeds]
+        return fmean(-math.inf if value is None else sign * value for value in values)
+
+    def _verdict(self, trial: str, epoch: int, decision: Decision, *, last: bool) -> list[Event]:
+        """Return what follows from a decision; of the last live trials of a cell none stops."""
         action, stops, reason = "keep", decision.stops, decision.reason
-        if stops and not self._others_live(trial, leaving):
+        if stops and last:
             reason = f"last live trial of its cell, goes on; {reason}"
         elif stops:
-            action = "spare" if spared(self._pruning, trial) else "prune"
+            action = "spare" if spared(self._pruning, self._first_seeds[trial]) else "prune"
         event = {"kind": "decision", "trial": trial, "epoch": epoch, "action": action, "reason": reason}
         event |= {"memory": dict(decision.memory)} if decision.memory else {}
         return [event, self._end(trial, TrialState.PRUNED, reason, None)] if action == "prune" else [event]

@@ -83,7 +83,7 @@ class StudyConfig(Section):
         empty = [name for name, values in listed.items() if not values]
         if empty:
             raise ValueError(f"{', '.join(empty)}: at least one value is needed")
-        doubled = [name for name, values in listed.items() if len({repr(v) for v in values}) < len(values)]
+        doubled = [name for name, values in listed.items() if any(v in values[:i] for i, v in enumerate(values))]
         if doubled:
             raise ValueError(f"{', '.join(doubled)}: a value is listed twice")
         return factors

@@ -1,6 +1,6 @@
 """Any table: a data set without a file of its own, such as a hospital's private collection."""
 
-import posixpath
+import os
 import re
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
         origin=_optional(table, options.origin).replace("", None),
         partition=_partition(table, options),
     )
-    _check_once(instances["path"], options)
+    _check_once(instances["path"], root, options)
     labels = np.stack([_column(table[column], column, options) for column in findings], axis=1)
     return SourceTable(
         instances=instances,
@@ -152,12 +152,20 @@ def _filled(table: pd.DataFrame, column: str, options: CsvOptions) -> pd.Series:
             "an identifier in every row",
             "fill them in or leave these rows out",
         )
+    broken = np.flatnonzero(cells.str.contains(r"[\r\n]").to_numpy())
+    if len(broken):
+        raise DatasetError(
+            f"{len(broken)} cells go over several lines, the first in row {broken[0] + 1} below the header",
+            f"{options.table}, column {column!r}",
+            "an identifier in one line; a quotation mark that is not closed takes the next lines with it",
+            "close or remove the quotation mark",
+        )
     return cells
 
 
-def _check_once(paths: pd.Series, options: CsvOptions) -> None:
+def _check_once(paths: pd.Series, root: Path, options: CsvOptions) -> None:
     """Refuse an image that several rows name: it could be learned from and examined, or have two labels."""
-    again = paths.map(posixpath.normpath).duplicated()
+    again = paths.map(lambda path: os.path.normpath(root.absolute() / path)).duplicated()  # absolute ones, too
     if again.any():
         raise DatasetError(
             f"{int(again.sum())} rows name an image that another row has named, the first is row "

@@ -294,7 +294,8 @@ def _ladder(past: Sequence[Past], *, restarts: bool, trials: int) -> Mapping[flo
 
 def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -> dict[int, float]:
     """Return the exponent by epoch; in a short training rungs fall together, and the later, stricter one counts."""
-    exponent_at = {max(1, math.ceil(share * epochs)): e for share, e in zip(rungs, exponents, strict=True)}
+    # 7 % of 100 epochs are 7, though floating point has it a little above.
+    exponent_at = {max(1, math.ceil(share * epochs - 1e-9)): e for share, e in zip(rungs, exponents, strict=True)}
     return {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
 
 

@@ -148,7 +148,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts: bool = False) -> dict[str, Group]:
     """Check a table and split it into groups; see `load`."""
     # Numbered as in the file, so that an error names that row even after others were left out.
-    table = _checked(_complete(table.reset_index(drop=True), name), name, restarts=restarts)
+    table = _checked(_complete(_rows(table, name), name), name, restarts=restarts)
     sign = -1.0 if minimize else 1.0
     groups: dict[str, Group] = {}
     for (group, trial), rows in table.sort_values("epoch").groupby(["group", "trial"], sort=True):
@@ -165,6 +165,23 @@ def of_table(table: pd.DataFrame, *, name: str, minimize: bool = False, restarts
         )
         groups.setdefault(str(group), {})[str(trial)] = curve
     return groups
+
+
+def _rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Number the rows as in the file; refuse names that are none, and a trial with several points or states."""
+    kept = [column for column in table.index.names if column in COLUMNS and column not in table]
+    table = table.reset_index(level=kept).reset_index(drop=True)
+    for column in table.columns.intersection(["group", "trial", "point", "state"]):
+        if pd.api.types.infer_dtype(table[column]) == "mixed":
+            nested = ~table[column].map(pd.api.types.is_hashable)
+            _refuse(table, name, nested, f"{column} must be a name")
+    if not {"group", "trial"} <= set(table):
+        return table
+    for column in table.columns.intersection(["point", "state"]):
+        told = table[column].astype(object).where(table[column].notna(), "").astype(str)
+        several = told.groupby([table["group"], table["trial"]]).transform("nunique") > 1
+        _refuse(table, name, several, f"the rows of a trial have one {column}")
+    return table
 
 
 def _named(point: Any) -> str | None:

@@ -116,15 +116,17 @@ def asha(reduction: int = 4, grace: int = 1) -> Policy:
             milestones.append(milestone)
             milestone *= reduction
         seen: dict[int, list[float]] = {milestone: [] for milestone in milestones}
-        rows = {}
+        looks = {}
         for trial in rng.permutation(sorted(group)):
-            rows[str(trial)] = _asha_rows(group[trial], milestones, seen, reduction)
-        return _paid(group, rows)
+            looks[str(trial)] = _asha_looks(group[trial], milestones, seen, reduction)
+        return _paid(group, {trial: rows[-1] for trial, rows in looks.items()}, looks)
 
     return policy
 
 
-def _asha_rows(curve: Curve, milestones: Sequence[int], seen: dict[int, list[float]], reduction: int) -> int:
+def _asha_looks(curve: Curve, milestones: Sequence[int], seen: dict[int, list[float]], reduction: int) -> list[int]:
+    """Return the rows at which a trial is looked at, the last one where it stops or ends."""
+    looks: list[int] = []
     for milestone in milestones:
         rows = curve.rows_until(milestone)
         if rows in (0, len(curve.values)):
@@ -133,9 +135,11 @@ def _asha_rows(curve: Curve, milestones: Sequence[int], seen: dict[int, list[flo
         recorded = seen[milestone]
         cutoff = np.nanpercentile(recorded, (1 - 1 / reduction) * 100) if recorded else -np.inf
         recorded.append(value)
+        if rows not in looks:
+            looks.append(rows)
         if value < cutoff:
-            return rows
-    return len(curve.values)
+            return looks
+    return [*looks, len(curve.values)]
 
 
 def _one_by_one(group: Group, compared: ComparisonGroup, rng: np.random.Generator) -> Replayed:

@@ -66,6 +66,11 @@ def rows_of(found: dict[str, Any], cell: dict[str, Any]) -> dict[str, dict[str, 
     return {row["target"]: row for row in cell["test"] if row["metric"] == primary(found)}
 
 
+def has_several_seeds(found: dict[str, Any]) -> bool:
+    """Whether some trials differ in their seed."""
+    return len({trial["seed"] for trial in found["trials"]}) > 1
+
+
 def over_seeds(found: dict[str, Any], cell: dict[str, Any]) -> list[float]:
     """Return what a winner's hyperparameters came to on validation, a value for each seed that finished."""
     same = (cell["cell"], cell["searched"])

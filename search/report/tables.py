@@ -19,6 +19,7 @@ from search.report.layout import (
     datasets,
     external_rows_of,
     groups_of,
+    has_several_seeds,
     over_seeds,
     primary,
     rows_of,
@@ -69,7 +70,7 @@ def overview(found: dict[str, Any]) -> pd.DataFrame:
     """One row per cell: axes, winner, validation and test; where there are several seeds also how far these differ."""
     metric = primary(found)
     rows = []
-    several = len({trial["seed"] for trial in found["trials"]}) > 1
+    several = has_several_seeds(found)
     for cell in found["cells"]:
         seed = {"seed": cell["seed"]} if several else {}
         spread = {"mean ± sd over seeds": mean_and_deviation(over_seeds(found, cell))} if several else {}

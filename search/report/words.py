@@ -6,7 +6,18 @@ from typing import Any
 from datasets.dataset_config import QUESTION
 from search.grid import readable
 from search.report import differences
-from search.report.layout import MACRO, cells_of, data_name, datasets, primary, rows_of, short_name, spoken, varies
+from search.report.layout import (
+    MACRO,
+    cells_of,
+    data_name,
+    datasets,
+    has_several_seeds,
+    primary,
+    rows_of,
+    short_name,
+    spoken,
+    varies,
+)
 from search.study_state import OVER_BUDGET, point_of
 from search.wording import counted, percent
 
@@ -36,7 +47,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     )
     for dataset in datasets(found):
         told += [*_undefined(found, dataset), *_uncertain(found, dataset)]
-    told += _pruning(found["pruning"])
+    told += _pruning(found["pruning"], several_seeds=has_several_seeds(found))
     told += [
         f"Dropped for the budget: {trial['cell']} {point_of(trial['searched'])}, seed {trial['seed']} "
         f"({trial['reason'].removeprefix(OVER_BUDGET)})."
@@ -74,8 +85,8 @@ def method(found: dict[str, Any]) -> str:
 
 
 def _where_seeds_stand(found: dict[str, Any]) -> str:
-    several = len({trial["seed"] for trial in found["trials"]}) > 1
-    return ": how far the seeds differ on validation stands beside each winner" if several else ""
+    told = ": how far the seeds differ on validation stands beside each winner"
+    return told if has_several_seeds(found) else ""
 
 
 def _others(counts: Mapping[str, int]) -> str:
@@ -117,11 +128,12 @@ def _uncertain(found: dict[str, Any], dataset: str) -> list[str]:
     return told
 
 
-def _pruning(told: dict[str, Any]) -> list[str]:
+def _pruning(told: dict[str, Any], *, several_seeds: bool) -> list[str]:
     """Say what the spared trials tell of the pruner's mistakes."""
     if not told["spared"]:
         return []
-    ran_on = f"Of the trials that the pruner wanted to stop {told['spared']} ran on to find out what it costs"
+    counting = " (seeds counted as one)" if several_seeds else ""
+    ran_on = f"Of the trials that the pruner wanted to stop {told['spared']}{counting} ran on to find out what it costs"
     if not told["finished"]:
         return [f"{ran_on}; none of them came to its end."]
     return [

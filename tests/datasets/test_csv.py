@@ -42,6 +42,40 @@ def _again(**changed: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return lambda table: pd.concat([table, table.iloc[:1].assign(**changed)], ignore_index=True)
 
 
+def _from_the_root(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(file="films/" + table["file"])
+
+
+def test_an_image_that_is_named_by_its_absolute_path_too_is_refused(tmp_path: Path):
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        return _again(file=str(tmp_path / "films" / "0.png"), patient_id="Somebody else")(_from_the_root(table))
+
+    assert _load(tmp_path, _from_the_root, images="").instances["path"].str.startswith("films/").all()
+    with pytest.raises(DatasetError, match="1 rows name an image that another row has named"):
+        _load(tmp_path, change, images="")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    options = miniatures.csv_table(tmp_path)
+    path = tmp_path / "labels.csv"
+    path.write_text(path.read_text().replace(",Congestion,", ",Cardiomegaly,", 1))
+    config = DatasetConfig(name="mine", source="csv", options=options | {"findings": ["Cardiomegaly"]})
+    with pytest.raises(DatasetError, match=r"labels.csv has several columns 'Cardiomegaly'"):
+        load(config, tmp_path)
+
+
+def test_a_quotation_mark_that_is_not_closed_swallows_no_rows(tmp_path: Path):
+    options = miniatures.csv_table(tmp_path)
+    path = tmp_path / "labels.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    for row in (3, 23):
+        lines[row] = lines[row].replace("Pat ", '"Pat ')
+    path.write_text("".join(lines))
+    config = DatasetConfig(name="mine", source="csv", options=options)
+    with pytest.raises(DatasetError, match=r"1 cells go over several lines, the first in row 3 .*'patient_id'"):
+        load(config, tmp_path)
+
+
 def test_blanks_around_identifiers_make_no_second_patient_case_or_image(tmp_path: Path):
     plain = _load(tmp_path / "plain", lambda table: table, case="patient_id")
 

@@ -18,6 +18,14 @@ from search.standings import Past, ended
 from search.study_sections import Pruning
 from tests.search.recorded import Search
 
+SHARES = [(0.07, 100, 7), (0.28, 25, 7), (0.14, 50, 7), (0.55, 20, 11), (0.1, 25, 3)]
+
+
+@pytest.mark.parametrize(("share", "epochs", "rung"), SHARES)
+def test_a_rung_is_the_first_epoch_that_reaches_its_share(share, epochs, rung):
+    assert CellRacePruner(epochs, rungs=[share]).rungs == (rung,)
+
+
 EARLY_BIRD = {0.25: 0.8, 1.0: 0.8}
 LATE_RISER = {0.25: 0.7, 1.0: 0.9}
 LATE_LOSER = {0.25: 0.5, 1.0: 0.6}

@@ -131,6 +131,7 @@ def test_any_setting_may_be_an_axis():
     [
         {"recipe": [{"learning_rate": 0.01}, {"learning_rate": 0.1}]},  # the searched learning rate overrules both
         {"recipe": ["paper", {"name": "paper"}]},
+        {"recipe": ["paper", {"epochs": 30, "name": "paper"}]},
     ],
 )
 def test_two_cells_that_are_the_same_training_are_refused(axes):

@@ -78,3 +78,49 @@ def test_a_search_that_is_rebuilt_keeps_spared_trials_out_of_the_race(killed_aft
     again = Search(curves, **settings, events=killed.events)
     again.run()
     assert again.ends() == whole.ends()
+
+
+SEEDS = {"a0": 1.0, "a1": 1.0, "b0": 2.0, "b1": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("leader", "late", "regret"),
+    [
+        ((0.80, 0.90), (0.89, 0.88), 0.035),  # the better mean wins, though not one of its seeds is the best
+        ((0.85, 0.90), (0.95, 0.60), 0.0),  # a lucky seed does not make a point win
+    ],
+)
+def test_seeds_are_judged_by_their_mean_as_winners_are(leader, late, regret):
+    ends = (*leader, *late)
+    curves = {trial: [0.7 if trial[0] == "a" else 0.6] * 7 + [end] for trial, end in zip(SEEDS, ends, strict=True)}
+    search = Search(curves, searched=SEEDS, pruning=Pruning(spare_share=1.0))
+    search.run()
+    told = live_regret(search.state, cells(search))
+    assert (told["spared"], told["finished"], told["would_have_won"]) == (1, 1, int(regret > 0))
+    assert told["worst_regret"] == pytest.approx(regret)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_seeds_are_spared_together(seed):
+    curves = {trial: FLAT if trial[0] == "a" else WORSE for trial in SEEDS}
+    search = Search(curves, searched=SEEDS, pruning=Pruning(spare_share=0.5, spare_seed=seed))
+    search.run()
+    assert search.ends()["b0"] == search.ends()["b1"]
+
+
+def test_of_several_draws_some_spare_and_some_do_not():
+    ends = set()
+    for seed in range(12):
+        curves = {trial: FLAT if trial[0] == "a" else WORSE for trial in SEEDS}
+        search = Search(curves, searched=SEEDS, pruning=Pruning(spare_share=0.5, spare_seed=seed))
+        search.run()
+        ends.add(search.ends()["b0"])
+    assert ends == {"COMPLETE", "PRUNED"}
+
+
+def test_a_point_of_which_a_seed_failed_is_not_held_against_whole_ones():
+    curves = {trial: FLAT if trial[0] == "a" else LATE for trial in SEEDS}
+    search = Search(curves, searched=SEEDS, pruning=Pruning(spare_share=1.0), fails={"b1": 7})
+    search.run()
+    told = live_regret(search.state, cells(search))
+    assert (told["spared"], told["finished"]) == (1, 0)

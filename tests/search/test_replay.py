@@ -587,3 +587,37 @@ def test_trials_of_one_name_and_length_are_told_apart_by_their_identity(tmp_path
         ledger.append(*search.events)
     (group,) = curves.load(tmp_path).values()
     assert set(group) == {"x=1, seed=0, trial=a", "x=1, seed=0, trial=b"}
+
+
+def test_where_every_row_is_a_training_of_its_own_asha_pays_for_every_look():
+    rows = [(t, e, v) for t, v in (("a", 0.9), ("b", 0.5)) for e in range(1, 17)]
+    told = pd.DataFrame([{"group": "g", "trial": t, "epoch": e, "value": v} for t, e, v in rows])
+    costs = set()
+    for seed in range(8):
+        group = curves.of_table(told, name="t", restarts=True)["g"]
+        costs.add(policies.asha()(group, np.random.default_rng(seed)).cost)
+    looks = 1 + 4 + 16
+    assert costs == {looks + 1, 2 * looks}  # b is stopped at once, or comes first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"point": ["p", "q"]}, "the rows of a trial have one point"),
+        ({"point": ["p", None]}, "the rows of a trial have one point"),
+        ({"state": ["COMPLETE", "PRUNED"]}, "the rows of a trial have one state"),
+        ({"trial": [["a"], ["a"]]}, "trial must be a name"),
+        ({"group": [{"a": 1}, {"a": 1}]}, "group must be a name"),
+    ],
+)
+def test_names_that_are_none_and_trials_of_two_points_or_states_are_refused(change, message):
+    told = {"group": ["g", "g"], "trial": ["t", "t"], "epoch": [1, 2], "value": [0.1, 0.2]} | change
+    with pytest.raises(StudyError, match=f"table, row [23]: .*{message}"):
+        curves.of_table(pd.DataFrame(told), name="table")
+
+
+def test_names_may_stand_in_the_index():
+    told = table(groups=2, trials=2)
+    indexed = curves.of_table(told.set_index(["group", "trial"]), name="table")
+    plain = curves.of_table(told, name="table")
+    assert {g: list(group) for g, group in indexed.items()} == {g: list(group) for g, group in plain.items()}

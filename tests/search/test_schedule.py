@@ -255,3 +255,36 @@ def test_equal_hyperparameters_of_two_cells_are_no_seeds_of_one_another():
     search.run()
     assert search.ends()["good"] == "COMPLETE"
     assert sorted(search.ends()[trial] for trial in ("poor", "poor too")) == ["COMPLETE", "PRUNED"]
+
+
+EASY = {f"e{i}": [0.9 + 0.001 * i] * 8 for i in range(3)}
+
+
+@pytest.mark.parametrize("best", ["h1", "h2", "h3"])
+def test_of_a_cell_that_loses_against_others_the_best_trial_stays(best):
+    """Whichever of them is asked first."""
+    hard = {trial: [0.75 if trial == best else 0.5] * 8 for trial in ("h1", "h2", "h3")}
+    settings = Pruning(spare_share=0.0, within="study", settings={"rungs": [0.25], "exponents": [0.2]})
+    cells = {trial: "easy" if trial in EASY else "hard" for trial in EASY | hard}
+    search = Search(EASY | hard, cells=cells, within="study", pruning=settings)
+    search.run()
+    assert {trial for trial in hard if search.ends()[trial] == "COMPLETE"} == {best}
+    (kept,) = [e for e in search.events if e["kind"] == "decision" and e["trial"] == best]
+    assert kept["reason"].startswith("last live trial of its cell, goes on; ")
+
+
+def test_of_a_cell_that_loses_against_others_all_seeds_of_the_best_point_stay():
+    hard = {
+        "h1a": [0.60] * 8,
+        "h1b": [0.62] * 8,
+        "h2a": [0.73] * 8,
+        "h2b": [0.69] * 8,
+        "h3a": [0.74] * 8,
+        "h3b": [0.5] * 8,
+    }
+    points = {trial: float(trial[1]) for trial in EASY | hard}
+    settings = Pruning(spare_share=0.0, within="study", settings={"rungs": [0.25], "exponents": [0.0]})
+    cells = {trial: "easy" if trial in EASY else "hard" for trial in EASY | hard}
+    search = Search(EASY | hard, cells=cells, searched=points, within="study", pruning=settings)
+    search.run()
+    assert {trial for trial in hard if search.ends()[trial] == "COMPLETE"} == {"h2a", "h2b"}

@@ -62,6 +62,10 @@ def test_truth_for_a_number_is_refused_below_a_data_set_too(tmp_path):
             "resolution: Input should be a valid integer, unable to parse string as an integer, found 'tall'",
         ),
         (("[64, 128]", "[64, 64]"), "resolution: a value is listed twice"),
+        (
+            ("{learning_rate:", "{recipe: [{name: paper, epochs: 2}, {epochs: 2, name: paper}], learning_rate:"),
+            "recipe: a value is listed twice",
+        ),
         (("[64, 128]", "[8]"), "resolution: Input should be greater than or equal to 16, found 8"),
         (
             ("1e-4, 3e-4", "fast"),
