@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from mlflow_server.database_path import problem_of
 from mlflow_server.errors import PromotionError, TrackingError, refusal
 from mlflow_server.server import ServerSettings, start_configured, upgrade
 from mlflow_server.server import start as start_server
@@ -111,7 +112,15 @@ def gc(
         typer.echo(f"stays   {run}  {reason}")
 
 
-Storage = Annotated[Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.")]
+def _fit_for_a_database(storage: Path) -> Path:
+    if problem := problem_of(storage.absolute()):
+        raise typer.BadParameter(problem)
+    return storage
+
+
+Storage = Annotated[
+    Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.", callback=_fit_for_a_database)
+]
 Tracking = Annotated[
     str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Server of the registry; default: the storage's store.")
 ]

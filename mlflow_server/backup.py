@@ -18,13 +18,15 @@ from filelock import FileLock, Timeout
 from mlflow_server import backup_database, object_store, restoring
 from mlflow_server.credentials import SECRETS
 from mlflow_server.errors import TrackingError
-from mlflow_server.history import PROMOTIONS
+from mlflow_server.history import PROMOTIONS, all_alone
 from mlflow_server.server_config import ServerConfig
 
 MANIFEST = "manifest.json"
 """Written last: a backup without it is not whole."""
 DATABASE, ARTIFACTS, CREDENTIALS = "database", "artifacts", "credentials"
 USERS = "users.db"
+PROMOTION_SECONDS = 60.0
+"""A champion changes in a moment: whoever holds the right to it for longer hangs."""
 
 
 def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
@@ -40,6 +42,7 @@ def back_up(config: ServerConfig, target: Path) -> dict[str, int]:
 
     Raises:
         TrackingError: `target` exists or is being written, or the database or the artifacts cannot be copied.
+        PromotionError: a promotion is being carried out, and does not come to its end.
     """
     restoring.refuse_half_restored(config.folder)
     for folder in filter(None, (config.artifact_folder, config.credentials, config.folder.resolve() / PROMOTIONS)):
@@ -79,11 +82,13 @@ def _alone(target: Path, aside: Path) -> Iterator[None]:
 
 
 def _write(config: ServerConfig, folder: Path) -> dict[str, int]:
-    counts = backup_database.copy(config, folder / DATABASE)
+    # The registry and the promotions' ledgers are of one moment: no champion changes between the two.
+    with all_alone(config.folder, wait_seconds=PROMOTION_SECONDS):
+        counts = backup_database.copy(config, folder / DATABASE)
+        if (config.folder / PROMOTIONS).is_dir():
+            _copy_tree(config.folder / PROMOTIONS, folder / PROMOTIONS)
     _copy_credentials(config.credentials, folder / CREDENTIALS)
     _copy_artifacts(config, folder / ARTIFACTS)
-    if (config.folder / PROMOTIONS).is_dir():
-        _copy_tree(config.folder / PROMOTIONS, folder / PROMOTIONS)
     manifest = {"rows": counts, "kind": _kind(config), "artifacts": config.destination, "sha256": _hashes(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     return counts

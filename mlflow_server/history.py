@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,17 @@ class History:
         self._name = name
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, *, wait_seconds: float = 0) -> Iterator[None]:
         """Hold the right to change the champion; the system lets go of it when the process dies.
+
+        Args:
+            wait_seconds: for another process to let go of it.
 
         Raises:
             PromotionError: another process holds it.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._path.with_suffix(".promotion"), timeout=0)
+        lock = FileLock(self._path.with_suffix(".promotion"), timeout=wait_seconds)
         try:
             lock.acquire()
         except Timeout:
@@ -182,6 +185,25 @@ class History:
         """Return the whole lines."""
         content = self._path.read_bytes() if self._path.is_file() else b""
         return content[: content.rfind(b"\n") + 1]
+
+
+@contextmanager
+def all_alone(storage: Path, *, wait_seconds: float) -> Iterator[None]:
+    """Hold the right to change any champion that a storage folder has a ledger of.
+
+    Args:
+        storage: folder of all studies.
+        wait_seconds: for those who hold one.
+
+    Raises:
+        PromotionError: one is held for longer.
+    """
+    names = sorted({path.stem for path in (storage / PROMOTIONS).glob("*.jsonl")})
+    with ExitStack() as held:
+        for name in names:
+            if problem_of(name) is None:
+                held.enter_context(History(storage, name).alone(wait_seconds=wait_seconds))
+        yield
 
 
 def problem_of(name: str) -> str | None:

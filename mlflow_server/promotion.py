@@ -92,16 +92,27 @@ class PromotionDecision:
         return asdict(self)
 
 
+FIRST = ("there is no champion yet", "the first model needs to be better than none")
+MEASURED_SINCE = ("this model is the champion, and was measured anew since", "it is no rival of its own")
+"""Conditions that stand in place of a comparison, and what is told of them."""
+
+
 def judge(
-    challenger: Measured, champion: Measured | None, policy: Policy, *, checks: Sequence[Reason] = ()
+    challenger: Measured,
+    champion: Measured | None,
+    policy: Policy,
+    *,
+    checks: Sequence[Reason] = (),
+    without_rival: tuple[str, str] = FIRST,
 ) -> PromotionDecision:
     """Compare a challenger with the champion on the test cases of both.
 
     Args:
         challenger: its scores.
-        champion: scores of the champion; None if there is none yet.
+        champion: scores of the champion; None if there is none to compare with.
         policy: of the study.
         checks: what was found about the files themselves (hashes, reload); each has to hold as well.
+        without_rival: why there is none to compare with, and what that asks for.
 
     Returns:
         The decision with every condition, those that hold and those that do not; scores that cannot be paired
@@ -110,8 +121,7 @@ def judge(
     alone = (*_enough_cases(challenger.test, policy), *_calibrated(challenger.test, policy), *checks)
     external = tuple(_external(name, challenger, champion, policy) for name in policy.external)
     if champion is None:
-        first = Reason("there is no champion yet", *_first(challenger.test))
-        return _decided((first, *external, *alone))
+        return _decided((_known(challenger.test, *without_rival), *external, *alone))
     try:
         comparison = compare(challenger.test, champion.test, metric=policy.metric, bootstrap=policy.bootstrap)
     except ValueError as problem:
@@ -122,11 +132,12 @@ def judge(
     return _decided((*own, *external, *alone), rows)
 
 
-def _first(challenger: CaseScores) -> tuple[bool, str]:
+def _known(challenger: CaseScores, condition: str, told: str) -> Reason:
     """Judge what needs to be better than nothing: something must be known of it."""
     known = bool(_with_both_classes(challenger).any())
-    told = "the first model needs to be better than none"
-    return known, told if known else f"{told}, and nothing is known of it: no pathology has both classes"
+    return Reason(
+        condition, known, told if known else f"{told}, and nothing is known of it: no pathology has both classes"
+    )
 
 
 def _with_both_classes(measured: CaseScores) -> np.ndarray:
@@ -142,10 +153,11 @@ def _external(name: str, challenger: Measured, champion: Measured | None, policy
     if own is None:
         return Reason(condition, False, "the challenger was not measured on it; see evaluation.external")
     if champion is None:
-        return Reason(condition, True, f"no champion to compare with; measured on {len(own.table)} cases")
+        return Reason(condition, True, f"nothing to compare with; measured on {len(own.table)} cases")
     other = champion.external.get(name)
     if other is None:
-        return Reason(condition, False, "the champion was not measured on it; its run has no such scores")
+        told = "the champion was not measured on it before it was registered; promote its study again once it was"
+        return Reason(condition, False, told)
     try:
         comparison = compare(own, other, metric=policy.metric, bootstrap=policy.bootstrap)
     except ValueError as problem:

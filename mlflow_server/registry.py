@@ -16,6 +16,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from mlflow_server.database_path import SQLITE
 from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.history import CLAIM, who
 from mlflow_server.reach import reach
@@ -34,7 +35,6 @@ ENTRY = "radsweep.promotion."
 """Prefix of the tags that mirror the history."""
 TAG_CHARACTERS = 50_000
 LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]+)")
-SQLITE = "sqlite:///"
 REFERENCE = re.compile(r"models:/([\w.-]+)(?:@([\w.-]+)|/([0-9]+))")
 
 
@@ -103,7 +103,7 @@ class Registry:
         return self._unchanged(version, SCORES, sha256 or version.tags.get(SCORES_HASH))
 
     def external_scores(self, version: Version, dataset: str, *, sha256: str | None = None) -> bytes | None:
-        """Return the stored case scores of a version's run on another data set; None: it was not measured there.
+        """Return the stored case scores of a version's run on another data set; None: it was registered without any.
 
         Args:
             version: whose.
@@ -116,7 +116,10 @@ class Registry:
         path = EXTERNAL_SCORES.format(dataset)
         if all(found.path != path for found in self._client.list_artifacts(version.run_id, str(Path(path).parent))):
             return None
-        return self._unchanged(version, path, sha256 or version.tags.get(f"{SCORES_HASH}.{dataset}"))
+        sha256 = sha256 or version.tags.get(f"{SCORES_HASH}.{dataset}")
+        if sha256 is None and SCORES_HASH in version.tags:  # measured later: nothing says what was found then
+            return None
+        return self._unchanged(version, path, sha256)
 
     def _unchanged(self, version: Version, path: str, sha256: str | None) -> bytes:
         content = self.artifact(version.run_id, path)

@@ -1,6 +1,5 @@
 """Gives the alias `champion` back to the version that had it before."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from mlflow_server import succession
@@ -35,7 +34,11 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
             "another"
         )
     version = registry.find(f"models:/{name}/{there[-1]}")
-    evidence = {"registered_model": name, "champion_before": champion.version if champion else None}
+    evidence = {
+        "registered_model": name,
+        "champion_before": champion.version if champion else None,
+        "run_id": version.run_id,
+    }
     return succession.crown(
         version,
         instead_of=champion,
@@ -60,20 +63,13 @@ def before(name: str, champion: Version | None, *, registry: Registry, history: 
     """
     told, runs = succession.told(name, registry=registry, history=history), registry.runs(name)
     present = champion.version if champion else None
-    line = [version for version in _line([entry for entry in told if _of_now(entry, runs)]) if version != present]
+    line = [
+        version
+        for version in _line([entry for entry in told if succession.is_of_now(entry, runs)])
+        if version != present
+    ]
     gone = [version for version in line if version not in runs or not registry.is_packaged(name, version)]
     return [version for version in line if version not in gone], gone
-
-
-def _of_now(entry: dict[str, Any], runs: Mapping[str, str]) -> bool:
-    """Say whether an entry is of the version that bears its number now: a model made anew counts from 1 again.
-
-    Args:
-        entry: of the history; not all say their run.
-        runs: of the versions that are there.
-    """
-    told = entry.get("run_id")
-    return not told or runs.get(str(entry.get("version")), told) == told
 
 
 def _line(entries: list[dict[str, Any]]) -> list[str]:

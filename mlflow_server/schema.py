@@ -5,10 +5,10 @@ from pathlib import Path
 
 import sqlalchemy
 
+from mlflow_server.database_path import SQLITE
 from mlflow_server.errors import TrackingError
 from mlflow_server.reach import SECONDS, without_password
 
-SQLITE = "sqlite:///"
 MIGRATE = "python -m mlflow_server migrate SERVER.yaml"
 
 

@@ -10,15 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from mlflow_server.database_path import SQLITE, problem_of
 from mlflow_server.errors import TrackingError
 from mlflow_server.reach import has_password
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 HOST = re.compile(r"[\w.-]+(:[0-9]+)?")
-SQLITE = "sqlite:///"
 DATABASES = (SQLITE, "postgresql://", "postgresql+psycopg://")
 IN_MEMORY = {SQLITE, f"{SQLITE}:memory:"}
-QUESTION_MARK = "`?` cannot be in the path of a database: its options would begin there; choose another name"
 
 
 class ServerConfig(BaseModel):
@@ -42,8 +41,8 @@ class ServerConfig(BaseModel):
     def _at_home(cls, folder: Path) -> Path:
         if folder == Path():
             raise ValueError("name a folder")
-        if "?" in str(folder.expanduser().absolute()):
-            raise ValueError(QUESTION_MARK)
+        if problem := problem_of(folder.expanduser().absolute()):
+            raise ValueError(problem)
         return folder.expanduser()
 
     @field_validator("host")
@@ -64,8 +63,8 @@ class ServerConfig(BaseModel):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
         if uri in IN_MEMORY:
             raise ValueError("a database in memory is gone with the server; name a file, sqlite:////PATH/mlflow.db")
-        if uri.startswith(SQLITE) and "?" in uri:
-            raise ValueError(QUESTION_MARK)
+        if uri.startswith(SQLITE) and (problem := problem_of(uri)):
+            raise ValueError(problem)
         try:
             make_url(uri)
         except (ValueError, ArgumentError):

@@ -62,7 +62,8 @@ def told(name: str, *, registry: Registry, history: History) -> list[Entry]:
 
 def by_hand(champion: Version, *, registry: Registry, history: History) -> str | None:
     """Say that a champion got its alias from neither a promotion nor a roll-back, as far as is on record; or None."""
-    entries = told(champion.name, registry=registry, history=history)
+    runs = registry.runs(champion.name)
+    entries = [e for e in told(champion.name, registry=registry, history=history) if is_of_now(e, runs)]
     last = next((entry for entry in reversed(entries) if entry["action"] in {PROMOTED, ROLLED_BACK}), None)
     if last is not None and last["version"] == champion.version:
         return None
@@ -71,6 +72,17 @@ def by_hand(champion: Version, *, registry: Registry, history: History) -> str |
         return f"{named}, and none is on record; take the alias away, and promote"
     back = f"`python -m mlflow_server rollback {champion.name}` gives it back"
     return f"{named}; the last one on record is version {last['version']}, {back}"
+
+
+def is_of_now(entry: Mapping[str, Any], runs: Mapping[str, str]) -> bool:
+    """Say whether an entry is of the version that bears its number now: a model made anew counts from 1 again.
+
+    Args:
+        entry: of the history; not all say their run.
+        runs: of the versions that are there.
+    """
+    told = entry.get("run_id")
+    return not told or runs.get(str(entry.get("version")), told) == told
 
 
 def lost(name: str, *, registry: Registry, history: History) -> list[Entry]:

@@ -137,7 +137,9 @@ class Candidate:
         from mlflow_server.promotion import Measured
         from trainers.evaluation import case_scores
 
-        told = [entry for entry in history.read() if entry.get("version") == champion.version]
+        # A model that was made anew counts from 1 again: the number alone does not say which version is meant.
+        of_run = (champion.version, champion.run_id)
+        told = [e for e in history.read() if (e.get("version"), e.get("run_id", champion.run_id)) == of_run]
         last = next((entry for entry in reversed(told) if "scores_sha256" in entry), {})
         own = _test_scores(registry.scores(champion, sha256=last.get("scores_sha256")))
         hashes = last.get("external_sha256", {})

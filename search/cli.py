@@ -16,9 +16,23 @@ from search.errors import StudyError
 Study = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml", help="The study file; shipped ones are in search/studies.")
 ]
+
+
+def _fit_for_a_database(storage: Path) -> Path:
+    from mlflow_server.database_path import problem_of
+
+    if problem := problem_of(storage.absolute()):
+        raise typer.BadParameter(problem)
+    return storage
+
+
 Storage = Annotated[
     Path,
-    typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies; on a cluster, a path that all nodes share."),
+    typer.Option(
+        envvar="RADSWEEP_STORAGE",
+        help="Folder of all studies; on a cluster, a path that all nodes share.",
+        callback=_fit_for_a_database,
+    ),
 ]
 DataRoot = Annotated[
     list[str] | None,

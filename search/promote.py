@@ -51,7 +51,7 @@ def promote(
     """
     from mlflow_server import promotion, reload, succession
     from mlflow_server.history import History
-    from mlflow_server.registry import Registry
+    from mlflow_server.registry import MADE_OF, Registry
 
     chosen = candidate.find(study, storage)
     uri = tracking_uri(study, chosen.folder)
@@ -59,7 +59,9 @@ def promote(
     if not dry_run:
         _settle(chosen, registry, history)
     champion = registry.champion(chosen.name)
-    if champion is not None and champion.run_id == chosen.run_id:
+    package = chosen.package(weights)
+    is_itself = champion is not None and champion.run_id == chosen.run_id
+    if champion is not None and is_itself and champion.tags.get(MADE_OF) in (None, package.made_of()):
         if not dry_run:
             registry.no_challenger(champion)
         by_hand = succession.by_hand(champion, registry=registry, history=history)
@@ -68,11 +70,14 @@ def promote(
         _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
     original = chosen.original(challenger, roots or {})  # what is missing is told before anything is registered
-    package = chosen.package(weights)
     with _packaged(chosen, package, registry, None if dry_run else history, uri=uri) as (source, version):
         checks = reload.checks(source, original, uri=uri, tolerance=study.promotion.reproduction)
-    rival = chosen.rival(registry, champion, history) if champion else None
-    decision = promotion.judge(challenger, rival, _policy(chosen), checks=checks)
+    if is_itself:
+        itself = promotion.MEASURED_SINCE
+        decision = promotion.judge(challenger, None, _policy(chosen), checks=checks, without_rival=itself)
+    else:
+        rival = chosen.rival(registry, champion, history) if champion else None
+        decision = promotion.judge(challenger, rival, _policy(chosen), checks=checks)
     outcome = _outcome(chosen, version.version if version else None, champion.version if champion else None)
     outcome |= {**decision.as_json(), "dry_run": dry_run}
     if version is not None:

@@ -230,7 +230,7 @@ class ExternalBound(Section):
 class Promotion(Section):
     """When the study's winner replaces the champion of the registered model."""
 
-    registered_model: str | None = Field(None, description="None: the study's name")
+    registered_model: str | None = Field(None, min_length=1, description="None: the study's name")
     rule: Rule = Field(
         "superiority", description="the paired interval's lower bound must lie above +margin, or above -margin"
     )

@@ -23,6 +23,7 @@ PAPER_NAMES: dict[str, dict[Any, str]] = {
     "backbone": {"vit_base": "vitb", "convnext_base": "convnext"},
 }
 """How the figure scripts of arXiv 2510.07191 spell values (tayebiarasteh/vit-med, data/figure2.py)."""
+FORMULA = ("=", "+", "-", "@")
 PAPER_METRICS = {"auroc": "AUROC", "average_precision": "mAP"}
 PAPER_AXES = {"resolution": "image_size", "label_noise": "noise_ratio"}
 
@@ -111,9 +112,16 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str | None:
     table = pd.DataFrame(rows)
     if table.empty:
         return None
+    for column in table.select_dtypes(exclude="number"):
+        table[column] = table[column].map(_as_text)
     buffer = io.StringIO()
     table.to_csv(buffer, index=False)
     return buffer.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    """Mark text that a spreadsheet would carry out: groups are named by what stands in a data set's own columns."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def latex(found: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A study whose file was edited trains only what is missing."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -13,6 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_winners_are_also_measured_on_other_data_sets_when_the_study_comes_to_ask(again):
+    """A champion among them is registered once more, with what was measured since."""
+    assert json.loads(again("promote", "--json"))["version"] == "1"
     root = again.storage / "other"
     cases = write_other(root)
     alone, trained = report(again)["cells"], sum(e["kind"] == "epoch" for e in again.events())
@@ -37,10 +40,17 @@ def test_winners_are_also_measured_on_other_data_sets_when_the_study_comes_to_as
         history = client(again).get_metric_history(winner.info.run_id, "test/auroc/macro")
         assert len(history) == 1  # what came out the same has no second row
     assert "external: other" in (again.folder / "report" / "results.csv").read_text()
-    reasons = json.loads(again("promote", "--json", "--dry-run"))["reasons"]
-    (reason,) = [reason for reason in reasons if reason["condition"].startswith("on other, non_inferiority:")]
+    decision = json.loads(again("promote", "--json"))
+    (reason,) = [one for one in decision["reasons"] if one["condition"].startswith("on other, non_inferiority:")]
     assert reason["holds"]
-    assert reason["evidence"] == f"no champion to compare with; measured on {cases} cases"
+    assert reason["evidence"] == f"nothing to compare with; measured on {cases} cases"
+    assert decision["reasons"][0]["condition"] == "this model is the champion, and was measured anew since"
+    assert (decision["promoted"], decision["version"], decision["champion_before"]) == (True, "2", "1")
+    champion = client(again).get_model_version_by_alias("tiny", "champion")
+    assert str(champion.version) == "2"
+    stored = again.folder / "winners" / decision["trial"] / "scores_other.parquet"
+    assert champion.tags["radsweep.scores_sha256.other"] == hashlib.sha256(stored.read_bytes()).hexdigest()
+    assert json.loads(again("promote", "--json"))["reasons"][0]["condition"] == "this model is the champion"
 
 
 def write_other(root):

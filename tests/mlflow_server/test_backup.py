@@ -12,8 +12,9 @@ from mlflow_server.backup import back_up, restore
 from mlflow_server.backup_database import rows_by_table
 from mlflow_server.check import check
 from mlflow_server.credentials import obtain
-from mlflow_server.errors import TrackingError
+from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.garbage import collect
+from mlflow_server.history import History
 from mlflow_server.server import ServerSettings, start, start_configured, upgrade
 from mlflow_server.server_config import ServerConfig
 
@@ -307,3 +308,41 @@ def test_of_two_backups_to_one_place_the_second_is_refused(copied, tmp_path, mon
     monkeypatch.setattr(backup_database, "copy", copy_while_another_begins)
     assert back_up(copied[0], target)["metrics"] == 5
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_no_champion_changes_between_the_copies_of_registry_and_history(server, tmp_path, monkeypatch):
+    """What is promoted while the artifacts are copied, for hours perhaps, is in neither."""
+    history = History(server.folder, "m")
+    history.append("promoted", {"version": "1"})
+    held: list[str] = []
+
+    def copying(*arguments):
+        with pytest.raises(PromotionError, match="another promotion or rollback is being carried out"), history.alone():
+            pass
+        held.append("database")
+        return copy(*arguments)
+
+    def promoting(*arguments):
+        with history.alone():
+            history.append("promoted", {"version": "2"})
+        copy_artifacts(*arguments)
+
+    copy, copy_artifacts = backup_database.copy, backup._copy_artifacts
+    monkeypatch.setattr(backup_database, "copy", copying)
+    monkeypatch.setattr(backup, "_copy_artifacts", promoting)
+    back_up(server, tmp_path / "copy")
+    assert held == ["database"]
+    assert [entry["version"] for entry in history.read()] == ["1", "2"]
+    restored = ServerConfig(folder=tmp_path / "restored")
+    restore(restored, tmp_path / "copy")
+    assert [entry["version"] for entry in History(restored.folder, "m").read()] == ["1"]
+
+
+def test_a_backup_waits_for_a_promotion_and_says_so_where_that_hangs(server, tmp_path, monkeypatch):
+    history = History(server.folder, "m")
+    history.append("promoted", {"version": "1"})
+    monkeypatch.setattr(backup, "PROMOTION_SECONDS", 0.1)
+    with history.alone(), pytest.raises(PromotionError, match="m: another promotion or rollback is being carried out"):
+        back_up(server, tmp_path / "copy")
+    assert not list(tmp_path.glob("*copy"))
+    assert back_up(server, tmp_path / "copy")["metrics"] == 5

@@ -153,6 +153,25 @@ def test_numbers_that_a_model_made_anew_gives_again_are_not_those_on_record(tmp_
     assert registry.champion("m").version == "1"
 
 
+def test_the_champion_of_a_model_that_was_made_anew_is_not_the_one_on_record(promoted):
+    """It bears the number of the last one on record, which was another run's."""
+    storage, registry, history = promoted
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    for number in ("2", "3"):
+        roll = registry.find(f"models:/m/{number}")
+        history.append("promoted", {"version": number, "run_id": roll.run_id, "reasons": []})
+    rolled = roll_back("m", registry=registry, history=history)
+    assert rolled["run_id"] == registry.find(f"models:/m/{rolled['version']}").run_id
+    experiment = client.get_experiment_by_name("e").experiment_id
+    client.delete_registered_model("m")
+    for _ in range(3):
+        run = client.create_run(experiment).info.run_id
+        registry.register("m", source=str(storage / "1"), run_id=run, tags={})
+    client.set_registered_model_alias("m", "champion", rolled["version"])
+    told = succession.by_hand(registry.champion("m"), registry=registry, history=history)
+    assert told.startswith(f"version {rolled['version']} was made champion by hand")
+
+
 def test_where_all_earlier_versions_are_deleted_that_is_told(promoted):
     storage, registry, history = promoted
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
@@ -217,6 +236,8 @@ def test_scores_on_another_data_set_that_were_changed_since_are_no_evidence(prom
         (tmp_path / "scores_other.parquet").write_bytes(content)
         client.log_artifact(champion.run_id, str(tmp_path / "scores_other.parquet"), "evaluation")
         assert registry.external_scores(registry.champion("m"), "other") == content
+    registry.tag(champion, {SCORES_HASH: hashlib.sha256(b"its own").hexdigest()})
+    assert registry.external_scores(registry.champion("m"), "other") is None  # measured since it was registered
     registry.tag(champion, {f"{SCORES_HASH}.other": hashlib.sha256(b"as measured").hexdigest()})
     with pytest.raises(PromotionError, match=r"evaluation/scores_other.parquet of run .* was changed since"):
         registry.external_scores(registry.champion("m"), "other")
@@ -360,6 +381,14 @@ def test_an_origin_that_is_damaged_is_told(promoted):
     (storage / "mlpromotions" / "m.origin").write_bytes(b"\xff")
     with pytest.raises(PromotionError, match=r"m.origin is damaged"):
         history.origin()
+
+
+@pytest.mark.parametrize("command", ["history", "rollback", "unlock"])
+def test_a_storage_whose_database_would_lie_elsewhere_is_refused(tmp_path, command):
+    """`%20` in a database's address is a blank."""
+    done = CliRunner().invoke(commands.app, [command, "m", "--storage", str(tmp_path / "a%20b")])
+    assert done.exit_code == 2
+    assert "cannot be in the path of a database" in " ".join(done.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])

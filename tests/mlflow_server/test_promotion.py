@@ -165,7 +165,7 @@ def test_every_external_set_has_to_pass_as_well(own, other, holds, evidence):
 def test_the_first_model_must_have_been_measured_elsewhere_too():
     decision = judge_measured(Measured(scores(1.0), {"elsewhere": scores(1.0)}), None, policy(external=EXTERNAL))
     assert decision.promoted
-    assert condition(decision, "on elsewhere").evidence == "no champion to compare with; measured on 200 cases"
+    assert condition(decision, "on elsewhere").evidence == "nothing to compare with; measured on 200 cases"
     assert not judge_measured(Measured(scores(1.0)), None, policy(external=EXTERNAL)).promoted
 
 

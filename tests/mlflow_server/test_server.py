@@ -51,6 +51,8 @@ from scripts.services import free_port, listens
         ("artifacts: file:/srv/art", "file:/srv/art: write /srv/art or file:///srv/art"),
         ("folder: /srv/what?", r"folder: `\?` cannot be in the path of a database"),
         ("database: sqlite:////srv/a?b.db", r"database: `\?` cannot be in the path of a database"),
+        ("folder: /srv/a%20b", "folder: `%20` cannot be in the path of a database"),
+        ("database: sqlite:////srv/a%2eb", "database: `%2e` cannot be in the path of a database"),
         ("host: '::1'", "'::1': give an IPv4 address or a name"),
         ("allowed_hosts: ['http://mlflow:5000']", "'http://mlflow:5000': a host is NAME or NAME:PORT"),
         ("allowed_hosts: ['']", "'': a host is NAME or NAME:PORT"),

@@ -477,3 +477,12 @@ def test_an_axis_of_several_settings_is_told_in_words(reported):
     for written in (files.results_csv, files.paper_csv, files.subgroups_csv):
         assert set(pd.read_csv(io.StringIO(written(found)))["recipe"]) == told
     assert set(tables.overview(found)["recipe"]) == told
+
+
+def test_a_group_that_a_spreadsheet_would_carry_out_is_text(reported):
+    found = reported.found
+    rows = [{"group": group, "value": -0.5} for group in ("=1+1", "@sum", "-5", "+5", "a=b", "ü", None)]
+    found["cells"] = [found["cells"][0] | {"subgroups": rows}]
+    told = pd.read_csv(io.StringIO(files.subgroups_csv(found)))
+    assert list(told["group"].fillna("")) == ["'=1+1", "'@sum", "'-5", "'+5", "a=b", "ü", ""]
+    assert set(told["value"]) == {-0.5}

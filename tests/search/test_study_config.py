@@ -97,6 +97,10 @@ def test_truth_for_a_number_is_refused_below_a_data_set_too(tmp_path):
             ("recipe: {epochs: 2}", "promotion: {registered_model: .hidden}"),
             "promotion.registered_model: '.hidden': only letters",
         ),
+        (
+            ("recipe: {epochs: 2}", "promotion: {registered_model: ''}"),
+            "promotion.registered_model: String should have",
+        ),
         (("name: tiny", "name: tiny.promotion"), "promotion.registered_model: 'tiny.promotion': names that end in"),
         (
             ("recipe: {epochs: 2}", "resources: {overrides: [{when: {resolution: 96}, cpus: 2}]}"),
