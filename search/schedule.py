@@ -6,15 +6,13 @@ before anything else hears of it; a schedule built from the same ledger stands w
 """
 
 import heapq
-import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-from search import failures, selection
+from search import failures
 from search.budget import Spending
+from search.cells import Cells
 from search.errors import StudyError
 from search.groups import Entry, Groups, in_order
 from search.ledger import Event
@@ -65,10 +63,7 @@ class Schedule:
         self._running: set[str] = set()
         self._entries = {entry.trial: entry for entry in in_order(entries)}
         self._ranks = {trial: rank for rank, trial in enumerate(self._entries)}
-        self._cells: dict[str, list[str]] = defaultdict(list)
-        for entry in self._entries.values():
-            self._cells[entry.cell].append(entry.trial)
-        self._first_seeds = self._first_of_each_point()
+        self._cells = Cells(self._entries, state)
         self._groups = Groups(list(self._entries.values()), state, pruning)
         self._spending = Spending(budget or Budget(), list(self._entries.values()), state, now)
         self._undone = {trial for trial in self._entries if not self._progress(trial).done}
@@ -92,7 +87,7 @@ class Schedule:
         """Return the trials that may start, the first of each kind of slot, in the order of all."""
         if self._spending.exhausted():
             return []
-        self._drop(self._spending.to_drop(self._undone - self._running, self._others_live))
+        self._drop(self._spending.to_drop(self._undone - self._running, self._cells.others_live))
         before, found = None, self._first_of_each_slot()
         while found != before:  # looking at one may decide a rung, which another one waited for or is stopped at
             before, found = found, self._first_of_each_slot()
@@ -138,7 +133,7 @@ class Schedule:
         events: list[Event] = [{"kind": "epoch", "trial": trial, **told.model_dump(mode="json")}]
         if not race.rungs and value is not None and not last and progress.spared_at is None:
             decision = race.decide(trial)
-            last_live = decision.stops and not self._others_live(trial, set())
+            last_live = decision.stops and not self._cells.others_live(trial, ())
             verdict = self._verdict(trial, told.epoch, decision, last=last_live)
             events += verdict if decision.memory or verdict[0]["action"] != "keep" else []
         self._record(*events)
@@ -240,20 +235,13 @@ class Schedule:
         self._settle(entry.group)
         return not self._progress(entry.trial).done and self._groups.next_rung(entry) != rung
 
-    def _first_of_each_point(self) -> dict[str, str]:
-        """Return by trial the one of its seeds that the ledger knows longest."""
-        firsts: dict[tuple[str, str], str] = {}
-        known = [trial for trial in self._state.trials if trial in self._entries]
-        points = {trial: (self._entries[trial].cell, self._progress(trial).point) for trial in known}
-        return {trial: firsts.setdefault(point, trial) for trial, point in points.items()}
-
     def _settle(self, group: str) -> None:
         """Decide a rung once every trial of the group that still lives has reached it."""
         while (due := self._groups.due(group, self._running)) is not None:
             # All decisions of a rung are one record: a crash leaves the rung decided or not, never half.
             race = self._groups.of(due.waiting[0].trial).race
             verdicts = {entry.trial: race.decide(entry.trial) for entry in due.waiting}
-            last = self._last_of_cells([trial for trial, verdict in verdicts.items() if verdict.stops])
+            last = self._cells.last_among(trial for trial, verdict in verdicts.items() if verdict.stops)
             events = [
                 event
                 for trial, verdict in verdicts.items()
@@ -264,39 +252,16 @@ class Schedule:
         for pupil in self._groups.pupils_of(group):
             self._settle(pupil)
 
-    def _last_of_cells(self, stopping: Sequence[str]) -> set[str]:
-        """Return those that must not stop, or nothing would be left of their cell: its best point, with all seeds."""
-        of_cell: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for trial in stopping:
-            of_cell[self._entries[trial].cell][self._progress(trial).point].append(trial)
-        kept: set[str] = set()
-        for points in of_cell.values():
-            leaving = {trial for seeds in points.values() for trial in seeds}
-            if not self._others_live(next(iter(leaving)), leaving):
-                kept |= set(max(points.values(), key=self._mean_so_far))
-        return kept
-
-    def _mean_so_far(self, seeds: Iterable[str]) -> float:
-        """Return the mean of what trials are judged by so far, larger is better."""
-        sign = self._state.declaration.sign
-        values = [self._progress(trial).judged(sign) for trial in seeds]
-        return fmean(-math.inf if value is None else sign * value for value in values)
-
     def _verdict(self, trial: str, epoch: int, decision: Decision, *, last: bool) -> list[Event]:
         """Return what follows from a decision; of the last live trials of a cell none stops."""
         action, stops, reason = "keep", decision.stops, decision.reason
         if stops and last:
             reason = f"last live trial of its cell, goes on; {reason}"
         elif stops:
-            action = "spare" if spared(self._pruning, self._first_seeds[trial]) else "prune"
+            action = "spare" if spared(self._pruning, self._cells.first_seed(trial)) else "prune"
         event = {"kind": "decision", "trial": trial, "epoch": epoch, "action": action, "reason": reason}
         event |= {"memory": dict(decision.memory)} if decision.memory else {}
         return [event, self._end(trial, TrialState.PRUNED, reason, None)] if action == "prune" else [event]
-
-    def _others_live(self, trial: str, leaving: set[str]) -> bool:
-        """Whether others of the cell are in the race or have finished it; spared ones only show what it costs."""
-        others = [self._progress(t) for t in self._cells[self._entries[trial].cell] if t != trial and t not in leaving]
-        return any(other.state in (None, TrialState.COMPLETE) and other.spared_at is None for other in others)
 
     def _end(self, trial: str, state: TrialState, reason: str, result: TrialResult | None) -> Event:
         return {
@@ -317,12 +282,14 @@ class Schedule:
 
     def _not_begun(self, cell: str, kind: str, failed: str) -> list[Event]:
         """End the trials of a cell that have not begun, since another one of it failed."""
-        waiting = [t for t in self._cells[cell] if t in self._undone and t != failed and not self._progress(t).starts]
+        waiting = [
+            t for t in self._cells.of(cell) if t in self._undone and t != failed and not self._progress(t).starts
+        ]
         reason = f"{kind}: not begun, since another trial of its cell failed by it"
         return [self._end(trial, TrialState.FAILED, reason, None) for trial in waiting]
 
     def _keep_the_cell_alive(self, cell: str, reason: str) -> None:
         """Bring the best pruned trial of a cell back when none is left that finished or will."""
-        back = selection.to_bring_back(self._state, self._cells[cell])
+        back = self._cells.to_bring_back(cell)
         if back is not None:
             self._record({"kind": "reopened", "trial": back, "reason": reason})
