@@ -209,6 +209,9 @@ def replay(
     ] = False,
     carry: Annotated[bool, typer.Option(help="Let a pruner learn from the other groups.")] = True,
     seeds: Annotated[int, typer.Option(min=1, help="Orders of the trials, for pruners that depend on it.")] = 5,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw cost against regret, too: a .png or .svg.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per pruner.")] = False,
 ) -> None:
     """Try pruners on recorded curves beside the full grid, random search, top-k, Optuna's pruners and ASHA.
@@ -221,15 +224,19 @@ def replay(
     for one finished trial, not for five, as its comparison groups are small.
     """
     from search.replay import curves as recorded
+    from search.replay import picture
     from search.replay import run as replaying
 
+    if figure is not None:
+        picture.check(figure)
     groups = recorded.load(curves, minimize=minimize, restarts=restarts)
     asked = replaying.asked(pruner or ["cell_race"])
+    scores = []
     for score in replaying.replay(groups, asked, seeds=seeds, carry=carry):
-        if as_json:
-            typer.echo(json.dumps(score.as_json()))
-        else:
-            typer.echo(replaying.line(score))
+        typer.echo(json.dumps(score.as_json()) if as_json else replaying.line(score))
+        scores.append(score)
+    if figure is not None:
+        picture.write(picture.draw({curves.name: scores}, asked=list(asked)), figure)
 
 
 @app.command()

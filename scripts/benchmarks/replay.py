@@ -40,7 +40,7 @@ LCDB_SIZES = tuple(1 / 2**power for power in range(6, -1, -1))
 def run(*, quick: bool) -> list[Row]:
     """Replay every table that is at hand."""
     rows = []
-    for name, groups, judged in _tables(quick=quick):
+    for name, groups, judged in tables(quick=quick):
         ours, peers = _scores(groups, judged, quick=quick)
         rows.append((_choices if name in {ON_TEST, GOING_ON} else _regret)(name, ours, peers))
         if name.endswith(CELLS_OF_5):
@@ -89,7 +89,7 @@ def _choices(name: str, ours: Scored, peers: list[Scored]) -> Row:
     return Row(told, ours[key], best[key], ours[key] / best[key], goal, aimed and ours[key] >= 0.92)
 
 
-def _tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[str]]]:
+def tables(*, quick: bool) -> Iterator[tuple[str, dict[str, Group], frozenset[str]]]:
     """Yield name, groups, and those of them that no setting was chosen on."""
     groups = _own_study()
     yield f"a study of our own, {len(groups)} {CELLS_OF_5}", groups, frozenset(groups)

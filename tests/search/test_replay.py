@@ -14,7 +14,7 @@ from search.cli import app
 from search.errors import StudyError
 from search.ledger import Ledger
 from search.pruning import ComparisonGroup
-from search.replay import curves, policies, run
+from search.replay import curves, picture, policies, run
 from search.replay.scores import score
 from search.study_sections import Pruning
 from tests.search.recorded import DECLARATION, Search
@@ -446,6 +446,41 @@ def test_the_command_prints_a_line_per_pruner(tmp_path):
     assert {"full_grid", "random_equal_cost", "median", "successive_halving", "hyperband", "asha"} <= set(names)
     keys = {"pruner", "cost", "regret_mean", "regret_p90", "regret_worst", "within_0_005", "unfinished_groups"}
     assert all(keys <= set(row) for row in rows)
+
+
+@pytest.mark.parametrize(("name", "begins"), [("replay.png", b"\x89PNG"), ("new/replay.svg", b"<?xml")])
+def test_the_command_draws_what_it_printed(tmp_path, name, begins):
+    table().to_csv(tmp_path / "curves.csv", index=False)
+    file = tmp_path / name
+    asked = ["replay", str(tmp_path / "curves.csv"), "--seeds", "1", "--json", "--figure", str(file)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    drawn = file.read_bytes()
+    assert drawn.startswith(begins)
+    if file.suffix == ".svg":
+        printed = [json.loads(line)["pruner"] for line in done.stdout.splitlines()]
+        names = {name.replace("_", " ") for name in printed if not name.startswith("one_shot") and name != "full_grid"}
+        assert {f">{name}</text>" in drawn.decode() for name in {*names, "one shot top k"}} == {True}
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert file.read_bytes() == drawn
+
+
+def test_a_picture_has_a_panel_per_table_and_tells_what_it_shows():
+    scores = list(run.replay(GROUPS, run.asked(["median"]), seeds=1))
+    drawn = picture.draw({"one": scores, "another": scores}, asked=["median"])
+    text = drawn.svg.decode()
+    assert text.count(">mean regret</text>") == 2
+    assert ">one</text>" in text
+    assert ">another</text>" in text
+    found = next(score for score in scores if score.pruner == "median").as_json()
+    assert drawn.alt.count(f"median {found['cost']:.0%} and {found['regret_mean']:.4f}") == 2
+
+
+def test_a_figure_in_another_format_is_refused_before_anything_is_replayed(tmp_path):
+    with pytest.raises(StudyError, match=r"curves\.gif: expected a name that ends in \.png or \.svg"):
+        CliRunner().invoke(
+            app, ["replay", "nothing.csv", "--figure", str(tmp_path / "curves.gif")], catch_exceptions=False
+        )
 
 
 @pytest.mark.parametrize(
