@@ -15,6 +15,7 @@ import pandas as pd
 Partition = Literal["train", "val", "test"]
 PARTITIONS: tuple[Partition, ...] = ("train", "val", "test")
 COLUMNS = ("path", "case", "patient", "view", "age", "sex", "origin", "partition")
+PEOPLE = ("path", "case", "patient", "view", "age", "sex", "origin")
 _SAMPLED_FILES = 8
 _SAMPLED_BYTES = 64 * 1024
 
@@ -59,6 +60,11 @@ class Manifest:
     def rows(self, partition: Partition) -> np.ndarray:
         """Return the row numbers (int64) of a partition, ascending."""
         return np.flatnonzero((self.instances["partition"] == partition).to_numpy())
+
+    @property
+    def people(self) -> str:
+        """sha256 (hex) of whose images they are and what is known of them; no network depends on it, intervals do."""
+        return _digest(*(self.instances[name].astype(str).tolist() for name in PEOPLE))
 
     def take(self, rows: np.ndarray) -> "Manifest":
         """Return a manifest of these rows only, with fingerprints of its own."""

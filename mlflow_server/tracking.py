@@ -20,12 +20,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_server.errors import TrackingError
+from mlflow_server.known_runs import IDENTITY_TAG, KnownRuns
 from mlflow_server.reach import reach, without_password
 
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
-
-IDENTITY_TAG = "radsweep.identity"
-"""Tag that holds the study's name or the trial's identity: what a run is found by."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow's UI takes an experiment for one of language models and hides its runs."""
@@ -75,8 +73,7 @@ class Tracker:
         try:
             reach(uri)
             self._experiment = _experiment(self._client, experiment, artifacts)
-            self._closed: set[str] = set()
-            self._runs = self._adopt_runs()
+            self._runs = KnownRuns(self._client, self._experiment)
         except (MlflowException, OSError, TrackingError) as problem:
             raise TrackingError(
                 f"tracking.uri: MLflow at {without_password(uri)} cannot be used: "
@@ -84,40 +81,58 @@ class Tracker:
                 "`python -m mlflow_server start`, or leave tracking.uri out to use the embedded store"
             ) from problem
 
+    def knows(self, identity: str) -> bool:
+        """Whether MLflow has, or had, a run of a study or trial."""
+        return identity in self._runs.active or identity in self._runs.deleted
+
     def run_id(self, identity: str) -> str:
-        """Return the MLflow run of a study or trial."""
-        return self._runs[identity]
+        """Return the MLflow run of a study or trial.
+
+        Raises:
+            TrackingError: there is none, or somebody deleted it.
+        """
+        if identity in self._runs.deleted:
+            raise TrackingError(
+                f"{identity}: its run {self._runs.deleted[identity]} is deleted in MLflow; restore it there, as a "
+                "registered model cites it"
+            )
+        if identity not in self._runs.active:
+            raise TrackingError(f"{identity}: MLflow has no run of it, which a registered model would cite")
+        return self._runs.active[identity]
 
     def open(self, run: RunDescription, *, parent: str | None = None) -> None:
-        """Create a run unless it is there, below the run of `parent`."""
-        if run.identity in self._runs:
-            if run.identity in self._closed:
+        """Create a run unless it is there, below the run of `parent`; restore it if it was deleted."""
+        self._runs.restore(run.identity)
+        if run.identity in self._runs.active:
+            if run.identity in self._runs.closed:
                 self.reopen(run.identity)
-            self._describe(run, known=self._client.get_run(self._runs[run.identity]).data.params)
+            self._describe(run, known=self._client.get_run(self._runs.active[run.identity]).data.params)
             return
         tags = {**run.tags, IDENTITY_TAG: run.identity, MLFLOW_RUN_NAME: run.name}
-        if parent is not None:
-            tags[MLFLOW_PARENT_RUN_ID] = self._runs[parent]
+        if parent is not None and self.knows(parent):
+            tags[MLFLOW_PARENT_RUN_ID] = self._runs.active.get(parent) or self._runs.deleted[parent]
         created = self._client.create_run(self._experiment, start_time=run.start_ms, tags=tags)
-        self._runs[run.identity] = created.info.run_id
+        self._runs.active[run.identity] = created.info.run_id
         self._describe(run, known={})
 
     def reopen(self, identity: str) -> None:
-        """Set a closed run to RUNNING again."""
-        self._client.update_run(self._runs[identity], status="RUNNING")
-        self._closed.discard(identity)
+        """Set a closed run to RUNNING again, and restore it if it was deleted."""
+        self._runs.restore(identity)
+        if identity in self._runs.active:
+            self._client.update_run(self._runs.active[identity], status="RUNNING")
+            self._runs.closed.discard(identity)
 
     def rename(self, identity: str, name: str, *, instead_of: str) -> None:
         """Give a run another name; one that somebody gave it by hand stays."""
-        run_id = self._runs[identity]
-        if self._client.get_run(run_id).info.run_name == instead_of:
+        run_id = self._runs.active.get(identity)
+        if run_id is not None and self._client.get_run(run_id).info.run_name == instead_of:
             self._client.update_run(run_id, name=name)
 
     def log_params(self, identity: str, params: Mapping[str, Any]) -> None:
         """Record parameters; the same ones again change nothing."""
         rows = [Param(key, "" if value is None else str(value)[:PARAM_CHARACTERS]) for key, value in params.items()]
         for start in range(0, len(rows), PARAMS_A_BATCH):
-            self._client.log_batch(self._runs[identity], params=rows[start : start + PARAMS_A_BATCH])
+            self._log_batch(identity, params=rows[start : start + PARAMS_A_BATCH])
 
     def log(self, identity: str, measurements: Sequence[Measurement]) -> None:
         """Record the scalars of any number of events in as few requests as MLflow allows."""
@@ -130,31 +145,36 @@ class Tracker:
         for start in range(0, len(rows), METRICS_A_BATCH):
             # The newest first: MLflow overwrites the latest of a name with every one that is newer.
             batch = rows[start : start + METRICS_A_BATCH][::-1]
-            self._client.log_batch(self._runs[identity], metrics=batch)
+            self._log_batch(identity, metrics=batch)
 
     def tag(self, identity: str, tags: Mapping[str, Any]) -> None:
         """Set tags of a run."""
         rows = [RunTag(key, str(value)) for key, value in tags.items()]
-        self._client.log_batch(self._runs[identity], tags=rows)
+        self._log_batch(identity, tags=rows)
 
     def finish(self, identity: str, status: str, end_ms: int) -> None:
         """Close a run with MLflow's status FINISHED, FAILED or KILLED at the event's own time."""
-        self._client.set_terminated(self._runs[identity], status=status, end_time=end_ms)
-        self._closed.add(identity)
+        if identity in self._runs.active:
+            self._client.set_terminated(self._runs.active[identity], status=status, end_time=end_ms)
+            self._runs.closed.add(identity)
 
     def log_artifacts(self, identity: str, folder: Path, artifact_path: str | None = None) -> None:
         """Copy a folder to the run's artifacts, without the hidden files that a killed writer may have left there."""
+        if identity not in self._runs.active:
+            return
         for path in sorted(path for path in folder.rglob("[!.]*") if path.is_file()):
             place = PurePosixPath(artifact_path or "", *path.parent.relative_to(folder).parts)
-            self._client.log_artifact(self._runs[identity], str(path), str(place) if place.parts else None)
+            self._client.log_artifact(self._runs.active[identity], str(path), str(place) if place.parts else None)
 
     def replace_artifacts(self, identity: str, folder: Path, artifact_path: str) -> None:
         """Copy a folder to the run's artifacts, and remove what an earlier copy had and this one has not.
 
         A server may keep its users from deleting: then the earlier files stay.
         """
+        if identity not in self._runs.active:
+            return
         self.log_artifacts(identity, folder, artifact_path)
-        run = self._client.get_run(self._runs[identity])
+        run = self._client.get_run(self._runs.active[identity])
         there = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
         for stale in self._files(run.info.run_id, artifact_path):
             if not (folder / stale.relative_to(artifact_path)).is_file():
@@ -183,31 +203,11 @@ class Tracker:
             source=f'{{"source": "{run.dataset}"}}',
         )
         tags = [InputTag(key="mlflow.data.context", value="training")]
-        self._client.log_inputs(self._runs[run.identity], [DatasetInput(dataset, tags)])
+        self._client.log_inputs(self._runs.active[run.identity], [DatasetInput(dataset, tags)])
 
-    def _adopt_runs(self) -> dict[str, str]:
-        """Find the runs that earlier drivers created, the eldest of each identity."""
-        adopted: dict[str, str] = {}
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment],
-                filter_string=f"tags.`{IDENTITY_TAG}` LIKE '%'",
-                order_by=["attributes.start_time ASC"],
-                max_results=1000,
-                page_token=token,
-            )
-            for run in page:
-                identity = run.data.tags[IDENTITY_TAG]
-                kept = adopted.setdefault(identity, run.info.run_id)
-                if run.info.status != "RUNNING":
-                    self._closed.add(identity)
-                if kept != run.info.run_id:
-                    # A request that was sent again after its answer got lost; nothing was logged to it.
-                    self._client.delete_run(run.info.run_id)
-            token = page.token
-            if not token:
-                return adopted
+    def _log_batch(self, identity: str, **rows: Any) -> None:
+        if identity in self._runs.active:
+            self._client.log_batch(self._runs.active[identity], **rows)
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.dataset_config import DatasetConfig
-from search import data_roots, delivery, ledger, sampling, selection, stored_scores
+from search import cursor, data_roots, ledger, sampling, selection, stored_scores
 from search.errors import StudyError
 from search.identity import identified
 from search.ledger import Event
 from search.study_config import StudyConfig
-from search.study_delivery import connect_tracker
+from search.study_delivery import connect_tracker, told_to
 from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
 from search.wording import percent
@@ -183,7 +183,7 @@ def find(study: StudyConfig, storage: Path) -> Candidate:
     folder = StudyFolder(storage, study.name)
     state = StudyState.of(ledger.read(folder.ledger).events)
     winner = best_winner(study, state)
-    if left := delivery.waiting(folder):
+    if left := cursor.waiting(folder, told_to(study)):
         raise StudyError(
             f"study {study.name}: {left} events have not reached MLflow, which a promotion rests on; "
             "`python -m search run` delivers them"

@@ -6,7 +6,6 @@ What is told twice is recorded once (see `mlflow_server/tracking.py`).
 """
 
 import gc
-import json
 import logging
 import threading
 import time
@@ -14,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Protocol
 
-from datasets.whole_file import replacing
-from search import ledger
+from mlflow_server.errors import TrackingError
+from search import cursor, ledger
 from search.ledger import Event
 from search.study_folder import StudyFolder
 
@@ -50,11 +49,13 @@ class Delivery:
         folder: of the study.
         connect: builds the receivers from the events that were told before; called in the delivery thread, and
             again after a failure.
+        to: who the receivers are, MLflow's address and experiment: others are told from the beginning.
     """
 
-    def __init__(self, folder: StudyFolder, connect: Callable[[Sequence[Event]], list[Receiver]]):
+    def __init__(self, folder: StudyFolder, connect: Callable[[Sequence[Event]], list[Receiver]], *, to: str = ""):
         self._folder = folder
         self._connect = connect
+        self._to = to
         self._receivers: list[Receiver] | None = None
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -81,7 +82,7 @@ class Delivery:
         self._stop.set()
         self._wake.set()
         self._thread.join()
-        return waiting(self._folder)
+        return cursor.waiting(self._folder, self._to)
 
     def _work(self) -> None:
         failures = 0
@@ -95,7 +96,7 @@ class Delivery:
                 self._receivers = None
                 self.problem = f"{type(problem).__name__}: {problem}".splitlines()[0]
                 refused = any(word in f"{getattr(problem, 'error_code', '')} {problem}" for word in REFUSED)
-                LOG.warning("MLflow %s, events wait on disk: %s", "refuses" if refused else "is away", self.problem)
+                LOG.warning("%s, events wait on disk: %s", _who_failed(problem, refused=refused), self.problem)
                 if refused and self._stop.is_set():
                     return  # the same events would be refused again
                 self._pause(SECONDS_BETWEEN_TRIES[min(failures, len(SECONDS_BETWEEN_TRIES) - 1)])
@@ -114,7 +115,7 @@ class Delivery:
 
     def _round(self) -> bool:
         """Deliver one batch; return whether there was any."""
-        start = cursor(self._folder)
+        start = cursor.read(self._folder, self._to)
         contents = ledger.read(self._folder.ledger, start=start)
         if not contents.events:
             return False
@@ -123,22 +124,15 @@ class Delivery:
         for batch in _batches(list(contents.events), EVENTS_A_ROUND):
             for receiver in self._receivers:
                 receiver.receive(batch)
-        self._save_cursor(contents.end)
+        cursor.save(self._folder, self._to, contents.end)
         return True
 
-    def _save_cursor(self, offset: int) -> None:
-        with replacing(self._folder.delivery) as aside:
-            aside.write_text(json.dumps({"offset": offset}))
 
-
-def cursor(folder: StudyFolder) -> int:
-    """Return up to which byte of a study's ledger MLflow has been told."""
-    return int(json.loads(folder.delivery.read_text())["offset"]) if folder.delivery.exists() else 0
-
-
-def waiting(folder: StudyFolder) -> int:
-    """Return how many events of a study MLflow has not been told."""
-    return len(ledger.read(folder.ledger, start=cursor(folder)).events)
+def _who_failed(problem: Exception, *, refused: bool) -> str:
+    if refused:
+        return "MLflow refuses"
+    away = isinstance(problem, OSError | TrackingError) or hasattr(problem, "error_code")  # as MLflow's have
+    return "MLflow is away" if away else "MLflow or Optuna's file cannot be told"
 
 
 def _batches(events: list[Event], size: int) -> Iterable[list[Event]]:

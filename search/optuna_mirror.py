@@ -76,6 +76,8 @@ class OptunaMirror:
         state = OPTUNA_STATE[progress.state or TrialState.FAILED]
         trial, ended_ms = _ending(progress)
         best = progress.result.best_value if progress.result else None
+        if best is None and state is OptunaState.COMPLETE:
+            state = OptunaState.FAIL  # as Optuna has it of an objective that is no number
         frozen = optuna.trial.create_trial(
             state=state,
             value=best if state is OptunaState.COMPLETE else None,

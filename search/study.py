@@ -204,10 +204,11 @@ class StudyRun:
     def measure_baselines(self, wanted: Grid) -> None:
         """Measure what the metadata of each data set tell without an image, if the study asks for it."""
         datasets = {key_of(d): d for d in wanted.datasets} if self.study.evaluation.metadata_baseline else {}
-        missing = {key: d for key, d in datasets.items() if key not in self.desk.state.baselines}
+        missing = {key: d for key, d in datasets.items() if not self.desk.state.has_baseline(key)}
         orders = [self._place_of(d) for d in missing.values()]
         for index, found in ray_cluster.each(worker.measure_baseline, orders, [Slot(1)] * len(orders)):
-            self.desk.record({"kind": "baseline", "key": list(missing)[index], **found})
+            key = list(missing)[index]
+            self.desk.record({"kind": "baseline", "key": key, "data": self.desk.state.data_identity(key), **found})
 
     def keep_within_budget(self, trials: Mapping[str, Trial]) -> None:
         """Remove the checkpoints of pruned trials, and more if the study's budget of bytes asks for it."""

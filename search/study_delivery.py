@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mlflow_server.reach import without_password
 from mlflow_server.tracking import Tracker
 from search.delivery import Delivery, Receiver
 from search.ledger import Event
@@ -22,13 +23,14 @@ def delivered(study: StudyConfig, folder: StudyFolder) -> Iterator[Delivery]:
     Raises:
         TrackingError: the tracker cannot be used at the start; later failures only delay the delivery.
     """
-    connect_tracker(study, folder)
+    if not connect_tracker(study, folder).knows(folder.study):
+        folder.delivery.unlink(missing_ok=True)  # its database was made anew: it hears all of it again
 
     def connect(told: Sequence[Event]) -> list[Receiver]:
         tracker = connect_tracker(study, folder)
         return [TrackingReceiver(tracker, folder, told), OptunaMirror(folder, study.pruning, told)]
 
-    delivery = Delivery(folder, connect)
+    delivery = Delivery(folder, connect, to=told_to(study))
     delivery.start()
     try:
         yield delivery
@@ -48,10 +50,18 @@ def tracking_uri(study: StudyConfig, folder: StudyFolder) -> str:
     return study.tracking.uri or folder.tracking_uri
 
 
+def told_to(study: StudyConfig) -> str:
+    """Return the name under which the cursor remembers the study's tracker; the embedded one moves with the folder."""
+    return f"{without_password(study.tracking.uri or 'embedded')} {_experiment(study)}"
+
+
 def connect_tracker(study: StudyConfig, folder: StudyFolder) -> Tracker:
     """Open the study's tracker: the one it names, or the embedded store."""
-    experiment = study.tracking.experiment or study.name
     if study.tracking.uri:
-        return Tracker(study.tracking.uri, experiment)
+        return Tracker(study.tracking.uri, _experiment(study))
     folder.storage.mkdir(parents=True, exist_ok=True)
-    return Tracker(folder.tracking_uri, experiment, folder.artifacts)
+    return Tracker(folder.tracking_uri, _experiment(study), folder.artifacts)
+
+
+def _experiment(study: StudyConfig) -> str:
+    return study.tracking.experiment or study.name

@@ -5,7 +5,7 @@ Kinds of event (key `kind`), in the order they come:
 | kind | keys |
 |---|---|
 | study | study (the file's content), version, time_ms |
-| data | dataset (name), key, fingerprint, images, quarantined, declaration |
+| data | dataset (name), key, fingerprint, people (`Manifest.people`), images, quarantined, declaration |
 | trial | trial, cell, axes, searched, seed, config, dataset_key; again where a changed study sorts it elsewhere |
 | started | trial, time_ms, gpus, cpus |
 | epoch | trial, epoch, timestamp_ms, metrics, undefined |
@@ -16,7 +16,7 @@ Kinds of event (key `kind`), in the order they come:
 | reopened | trial, reason |
 | evaluated | trial, cell, time_ms, asked (see winners.py), metrics, rows, external, subgroups, thresholds |
 | chosen | trial, cell, time_ms; a trial that was evaluated before stands for its cell now |
-| baseline | key (of the data), rows |
+| baseline | key (of the data), data (as in `data_identity`), rows |
 | closed | status, time_ms |
 """
 
@@ -201,6 +201,17 @@ class StudyState:
             first = next(iter(self.datasets.values()))
             self._declaration = TaskDeclaration.model_validate(first["declaration"])
         return self._declaration
+
+    def data_identity(self, key: str) -> dict[str, str]:
+        """Return what figures of a data set depend on; earlier versions wrote less of it."""
+        return {name: self.datasets[key][name] for name in ("fingerprint", "people") if name in self.datasets[key]}
+
+    def has_baseline(self, key: str) -> bool:
+        """Whether the baseline of a data set was measured, on the data as they are now."""
+        if key not in self.baselines:
+            return False
+        now = self.data_identity(key)
+        return bool(now == now | self.baselines[key].get("data", {}))
 
     def apply(self, event: Event) -> None:
         """Take one event in; telling the same one again changes nothing."""

@@ -62,7 +62,8 @@ class Winners:
         """Measure each winner on the test partition, and none a second time.
 
         Where the study asks for other intervals or groups than when a winner was measured, its stored scores are
-        summarized anew; of other data sets those are scored that were not before.
+        summarized anew; of other data sets those are scored that were not before. Where the data say otherwise whose
+        images they are, all are scored again.
         """
         state, winners = self.desk.state, self.all()
         known = [winner for winner in winners if winner.trial in state.evaluations]
@@ -84,8 +85,9 @@ class Winners:
             self.desk.record({"kind": "evaluated", "time_ms": now_ms(), **place, **found})
 
     def _asks_for_more(self, winner: Winner) -> bool:
-        """Whether a winner was not measured yet, or not as the study asks for it now."""
-        return bool(self.desk.state.evaluations.get(winner.trial, {}).get("asked") != self._asked_of(winner))
+        """Whether a winner was not measured yet, or not as study and data have it now."""
+        before = self.desk.state.evaluations.get(winner.trial, {}).get("asked", {})
+        return bool(self._people(winner) | before != self._asked_of(winner))
 
     def _can_be_measured(self, winner: Winner) -> bool:
         """Whether its network is there, or all scores that are asked for are."""
@@ -96,7 +98,14 @@ class Winners:
     def _asked_of(self, winner: Winner) -> dict[str, Any]:
         """Return what a winner's figures depend on beside its scores, and the data sets it is also scored on."""
         settings = self.study.evaluation.model_dump(mode="json", include=set(EVALUATED_WITH))
-        return {**settings, "external": {name: key_of(dataset) for name, dataset in self._external(winner).items()}}
+        external = {name: key_of(dataset) for name, dataset in self._external(winner).items()}
+        return {**settings, "external": external, **self._people(winner)}
+
+    def _people(self, winner: Winner) -> dict[str, str]:
+        """Return `Manifest.people` of the data it was trained on under its name, nothing where no version wrote it."""
+        state = self.desk.state
+        known = state.data_identity(state.trials[winner.trial].dataset_key)
+        return {"people": known["people"]} if "people" in known else {}
 
     def _external(self, winner: Winner) -> dict[str, DatasetConfig]:
         names = self.study.evaluation.external.get(self.trials[winner.trial].config.dataset.name, [])
@@ -107,7 +116,10 @@ class Winners:
         known = self.desk.state.evaluations.get(winner.trial)
         if known is None:
             return None
-        before = known.get("asked", {}).get("external", {})
+        asked = known.get("asked", {})
+        if asked | self._people(winner) != self._people(winner) | asked:
+            return None  # whose images they are was another then
+        before = asked.get("external", {})
         return [name for name, dataset in self._external(winner).items() if before.get(name) == key_of(dataset)]
 
     def _check_stored(self, winner: Winner) -> None:

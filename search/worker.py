@@ -145,6 +145,7 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
             "key": order.key,
             "dataset": order.dataset.name,
             "fingerprint": manifest.fingerprint,
+            "people": manifest.people,
             "images": {part: len(manifest.rows(part)) for part in ("train", "val", "test")},
             "quarantined": quarantined,
             "validation": manifest.validation,

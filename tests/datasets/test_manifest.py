@@ -1,5 +1,6 @@
 """What makes data the same: names, sizes and a sample of content, but not every byte."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_other_content_at_equal_size_is_noticed_where_the_sample_is(manifest: Ma
     again = _again(manifest)
     assert (again.pixels != manifest.pixels) is noticed
     assert (again.fingerprint != manifest.fingerprint) is noticed
+
+
+@pytest.mark.parametrize("column", ["case", "patient", "view", "age", "sex", "origin"])
+def test_whose_images_they_are_is_told_apart_and_trains_no_other_network(manifest: Manifest, column: str):
+    instances = manifest.instances.copy()
+    before = manifest.people
+    assert before == dataclasses.replace(manifest, instances=instances).people
+    instances.loc[3, column] = 41 if column == "age" else "another"
+    after = dataclasses.replace(manifest, instances=instances)
+    assert after.people != before
+    assert _again(after).fingerprint == manifest.fingerprint
 
 
 def test_eight_files_are_sampled_spread_over_all(manifest: Manifest):

@@ -10,9 +10,9 @@ def client(command):
     return MlflowClient(f"sqlite:///{command.storage}/mlflow.db")
 
 
-def runs(command, level="trial"):
+def runs(command, level="trial", experiment="tiny"):
     found = client(command)
-    experiment = found.get_experiment_by_name("tiny")
+    experiment = found.get_experiment_by_name(experiment)
     return found.search_runs([experiment.experiment_id], f"tags.`radsweep.level` = '{level}'", max_results=1000)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -64,6 +65,23 @@ def write_other(root):
     table["nodule"] = [i % 2 for i in range(len(table))]
     table.to_csv(root / "labels.csv", index=False)
     return len(table) - 8
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["a database made anew", "another experiment"])
+def test_an_mlflow_that_does_not_know_the_study_is_told_all_of_it(again, elsewhere):
+    before = {run.info.run_name: (run.data.params, run.data.metrics, run.info.status) for run in runs(again)}
+    if elsewhere:
+        again.study.write_text(again.study.read_text() + "tracking: {experiment: elsewhere}\n")
+        assert "events have not reached MLflow" in again("promote", code=2)
+    else:
+        for path in again.storage.glob("mlflow.db*"):
+            path.unlink()
+        shutil.rmtree(again.storage / "mlartifacts")
+    again("run")
+    told = runs(again, experiment="elsewhere" if elsewhere else "tiny")
+    assert {run.info.run_name: (run.data.params, run.data.metrics, run.info.status) for run in told} == before
+    assert len(told) == len(before)
+    assert json.loads(again("promote", "--json"))["promoted"]
 
 
 def test_a_changed_grid_trains_only_what_is_missing(again):

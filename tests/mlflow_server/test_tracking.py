@@ -56,6 +56,70 @@ def test_a_run_gets_another_name_unless_somebody_gave_it_one_by_hand(uri, tracke
     assert run_of(uri, tracker, "t1").info.run_name == "my favourite"
 
 
+def test_what_is_told_of_a_run_that_somebody_deleted_is_dropped(uri, tracker, request, tmp_path):
+    study_and_trial(tracker)
+    tracker.finish("t1", "FINISHED", 9000)
+    client, run_id = MlflowClient(uri), tracker.run_id("t1")
+    client.delete_run(run_id)
+    driver = Tracker(uri, request.node.name, tmp_path)
+    driver.log("t1", [Measurement(1, 5001, {"val/auroc/macro": 0.6})])
+    driver.tag("t1", {"radsweep.winner": "false"})
+    driver.rename("t1", "longer", instead_of="cell lr")
+    driver.log_artifacts("t1", tmp_path)
+    driver.replace_artifacts("t1", tmp_path, "report")
+    driver.finish("t1", "KILLED", 9500)
+    run = client.get_run(run_id)
+    assert (run.info.lifecycle_stage, run.info.run_name, run.info.status) == ("deleted", "cell lr", "FINISHED")
+    assert run.data.metrics == {}
+    assert driver.knows("t1")
+    with pytest.raises(TrackingError, match=f"t1: its run {run_id} is deleted in MLflow"):
+        driver.run_id("t1")
+
+
+@pytest.mark.parametrize("again", ["open", "reopen"])
+def test_a_deleted_run_is_restored_where_its_trial_trains_again(uri, tracker, request, tmp_path, again):
+    study_and_trial(tracker)
+    tracker.finish("t1", "FAILED", 9000)
+    client, run_id = MlflowClient(uri), tracker.run_id("t1")
+    client.delete_run(run_id)
+    driver = Tracker(uri, request.node.name, tmp_path)
+    if again == "reopen":
+        driver.reopen("t1")
+    study_and_trial(driver)
+    driver.log("t1", [Measurement(1, 5001, {"val/auroc/macro": 0.6})])
+    run = client.get_run(run_id)
+    assert (run.info.lifecycle_stage, run.info.status) == ("active", "RUNNING")
+    assert run.data.metrics == {"val/auroc/macro": 0.6}
+    assert driver.run_id("t1") == run_id
+
+
+def test_a_trial_below_a_study_that_was_deleted_meanwhile_is_its_child_all_the_same(uri, tracker, request, tmp_path):
+    tracker.open(RunDescription("study", "my study", 1000))
+    run_id = tracker.run_id("study")
+    MlflowClient(uri).delete_run(run_id)
+    driver = Tracker(uri, request.node.name, tmp_path)
+    driver.open(RunDescription("t1", "cell lr", 2000), parent="study")
+    assert run_of(uri, driver, "t1").data.tags["mlflow.parentRunId"] == run_id
+
+
+@pytest.mark.parametrize("number", range(4))  # of runs of one time MLflow names any first
+def test_of_a_run_that_was_made_twice_the_one_stays_that_was_logged_to(uri, tracker, request, tmp_path, number):
+    study_and_trial(tracker)
+    client, runs = MlflowClient(uri), {identity: tracker.run_id(identity) for identity in ("study", "t1")}
+    experiment = client.get_experiment_by_name(request.node.name).experiment_id
+    for identity, start in (("study", 1000), ("t1", 2000)):
+        client.create_run(experiment, start_time=start, tags={IDENTITY_TAG: identity, "radsweep.level": "study"})
+    driver = Tracker(uri, request.node.name, tmp_path)
+    assert {identity: driver.run_id(identity) for identity in runs} == runs
+    assert len(client.search_runs([experiment])) == 2
+    for run_id in runs.values():
+        client.delete_run(run_id)
+    driver = Tracker(uri, request.node.name, tmp_path)
+    for identity in runs:
+        driver.reopen(identity)
+    assert {identity: driver.run_id(identity) for identity in runs} == runs
+
+
 def test_everything_may_be_told_again_by_the_next_driver(uri, tracker, request, tmp_path):
     measured = [Measurement(epoch, 5000 + epoch, {"val/auroc/macro": 0.5 + epoch / 10}) for epoch in (1, 2, 3)]
     for number in range(2):

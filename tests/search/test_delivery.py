@@ -6,7 +6,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from search import delivery
+from search import cursor, delivery
 from search.delivery import Delivery
 from search.ledger import Ledger
 from search.study_folder import StudyFolder
@@ -116,9 +116,55 @@ def test_what_mlflow_will_never_take_is_not_tried_again_at_the_end(folder, caplo
     with Ledger(folder.ledger) as opened:
         opened.append(*events(1, 2, 3))
     began = time.monotonic()
-    assert delivered(folder, Refusing(), patience=60.0) == 3 == delivery.waiting(folder)
+    assert delivered(folder, Refusing(), patience=60.0) == 3 == cursor.waiting(folder, "")
     assert time.monotonic() - began < 10
     assert "MLflow refuses, events wait on disk: MlflowException: no such name" in caplog.text
+
+
+def test_another_tracker_is_told_from_the_beginning_and_the_first_one_again_what_it_missed(folder):
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2))
+        first, second, again = Memory(), Memory(), Memory()
+        for receiver, to in ((first, "a"), (second, "b")):
+            found = Delivery(folder, lambda told, receiver=receiver: [receiver], to=to)
+            found.start()
+            assert found.finish() == 0
+        opened.append(*events(3))
+        assert (cursor.waiting(folder, "a"), cursor.waiting(folder, "b")) == (3, 1)
+        found = Delivery(folder, lambda told: [again], to="a")
+        found.start()
+        assert found.finish() == 0
+    assert (first.told, second.told, again.told) == ([1, 2], [1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("more", range(1, 40))
+def test_a_ledger_that_an_older_copy_replaced_is_told_from_the_beginning(folder, more):
+    """Wherever the old cursor points to: beyond its end, into a record, between two that it was not told."""
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2, 3))
+    old = folder.ledger.read_bytes()
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(*range(4, 20)))
+    assert delivered(folder, Memory()) == 0
+    folder.ledger.write_bytes(old)
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(*range(100, 100 + more)))
+    receiver = Memory()
+    assert cursor.waiting(folder, "") == 3 + more
+    assert delivered(folder, receiver) == 0
+    assert receiver.told == [1, 2, 3, *range(100, 100 + more)]
+
+
+def test_a_cursor_of_an_earlier_version_is_believed(folder):
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1))
+        delivered(folder, Memory())
+        offset = json.loads(folder.delivery.read_text())["offset"]
+        folder.delivery.write_text(json.dumps({"offset": offset}))
+        opened.append(*events(2))
+    receiver = Memory()
+    delivered(folder, receiver)
+    assert receiver.told == [2]
 
 
 def test_the_cursor_never_stands_inside_a_record(folder):

@@ -119,3 +119,63 @@ def test_scores_that_are_read_must_be_those_that_were_measured_and_others_may_be
     (place / "scores.parquet").write_bytes(b"changed")
     with pytest.raises(StudyError, match=r"cell: scores.parquet of trial a was changed since it was measured; restore"):
         winners_of(search, "a", tmp_path, {"redraws": 400}).measure()
+
+
+def test_where_the_data_say_otherwise_whose_images_they_are_all_is_scored_again(monkeypatch, tmp_path):
+    search = Search({"a": [0.7, 0.8]})
+    search.run()
+    with_weights(tmp_path, "a")
+    told = []
+
+    def each(_, orders, __):
+        told.extend(orders)
+        return [(index, {"metrics": {}}) for index in range(len(orders))]
+
+    monkeypatch.setattr(ray_cluster, "each", each)
+    monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
+    (data,) = (event for event in search.events if event["kind"] == "data")
+    asked = {"external": {"phantom": ["chexpert"]}}
+    for people in ("as published", "as published", "corrected", "corrected"):
+        search.record(data | {"people": people})
+        winners_of(search, "a", tmp_path, asked).measure()
+    assert told == [None, None]
+    assert search.state.evaluated["cell"]["asked"]["people"] == "corrected"
+
+
+def test_a_winner_of_an_earlier_version_is_not_measured_again_because_it_did_not_say_whose_images_they_were(
+    monkeypatch, tmp_path
+):
+    search = Search({"a": [0.7, 0.8]})
+    search.run()
+    with_weights(tmp_path, "a")
+    told = []
+
+    def each(_, orders, __):
+        told.extend(orders)
+        return [(index, {"metrics": {}}) for index in range(len(orders))]
+
+    monkeypatch.setattr(ray_cluster, "each", each)
+    monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
+    (data,) = (event for event in search.events if event["kind"] == "data")
+    winners_of(search, "a", tmp_path).measure()
+    search.record(data | {"people": "as published"})
+    winners_of(search, "a", tmp_path).measure()
+    winners_of(search, "a", tmp_path, {"redraws": 200}).measure()
+    assert told == [None, []]
+
+
+def test_a_baseline_is_of_the_data_as_they_are_now():
+    search = Search({"a": [0.7, 0.8]})
+    (data,) = (event for event in search.events if event["kind"] == "data")
+    state = search.state
+    assert not state.has_baseline("k")
+    state.apply({"kind": "baseline", "key": "k", "rows": []})
+    assert state.has_baseline("k")  # of an earlier version, which did not say of which
+    for change in ({"people": "p"}, {"people": "corrected"}, {"fingerprint": "other labels"}):
+        state.apply(data | change)
+        state.apply({"kind": "baseline", "key": "k", "data": state.data_identity("k"), "rows": []})
+        assert state.has_baseline("k")
+        state.apply(data | change | {"images": {}})
+        assert state.has_baseline("k")
+        state.apply(data | {"people": "others still"})
+        assert not state.has_baseline("k")

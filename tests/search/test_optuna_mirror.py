@@ -89,3 +89,16 @@ def test_what_a_lost_file_held_is_there_again_with_the_next_trial(tmp_path):
     (name,) = optuna.get_all_study_names(f"sqlite:///{folder.optuna}")
     trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.optuna}").trials
     assert [trial.user_attrs["trial"] for trial in trials] == ["a", "b"]
+
+
+def test_a_trial_whose_metric_is_undefined_fails_as_it_does_in_optuna(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    data = {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}
+    told = ended("t0", 0.1)
+    told[-1]["result"] |= {"best_epoch": None, "best_value": None}
+    OptunaMirror(folder, Pruning(), [data]).receive([*told, *ended("t1", 0.2)])
+    (name,) = optuna.get_all_study_names(f"sqlite:///{folder.optuna}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.optuna}")
+    states = {trial.user_attrs["trial"]: trial.state.name for trial in study.trials}
+    assert states == {"t0": "FAIL", "t1": "COMPLETE"}
+    assert study.best_trial.user_attrs["trial"] == "t1"
