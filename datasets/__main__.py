@@ -126,6 +126,8 @@ def gc(
     """
     from datasets.cleaning import entries, remove_unused, stores, users
 
+    if not cache.is_dir():
+        raise DatasetError(f"no folder {cache}", "--cache", "the folder of a storage's caches, storage/cache say")
     _check_names(cache, keep or ())
     used_by = users(cache)
     unused = {e.name for e in remove_unused(cache, used=keep or (), idle_days=idle_days, dry_run=True)}

@@ -209,5 +209,5 @@ def _check_quarantine(quarantined: Sequence[tuple[str, str]], manifest: Manifest
             f"{len(quarantined)} of {len(manifest)} images are unreadable ({share:.1%}), first {first}",
             f"source {manifest.source}",
             f"at most {manifest.quarantine_limit:.1%}",
-            "`python -m datasets verify` lists the files locally; repair them or raise quarantine_limit",
+            "`python -m datasets verify … --files LIST` lists the files locally; repair them or raise quarantine_limit",
         )

@@ -95,5 +95,5 @@ def check_not_empty(instances: pd.DataFrame, *, where: str) -> None:
                 "images in train, val and test",
                 "raise validation_fraction or use more of the data set"
                 if partition == "val"
-                else "check the split files",
+                else "check the split files, or the table's column of partitions",
             )

@@ -64,7 +64,7 @@ def read_csv(path: Path, *, columns: tuple[str, ...], advice: str = "use the fil
     """
     if not path.is_file():
         raise DatasetError(
-            f"no file {path.name}", str(path.parent), "the data set in its official layout", "check --data-root"
+            f"no file {path.name}", str(path.parent), "the data set in its official layout", "check its folder"
         )
     table = _parsed(path)
     names = [name for name in _header(path) if name]

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import pybase64
 import torch
-from mlflow.models import set_model
+from mlflow.models import Model, set_model
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from safetensors.torch import load_file
 from torch import nn
@@ -40,6 +41,7 @@ class ImageScorer(PythonModel):  # type: ignore[misc]
         """
         files = {name: Path(path) for name, path in context.artifacts.items()}
         self._contract: dict[str, Any] = json.loads(files["contract"].read_text())
+        _check_contract(self._contract, files["contract"].parents[1])
         for name in ("program", "weights"):
             _check_hash(files[name], self._contract["sha256"][name])
         self.pathologies: list[str] = self._contract["pathologies"]
@@ -178,6 +180,14 @@ def hash_of_folder(folder: Path) -> str:
             f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
         )
     return total.hexdigest()
+
+
+def _check_contract(contract: dict[str, Any], model: Path) -> None:
+    """Hold the contract against what MLflow's own file says of the model, where that is beside it."""
+    if (model / MLMODEL_FILE_NAME).is_file():
+        described = Model.load(str(model)).metadata or {}
+        if any(described.get(name) != value for name, value in contract.items()):
+            raise ValueError("contract.json is not the file that was packaged")
 
 
 def _check_hash(path: Path, sha256: str) -> None:

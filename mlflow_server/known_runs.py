@@ -9,13 +9,20 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 IDENTITY_TAG = "radsweep.identity"
 """Tag that holds the study's name or the trial's identity: what a run is found by."""
+ORIGIN_TAG = "radsweep.origin"
+"""Tag that holds whose run it is: two groups that search the same on one server have trials of the same identities."""
 
 
 class KnownRuns:
-    """The runs of an experiment by the study or trial that they are of.
+    """The runs of one origin in an experiment, by the study or trial that they are of.
 
     A request that was sent again after its answer got lost makes a second run of an identity, of the same time: the one
     that less was logged to is deleted here.
+
+    Args:
+        client: of the server.
+        experiment: its identifier.
+        origin: whose runs; None: those that earlier versions made, which did not say.
 
     Attributes:
         active: run by identity.
@@ -23,9 +30,10 @@ class KnownRuns:
         deleted: run by identity, of those that somebody deleted.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str):
+    def __init__(self, client: MlflowClient, experiment: str, origin: str | None):
         self._client = client
         self._experiment = experiment
+        self._origin = origin
         kept, others = _told_apart(self._search(ViewType.ACTIVE_ONLY))
         for run in others:
             client.delete_run(run.info.run_id)
@@ -44,18 +52,19 @@ class KnownRuns:
             self.closed.add(identity)
 
     def _search(self, view: int) -> Iterator[Run]:
-        """Yield the runs that have an identity, the eldest first."""
+        """Yield the runs of the origin, the eldest first."""
+        own = f"tags.`{IDENTITY_TAG}` LIKE '%'" if self._origin is None else f"tags.`{ORIGIN_TAG}` = '{self._origin}'"
         token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                filter_string=f"tags.`{IDENTITY_TAG}` LIKE '%'",
+                filter_string=own,
                 run_view_type=view,
                 order_by=["attributes.start_time ASC"],
                 max_results=1000,
                 page_token=token,
             )
-            yield from page
+            yield from (run for run in page if run.data.tags.get(ORIGIN_TAG) == self._origin)
             token = page.token
             if not token:
                 return

@@ -57,6 +57,16 @@ class Package:
         parts = [weights, self.procedure, self.evaluation]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def promises(self) -> dict[str, Any]:
+        """Return what the model's contract says beside its files: outputs, thresholds, and how images are prepared."""
+        trial = checkpoint.read_trial(self.checkpoint)
+        return {
+            "pathologies": trial["pathologies"],
+            "thresholds": {name: self.evaluation["thresholds"].get(name) for name in trial["pathologies"]},
+            "preprocessing": trial["preprocessing"],
+            "resolution": trial["trial"]["resolution"],
+        }
+
     def card(self) -> Card:
         """Return the model card."""
         return Card(
@@ -121,16 +131,13 @@ def _contents(package: Package) -> Iterator[dict[str, Any]]:
 
 def _write(package: Package, files: Mapping[str, Path]) -> dict[str, Any]:
     """Write the files of a model; returns its contract."""
-    network, config, pathologies = assembly.load_network(package.checkpoint, weights=package.weights)
+    network, config, _ = assembly.load_network(package.checkpoint, weights=package.weights)
     scorer = Scorer(network, tasks.load(config.task).scores)
     export(scorer, config.resolution, program=files["program"], weights=files["weights"])
     reader.copy_modules(files["reader"])
     files["card"].write_text(package.card().markdown())
     contract = {
-        "pathologies": list(pathologies),
-        "thresholds": {name: package.evaluation["thresholds"].get(name) for name in pathologies},
-        "preprocessing": checkpoint.read_trial(package.checkpoint)["preprocessing"],
-        "resolution": config.resolution,
+        **package.promises(),
         "sha256": {
             "program": checkpoint.sha256(files["program"]),
             "weights": checkpoint.sha256(files["weights"]),

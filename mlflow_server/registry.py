@@ -31,6 +31,8 @@ MADE_OF = "radsweep.made_of"
 """Tag of a version: a hash of its weights and of what was measured; what is measured anew is another version."""
 EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 """Artifacts of a winner's run."""
+PACKAGED = frozenset({MLMODEL_FILE_NAME, "contract.json", "program.pt2", "weights.safetensors"})
+"""Files without which a version cannot be loaded, see `packaging.py`."""
 ENTRY = "radsweep.promotion."
 """Prefix of the tags that mirror the history."""
 TAG_CHARACTERS = 50_000
@@ -114,10 +116,11 @@ class Registry:
             PromotionError: they are not those it was registered with, or cannot be read.
         """
         path = EXTERNAL_SCORES.format(dataset)
-        if all(found.path != path for found in self._client.list_artifacts(version.run_id, str(Path(path).parent))):
-            return None
         sha256 = sha256 or version.tags.get(f"{SCORES_HASH}.{dataset}")
         if sha256 is None and SCORES_HASH in version.tags:  # measured later: nothing says what was found then
+            return None
+        there = self._client.list_artifacts(version.run_id, str(Path(path).parent))
+        if sha256 is None and all(found.path != path for found in there):
             return None
         return self._unchanged(version, path, sha256)
 
@@ -281,10 +284,11 @@ class Registry:
         """Say whether a version's files are there, for all that is known: they can be deleted without the version."""
         place = self._client.get_model_version_download_uri(name, version)
         try:
-            files = get_artifact_repository(place, tracking_uri=self._client.tracking_uri).list_artifacts()
+            there = get_artifact_repository(place, tracking_uri=self._client.tracking_uri)
+            files = [*there.list_artifacts(), *there.list_artifacts("artifacts")]
         except Exception as problem:  # any: each kind of store has exceptions of its own, also where it is away
             return getattr(problem, "error_code", None) != "RESOURCE_DOES_NOT_EXIST"
-        return any(PurePosixPath(file.path).name == MLMODEL_FILE_NAME for file in files)
+        return {PurePosixPath(file.path).name for file in files} >= PACKAGED
 
     def tags_of_run(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""

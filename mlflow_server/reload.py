@@ -1,5 +1,7 @@
 """Whether a packaged model is the trained network: its hash, its data, and its scores after loading it anew."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ class Original:
     Attributes:
         checkpoint: folder of the trial's best checkpoint.
         sha256: of the network's weights, as the study's ledger has it; None if it has none.
+        promises: what the package's contract must say, see `Package.promises`.
         fingerprint: of the data, as the ledger has it.
         scores: test scores that the trial stored.
         config: of the trial.
@@ -34,6 +37,7 @@ class Original:
 
     checkpoint: Path
     sha256: str | None
+    promises: Mapping[str, Any]
     fingerprint: str
     scores: CaseScores
     config: TrialConfig
@@ -50,7 +54,7 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
         tolerance: largest difference of a score.
 
     Returns:
-        Two conditions: weights; data and scores. One alone where the model cannot even be loaded.
+        Three conditions: weights; contract; data and scores. One alone where the model cannot even be loaded.
     """
     mlflow.set_tracking_uri(uri)
     try:
@@ -71,8 +75,20 @@ def checks(source: str, original: Original, *, uri: str, tolerance: float) -> tu
                 "package": facts.get("checkpoint_sha256"),
             },
         ),
+        _as_promised(source, original.promises, uri),
         _reproduced(loaded, original, facts, tolerance),
     )
+
+
+def _as_promised(source: str, promises: Mapping[str, Any], uri: str) -> Reason:
+    """Hold the contract, by which the model names and cuts its scores, against what it was to say."""
+    place = f"{source}/artifacts/contract.json"
+    local = mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=uri)
+    contract = json.loads(Path(local).read_text())
+    others = [name for name, value in promises.items() if contract.get(name) != value]
+    told = f"{', '.join(others)} differ{_remedy(source)}" if others else "all four"
+    named = "the packaged pathologies, thresholds, preprocessing and resolution are those of the ledger"
+    return Reason(named, not others, told)
 
 
 def _remedy(source: str) -> str:

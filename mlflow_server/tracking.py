@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_server.errors import TrackingError
-from mlflow_server.known_runs import IDENTITY_TAG, KnownRuns
+from mlflow_server.known_runs import IDENTITY_TAG, ORIGIN_TAG, KnownRuns
 from mlflow_server.reach import reach, without_password
 
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
@@ -63,17 +63,19 @@ class Tracker:
         uri: MLflow tracking URI.
         experiment: name of the experiment; created where it is missing.
         artifacts: folder for the artifacts of a new experiment; None leaves the choice to the server.
+        origin: whose runs these are, see `known_runs.ORIGIN_TAG`.
 
     Raises:
         TrackingError: the server does not answer or refuses.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None):
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None, *, origin: str | None = None):
         self._client = MlflowClient(tracking_uri=uri)
+        self._origin = {} if origin is None else {ORIGIN_TAG: origin}
         try:
             reach(uri)
             self._experiment = _experiment(self._client, experiment, artifacts)
-            self._runs = KnownRuns(self._client, self._experiment)
+            self._runs = KnownRuns(self._client, self._experiment, origin)
         except (MlflowException, OSError, TrackingError) as problem:
             raise TrackingError(
                 f"tracking.uri: MLflow at {without_password(uri)} cannot be used: "
@@ -108,7 +110,7 @@ class Tracker:
                 self.reopen(run.identity)
             self._describe(run, known=self._client.get_run(self._runs.active[run.identity]).data.params)
             return
-        tags = {**run.tags, IDENTITY_TAG: run.identity, MLFLOW_RUN_NAME: run.name}
+        tags = {**run.tags, **self._origin, IDENTITY_TAG: run.identity, MLFLOW_RUN_NAME: run.name}
         if parent is not None and self.knows(parent):
             tags[MLFLOW_PARENT_RUN_ID] = self._runs.active.get(parent) or self._runs.deleted[parent]
         created = self._client.create_run(self._experiment, start_time=run.start_ms, tags=tags)

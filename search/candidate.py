@@ -125,8 +125,13 @@ class Candidate:
     @property
     def _external(self) -> dict[str, bytes]:
         names = {name: stored_scores.of_other(name) for name in self.study.promotion.external}
-        there = {name: file for name, file in names.items() if (self.folder.winner(self.winner.trial) / file).is_file()}
-        return {name: stored_scores.read(self.folder, self.evaluation, file) for name, file in there.items()}
+        place, known = self.folder.winner(self.winner.trial), self.evaluation.get("sha256")
+        measured = {  # earlier versions wrote down no hashes
+            name: file
+            for name, file in names.items()
+            if (file in known if known is not None else (place / file).is_file())
+        }
+        return {name: stored_scores.read(self.folder, self.evaluation, file) for name, file in measured.items()}
 
     def rival(self, registry: "Registry", champion: "Version", history: "History") -> "Measured":
         """Return the scores of the champion, as far as its run has them.
@@ -161,6 +166,7 @@ class Candidate:
         return Original(
             checkpoint=self.checkpoint,
             sha256=result.checkpoint_sha256 if result else None,
+            promises=self.package().promises(),
             fingerprint=self.fingerprint,
             scores=measured.test,
             config=config,
@@ -180,6 +186,8 @@ def find(study: StudyConfig, storage: Path) -> Candidate:
         StudyError: the study is not finished, or its winners cannot be compared.
         TrackingError: MLflow cannot be used.
     """
+    from trainers.checkpoint import NETWORK
+
     folder = StudyFolder(storage, study.name)
     state = StudyState.of(ledger.read(folder.ledger).events)
     winner = best_winner(study, state)
@@ -187,6 +195,12 @@ def find(study: StudyConfig, storage: Path) -> Candidate:
         raise StudyError(
             f"study {study.name}: {left} events have not reached MLflow, which a promotion rests on; "
             "`python -m search run` delivers them"
+        )
+    place = folder.trial(winner.trial) / winner.checkpoint
+    if not (place / NETWORK).is_file():
+        raise StudyError(
+            f"study {study.name}: the weights of its winner, trial {winner.trial}, are gone from {place}; bring them "
+            "back, or remove that folder and train it again with `python -m search run --retry-failed`"
         )
     return Candidate(study, folder, state, winner, connect_tracker(study, folder).run_id(winner.trial))
 

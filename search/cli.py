@@ -68,6 +68,7 @@ def _settings(
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
     for chatty in ("alembic", "mlflow", "ray", "matplotlib", "urllib3", "filelock"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of processes that died, which the ledger tells
     if not debug:
         warnings.simplefilter("ignore")
 
@@ -113,13 +114,15 @@ def run(
     weights: Weights = None,
     address: Annotated[str | None, typer.Option(help="Head of a running Ray cluster; default: this machine.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of this machine to use.")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Try trials again that failed in an earlier run.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Try trials again that failed in an earlier run, and winners whose weights are gone.")
+    ] = False,
     progress: Annotated[str, typer.Option(help="auto, live, lines or json.")] = "auto",
 ) -> None:
     """Run what is missing of a study: train, prune, evaluate winners, report. Safe to run again at any time.
 
-    Ends with 0 if any cell has a finished trial, 1 if none has or a data set could not be used, 2 for bad input, 130
-    when interrupted.
+    Ends with 0 if any cell has a finished trial, 1 if none has or a data set could not be used, 2 for bad input (also
+    where no data set can be used), 130 when interrupted.
     """
     from search import data_roots, report
     from search import progress as showing

@@ -1,5 +1,6 @@
 """The one place where things become true: the ledger first, then everybody else."""
 
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ class Desk:
         self._delivery = delivery
         self.progress = progress
         self.state = StudyState.of(ledger.events)
+        # No draw: like MLflow's own names of runs it only tells apart. Ledgers of earlier versions have none.
+        self._origin = ledger.events[0].get("origin") if ledger.events else secrets.token_hex(8)
         self.state.close_what_died()  # before this run's opening, which comes with its first event, a budget is asked
         ledger.events = ()  # folded into the state; a long study's events would fill the memory
         self.earlier_study = dict(self.state.study)
@@ -91,4 +94,5 @@ class Desk:
     def _opening(self) -> Event:
         content = self._study.model_dump(mode="json")
         made_by = {"version": code_version(), "libraries": library_versions()}
-        return {"kind": "study", "study": content, **made_by, "time_ms": now_ms()}
+        origin = {"origin": self._origin} if self._origin else {}
+        return {"kind": "study", "study": content, **origin, **made_by, "time_ms": now_ms()}

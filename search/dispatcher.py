@@ -128,11 +128,11 @@ class Dispatcher:
 
     def _failed(self, trial: str, end: Message) -> None:
         kind, reason = end["failure_kind"], end["failure"]
-        policy = failures.POLICIES[kind]
+        policy, log = failures.POLICIES[kind], str(end.get("log", "")).splitlines()
         if policy.retries == 0 or policy.stops_study:
-            self._schedule.failed(trial, kind, reason, str(end.get("log", "")).splitlines())
+            self._schedule.failed(trial, kind, reason, log)
         else:
-            self._schedule.interrupted(trial, kind, reason)
+            self._schedule.interrupted(trial, kind, reason, log)
 
     def lost(self, tune_trial: str, said: str) -> None:
         """Take in that a trial's process went away, and what Ray said of it."""

@@ -129,6 +129,17 @@ def read(path: Path, *, start: int = 0, stop: int | None = None) -> Contents:
     return Contents(tuple(events), start + end)
 
 
+def first(path: Path) -> Event | None:
+    """Return the first event of a ledger; None: it has none yet."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        event = _decode(file.readline())
+    if event is not None:
+        event.pop(MORE, None)
+    return event
+
+
 def _records(content: bytes) -> Iterator[bytes]:
     yield from content.splitlines(keepends=True)
 

@@ -138,4 +138,5 @@ def group_of(progress: TrialProgress, pruning: Pruning) -> str:
 
 
 def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC).replace(tzinfo=None)
+    """Return a time as Optuna keeps it: that of the machine's clock, without its zone."""
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC).astimezone().replace(tzinfo=None)

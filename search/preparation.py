@@ -9,7 +9,8 @@ from datasets import cleaning
 from datasets.errors import DatasetError
 from search import checks, ray_cluster, worker
 from search.desk import Desk, now_ms
-from search.grid import Grid
+from search.errors import StudyError
+from search.grid import Grid, external_datasets
 from search.identity import key_of
 from search.images_needed import Needed, needed
 from search.ledger import Event
@@ -44,8 +45,8 @@ class Preparation:
             The study without the data sets that cannot be used: their cells stop, the others go on.
 
         Raises:
-            DatasetError: none can be used, or one that winners are measured on cannot.
-            StudyError: an external data set has no pathology that is learned.
+            DatasetError: one that winners are measured on cannot be used.
+            StudyError: none can be used, or an external data set has no pathology that is learned.
         """
         before, caches = cleaning.recorded_uses(self.folder.path), set[str]()
         targets: dict[str, set[str]] = {}
@@ -61,12 +62,15 @@ class Preparation:
                         targets.setdefault(name, set()).update(message["data"]["declaration"]["targets"])
                         if need.trained_on:
                             self.record(key_of(need.dataset), message["data"])
+                        else:
+                            self.record_external(message["data"])
             except DatasetError as problem:
                 if self._measures_others(need):
                     raise
                 problems[name] = problem
+        self._record_unusable(problems)
         if problems and not {dataset.name for dataset in wanted.datasets} - set(problems):
-            raise next(iter(problems.values()))
+            raise StudyError("no data set can be used:\n" + "\n".join(f"- {one}" for one in problems.values()))
         external = {name: others for name, others in self.study.evaluation.external.items() if name in targets}
         checks.check_shared_targets(external, targets)  # or it would be told after all training
         cleaning.record_uses(self.folder.path, before | caches if problems else caches)
@@ -88,6 +92,14 @@ class Preparation:
             )
         self.desk.record(data)
 
+    def record_external(self, data: Event) -> None:
+        """Record of what data winners are also measured on; however their images are prepared, they are the same."""
+        key = key_of(external_datasets(self.study)[data["dataset"]])
+        told = {name: data[name] for name in ("dataset", "fingerprint", "people")}
+        found = {"kind": "external", "key": key, **told}
+        if self.desk.state.externals.get(key) != found:
+            self.desk.record(found)
+
     def _told(self, need: Needed) -> Iterator[dict[str, Any]]:
         """Prepare one data set; yield what it used and what it holds, and show what a worker does meanwhile."""
         for message in ray_cluster.stream(worker.prepare, self.order_of(need), Slot(1)):
@@ -100,11 +112,14 @@ class Preparation:
         """Say whether winners of other data sets are measured on this one."""
         return not need.trained_on or any(need.dataset.name in o for o in self.study.evaluation.external.values())
 
-    def _without(self, problems: Mapping[str, DatasetError]) -> StudyConfig:
-        """Return the study without these data sets, and record why."""
+    def _record_unusable(self, problems: Mapping[str, DatasetError]) -> None:
         for name, problem in problems.items():
-            LOG.warning("warning: data set %s cannot be used, its cells stop: %s", name, problem)
             if self.desk.state.unusable.get(name) != str(problem):
                 self.desk.record({"kind": "unusable", "dataset": name, "reason": str(problem), "time_ms": now_ms()})
+
+    def _without(self, problems: Mapping[str, DatasetError]) -> StudyConfig:
+        """Return the study without these data sets, and tell so."""
+        for name, problem in problems.items():
+            LOG.warning("warning: data set %s cannot be used, its cells stop: %s", name, problem)
         left_out = [{"dataset": list(problems)}] if problems else []
         return self.study.model_copy(update={"exclude": [*self.study.exclude, *left_out]})

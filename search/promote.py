@@ -65,7 +65,8 @@ def promote(
         if not dry_run:
             registry.no_challenger(champion)
         by_hand = succession.by_hand(champion, registry=registry, history=history)
-        return _already(chosen, champion, by_hand, dry_run=dry_run)
+        whole = registry.is_packaged(champion.name, champion.version)
+        return _already(chosen, champion, by_hand, whole=whole, dry_run=dry_run)
     if champion is None:
         _check_first(chosen.name, registry, history)
     challenger = chosen.measured()
@@ -196,13 +197,18 @@ def _note(chosen: Candidate, entry: "Entry") -> None:
         own.append({"kind": "promotion", **entry})
 
 
-def _already(chosen: Candidate, champion: "Version", by_hand: str | None, *, dry_run: bool) -> dict[str, Any]:
-    """Say that the study's winner is champion, and whether that was ever decided."""
+def _already(
+    chosen: Candidate, champion: "Version", by_hand: str | None, *, whole: bool, dry_run: bool
+) -> dict[str, Any]:
+    """Say that the study's winner is champion, whether that was ever decided, and whether its files are there."""
     reasons = [{"condition": "this model is the champion", "holds": True, "evidence": f"version {champion.version}"}]
     if by_hand is not None:
         reasons.append({"condition": "a promotion or roll-back made it champion", "holds": False, "evidence": by_hand})
+    if not whole:
+        told = f"some of version {champion.version} are gone; bring them back, or roll back"
+        reasons.append({"condition": "its files are there", "holds": False, "evidence": told})
     outcome = _outcome(chosen, champion.version, champion.version)
-    return outcome | {"promoted": by_hand is None, "dry_run": dry_run, "reasons": reasons}
+    return outcome | {"promoted": by_hand is None and whole, "dry_run": dry_run, "reasons": reasons}
 
 
 def show(outcome: dict[str, Any], console: Console) -> None:

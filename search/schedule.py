@@ -176,8 +176,15 @@ class Schedule:
         self._keep_the_cell_alive(cell, "every other trial of its cell failed")
         self._settle(self._entries[trial].group)
 
-    def interrupted(self, trial: str, kind: str, reason: str) -> None:
-        """Take in that a trial's process went away; it goes on from its checkpoint as far as the policy allows."""
+    def interrupted(self, trial: str, kind: str, reason: str, log: Sequence[str] = ()) -> None:
+        """Take in that a trial's process went away; it goes on from its checkpoint as far as the policy allows.
+
+        Args:
+            trial: which.
+            kind: a key of `failures.POLICIES`.
+            reason: in one line.
+            log: its last lines, as far as the process could tell them.
+        """
         self._running.discard(trial)
         progress = self._progress(trial)
         if progress.done:
@@ -188,7 +195,7 @@ class Schedule:
             self._offer([trial])
         else:
             times = sum(event["class"] == kind for event in progress.interruptions)
-            self.failed(trial, kind, f"{times} times, the last: {reason}")
+            self.failed(trial, kind, f"{times} times, the last: {reason}", log)
 
     def released(self, trial: str) -> None:
         """Take in that a stopped trial has left its slot."""

@@ -40,6 +40,12 @@ def read(folder: StudyFolder, evaluation: Event, name: str = SCORES) -> bytes:
     return content
 
 
+def are_whole(folder: StudyFolder, evaluation: Event) -> bool:
+    """Whether the table of a winner's own data set is there as it was measured."""
+    path = folder.winner(evaluation["trial"]) / SCORES
+    return path.is_file() and changed(evaluation, SCORES, path.read_bytes()) is None
+
+
 def changed(evaluation: Event, name: str, content: bytes) -> str | None:
     """Say that a table is not the one that was measured, or None; what earlier versions measured is not known."""
     known = evaluation.get("sha256", {}).get(name)

@@ -87,7 +87,7 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             wanted, trials = run.search_rounds()
             run.keep_within_budget(trials)
             winners = run.winners(trials)
-            while winners.reopen_without_weights() and run.search(trials):
+            while winners.reopen_without_weights(measured=machine.retry_failed) and run.search(trials):
                 run.keep_within_budget(trials)
             winners.measure()
             run.measure_baselines(wanted)
@@ -259,6 +259,7 @@ class StudyRun:
     def _operation(self, trial: Trial, identity: str) -> Operation:
         return Operation(
             data_root=self.roots[key_of(trial.config.dataset)],
+            fingerprint=self.desk.state.datasets[key_of(trial.config.dataset)]["fingerprint"],
             cache=self.folder.cache,
             key_folder=self.folder.storage,
             trial_folder=self.folder.trial(identity),
@@ -290,4 +291,6 @@ class StudyRun:
         )
 
     def _place_of(self, dataset: DatasetConfig) -> worker.DatasetPlace:
-        return worker.DatasetPlace(dataset=dataset, data_root=self.roots[key_of(dataset)])
+        key = key_of(dataset)
+        known = self.desk.state.data_identity(key).get("fingerprint")
+        return worker.DatasetPlace(dataset=dataset, data_root=self.roots[key], fingerprint=known)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from mlflow_server.reach import without_password
 from mlflow_server.tracking import Tracker
+from search import ledger
 from search.delivery import Delivery, Receiver
 from search.ledger import Event
 from search.optuna_mirror import OptunaMirror
@@ -14,6 +15,9 @@ from search.study_folder import StudyFolder
 from search.tracking_receiver import TrackingReceiver
 
 LOG = logging.getLogger(__name__)
+
+NOBODY = "nobody"
+"""Whose no run is: that of a study that has not begun."""
 
 
 @contextmanager
@@ -57,10 +61,18 @@ def told_to(study: StudyConfig) -> str:
 
 def connect_tracker(study: StudyConfig, folder: StudyFolder) -> Tracker:
     """Open the study's tracker: the one it names, or the embedded store."""
+    origin = _origin(folder)
     if study.tracking.uri:
-        return Tracker(study.tracking.uri, _experiment(study))
+        return Tracker(study.tracking.uri, _experiment(study), origin=origin)
     folder.storage.mkdir(parents=True, exist_ok=True)
-    return Tracker(folder.tracking_uri, _experiment(study), folder.artifacts)
+    return Tracker(folder.tracking_uri, _experiment(study), folder.artifacts, origin=origin)
+
+
+def _origin(folder: StudyFolder) -> str | None:
+    """Return what tells a study's runs from those of others; None where an earlier version began it."""
+    begun = ledger.first(folder.ledger)
+    origin: str | None = NOBODY if begun is None else begun.get("origin")
+    return origin
 
 
 def _experiment(study: StudyConfig) -> str:

@@ -4,8 +4,9 @@ Kinds of event (key `kind`), in the order they come:
 
 | kind | keys |
 |---|---|
-| study | study (the file's content), version, time_ms |
+| study | study (the file's content), origin (of the ledger: tells it from others of its name), version, time_ms |
 | data | dataset (name), key, fingerprint, people (`Manifest.people`), images, quarantined, declaration |
+| external | key (of data that winners are also measured on), dataset, fingerprint, people |
 | trial | trial, cell, axes, searched, seed, config, dataset_key; again where a changed study sorts it elsewhere |
 | started | trial, time_ms, gpus, cpus |
 | epoch | trial, epoch, timestamp_ms, metrics, undefined |
@@ -173,6 +174,7 @@ class StudyState:
     libraries: dict[str, list[str]] = field(default_factory=dict)
     """Their versions, by name."""
     datasets: dict[str, Event] = field(default_factory=dict)
+    externals: dict[str, Event] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     """Why data sets could not be prepared by the last run, by name."""
     trials: dict[str, TrialProgress] = field(default_factory=dict)
@@ -203,8 +205,9 @@ class StudyState:
         return self._declaration
 
     def data_identity(self, key: str) -> dict[str, str]:
-        """Return what figures of a data set depend on; earlier versions wrote less of it."""
-        return {name: self.datasets[key][name] for name in ("fingerprint", "people") if name in self.datasets[key]}
+        """Return fingerprint and people of a data set, as far as they are known: what its figures depend on."""
+        known = self.datasets.get(key) or self.externals.get(key, {})
+        return {name: known[name] for name in ("fingerprint", "people") if name in known}
 
     def has_baseline(self, key: str) -> bool:
         """Whether the baseline of a data set was measured, on the data as they are now."""
@@ -226,6 +229,8 @@ class StudyState:
             self.datasets[event["key"]] = event
             self._declaration = None
             self.unusable.pop(event["dataset"], None)
+        elif kind == "external":
+            self.externals[event["key"]] = event
         elif kind == "unusable":
             self.unusable[event["dataset"]] = event["reason"]
         elif kind == "trial":

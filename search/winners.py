@@ -45,13 +45,18 @@ class Winners:
         """Return the winner of every cell that has one."""
         return selection.winners(self.desk.state, {name: trial.cell.name for name, trial in self.trials.items()})
 
-    def reopen_without_weights(self) -> bool:
+    def reopen_without_weights(self, *, measured: bool = False) -> bool:
         """Bring winners back to training whose weights are gone; returns whether there are any.
 
-        A budget of bytes had no room for them while others stood for their cells.
+        A budget of bytes had no room for them while others stood for their cells, or somebody removed them.
+
+        Args:
+            measured: those as well whose figures are all there: a promotion needs the weights.
         """
         gone = [winner for winner in self.all() if self._asks_for_more(winner) and not self._can_be_measured(winner)]
-        reason = "it is its cell's winner now, and its weights were removed for budget.checkpoint_gb"
+        if measured:
+            gone = [winner for winner in self.all() if not self._has_weights(winner)]
+        reason = "it is its cell's winner, and its weights are gone"
         for winner in gone:
             checkpoint_files.drop_trial(self.folder.trial(winner.trial))  # what is left of it would go on at its end
         if gone:
@@ -86,29 +91,44 @@ class Winners:
 
     def _asks_for_more(self, winner: Winner) -> bool:
         """Whether a winner was not measured yet, or not as study and data have it now."""
-        before = self.desk.state.evaluations.get(winner.trial, {}).get("asked", {})
-        return bool(self._people(winner) | before != self._asked_of(winner))
+        before, now = self.desk.state.evaluations.get(winner.trial, {}).get("asked", {}), self._asked_of(winner)
+        return {**before, "data": None} != {**now, "data": None} or bool(_changed(before, now))
 
     def _can_be_measured(self, winner: Winner) -> bool:
         """Whether its network is there, or all scores that are asked for are."""
         stored = self._stored(winner)
         scored = stored is not None and len(stored) == len(self._external(winner))
-        return scored or (self.folder.trial(winner.trial) / winner.checkpoint).is_dir()
+        return scored or self._has_weights(winner)
+
+    def _has_weights(self, winner: Winner) -> bool:
+        return (self.folder.trial(winner.trial) / winner.checkpoint).is_dir()
 
     def _asked_of(self, winner: Winner) -> dict[str, Any]:
-        """Return what a winner's figures depend on beside its scores, and the data sets it is also scored on."""
+        """Return what a winner's figures depend on beside its network."""
         settings = self.study.evaluation.model_dump(mode="json", include=set(EVALUATED_WITH))
         external = {name: key_of(dataset) for name, dataset in self._external(winner).items()}
-        return {**settings, "external": external, **self._people(winner)}
+        return {**settings, "external": external, "data": self._data(winner)}
 
-    def _people(self, winner: Winner) -> dict[str, str]:
-        """Return `Manifest.people` of the data it was trained on under its name, nothing where no version wrote it."""
-        state = self.desk.state
-        known = state.data_identity(state.trials[winner.trial].dataset_key)
-        return {"people": known["people"]} if "people" in known else {}
+    def _data(self, winner: Winner) -> dict[str, str]:
+        """Return what its figures depend on, by data set and word, as far as that is known.
+
+        The trial itself says the labels it was trained on. A winner that was trained again may have come to other
+        weights, on another processor.
+        """
+        state, own = self.desk.state, self._dataset(winner)
+        progress = state.trials[winner.trial]
+        people = state.data_identity(progress.dataset_key).get("people")
+        weights = progress.result.checkpoint_sha256 if progress.result else None
+        found = {f"{own} people": people, f"{own} weights": weights}
+        for name, dataset in self._external(winner).items():
+            found |= {f"{name} {word}": value for word, value in state.data_identity(key_of(dataset)).items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _dataset(self, winner: Winner) -> str:
+        return self.trials[winner.trial].config.dataset.name
 
     def _external(self, winner: Winner) -> dict[str, DatasetConfig]:
-        names = self.study.evaluation.external.get(self.trials[winner.trial].config.dataset.name, [])
+        names = self.study.evaluation.external.get(self._dataset(winner), [])
         return {name: dataset for name, dataset in grid.external_datasets(self.study).items() if name in names}
 
     def _stored(self, winner: Winner) -> list[str] | None:
@@ -116,11 +136,11 @@ class Winners:
         known = self.desk.state.evaluations.get(winner.trial)
         if known is None:
             return None
-        asked = known.get("asked", {})
-        if asked | self._people(winner) != self._people(winner) | asked:
-            return None  # whose images they are was another then
-        before = asked.get("external", {})
-        return [name for name, dataset in self._external(winner).items() if before.get(name) == key_of(dataset)]
+        before, now = known.get("asked", {}), self._asked_of(winner)
+        changed, keys = _changed(before, now), before.get("external", {})
+        if self._dataset(winner) in changed:
+            return None
+        return [name for name, key in now["external"].items() if keys.get(name) == key and name not in changed]
 
     def _check_stored(self, winner: Winner) -> None:
         """Refuse to summarize anew what are not the scores that were measured.
@@ -148,3 +168,9 @@ class Winners:
             external=[self.place_of(dataset) for dataset in self._external(winner).values()],
             stored=self._stored(winner),
         )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Name the data sets whose figures depend on something that was another when they were measured."""
+    known = before.get("data", {})  # earlier versions wrote less of it
+    return {key.rpartition(" ")[0] for key, value in now["data"].items() if known.get(key, value) != value}

@@ -58,6 +58,8 @@ class DatasetPlace(BaseModel):
 
     dataset: DatasetConfig
     data_root: Path
+    fingerprint: str | None = None
+    """Of its manifest when the study looked at it."""
 
 
 class EvaluationOrder(BaseModel):
@@ -163,7 +165,7 @@ def evaluate(order: EvaluationOrder) -> dict[str, Any]:
     external = {
         place.dataset.name: (
             order.config.model_copy(update={"dataset": place.dataset}),
-            order.operation.model_copy(update={"data_root": place.data_root}),
+            order.operation.model_copy(update={"data_root": place.data_root, "fingerprint": place.fingerprint}),
         )
         for place in order.external
     }

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from datasets.whole_file import sync
 from trainers.checkpoint_files import MARKER, PROGRESS, complete, remove
-from trainers.trial import EpochMetrics, TrialState
+from trainers.trial import EpochMetrics, TrialError, TrialState
 
 DURABLE = "DURABLE"
 NETWORK = "network.safetensors"
@@ -166,9 +167,16 @@ def read_trial(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
-    """Read one safetensors file of a checkpoint, {} if it was not written."""
+    """Read one safetensors file of a checkpoint, {} if it was not written.
+
+    Raises:
+        TrialError: kind "weights", it is damaged.
+    """
     path = checkpoint / f"{stem}.safetensors"
-    return load_file(path) if path.is_file() else {}
+    try:
+        return load_file(path) if path.is_file() else {}
+    except SafetensorError as problem:
+        raise TrialError("weights", f"{path} is damaged ({problem}); bring it back, or train anew") from problem
 
 
 def sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datasets import sources
 from datasets.cache import ImageCache, is_prepared, open_cache, prepare
+from datasets.errors import DatasetError
 from datasets.loaders import Batches, cut
 from datasets.manifest import Manifest, Partition
 from trainers import seeding
@@ -139,9 +140,15 @@ def open_images(config: TrialConfig, operation: Operation, *, pinned: bool = Fal
     What could not be read then is not tried again here: the trials of a study are to see the same images.
 
     Raises:
-        datasets.errors.DatasetError: the data cannot be used.
+        datasets.errors.DatasetError: the data cannot be used, or are others than were found before.
     """
     manifest = sources.load(config.dataset, operation.data_root)
+    if operation.fingerprint not in {None, manifest.fingerprint}:
+        raise DatasetError(
+            "labels, partitions or images changed since the study looked at them",
+            where=f"data set {config.dataset.name}",
+            fix="run the study again; it trains on the data as they are then",
+        )
     resolution, preprocessing = config.resolution, config.dataset.preprocessing
     if not is_prepared(manifest, resolution=resolution, preprocessing=preprocessing, cache=operation.cache):
         prepare(

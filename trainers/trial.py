@@ -45,6 +45,9 @@ class Operation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_root: Path = Field(description="folder of the data set, in its official layout")
+    fingerprint: str | None = Field(
+        None, description="of the manifest that was found before; other data are refused. None takes what is there"
+    )
     cache: Path = Field(description="folder of decoded images, shared by all trials of a node")
     key_folder: Path | None = Field(
         None, description="folder of the key that hashes cases and patients; None: the cache. Shared between nodes"

@@ -88,7 +88,7 @@ def read(config: DatasetConfig, root: Path) -> SourceTable:
             f"no folder {root}",
             f"data set {config.name}",
             "the data set in its official layout",
-            "say --data-root or set RADSWEEP_DATA",
+            "say where it lies: `search … --data-root NAME=FOLDER`, `datasets … --root FOLDER`, or RADSWEEP_DATA",
         )
     table: SourceTable = plugin.read(root, config)
     return table

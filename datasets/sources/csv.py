@@ -14,7 +14,8 @@ from datasets.labels import canonical
 from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import UNCERTAIN, SourceTable, instance_rows, read_csv
 
-PATHOLOGY = re.compile(r"\w[\w .:-]*")
+PATHOLOGY = re.compile(r"\w[\w .:-]{0,99}")
+"""MLflow takes metrics of up to 250 letters, and has the data set, the metric and `low` in them."""
 """What MLflow takes as part of a metric's name, but for the slash, which makes folders there."""
 RESERVED = frozenset({"macro", "macro_avg"})
 """The mean over all pathologies in results."""
@@ -191,7 +192,7 @@ def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ..
         raise DatasetError(
             f"pathology {odd[0]!r} cannot be the name of a metric",
             f"{options.table}, key `labels`",
-            f"letters, digits, spaces and `_ - . :`, and not {' or '.join(sorted(RESERVED))}",
+            f"up to 100 letters, digits, spaces and `_ - . :`, and not {' or '.join(sorted(RESERVED))}",
             "say `findings: {COLUMN: name}` in the data set's options",
         )
     twice = sorted({name for name in findings.values() if list(findings.values()).count(name) > 1})

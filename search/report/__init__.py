@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.whole_file import replacing
-from search import ledger, sampling
+from search import ledger, sampling, stored_scores
 from search.errors import StudyError
 from search.grid import Grid
 from search.report import files, summary, tables
@@ -44,7 +44,7 @@ def write(study: StudyConfig, wanted: Grid, state: StudyState, folder: StudyFold
         "curves.csv": files.curves_csv(found),
     }
     written |= {name: text.encode() for name, text in texts.items() if text is not None}
-    found["provenance"]["made_from"] = _made_from(study, state)
+    found["provenance"]["made_from"] = _made_from(study, state, folder)
     found |= {"format": FORMAT, "files": [*written, MARKER]}
     outdated = set(_files(folder)) - set(found["files"])
     written[MARKER] = json.dumps(found).encode()
@@ -74,18 +74,19 @@ def is_whole(folder: StudyFolder) -> bool:
 
 def is_current(study: StudyConfig, state: StudyState, folder: StudyFolder) -> bool:
     """Whether the report there is was made from what is known now, for what is asked for now."""
-    return is_whole(folder) and read(folder)["provenance"].get("made_from") == _made_from(study, state)
+    return is_whole(folder) and read(folder)["provenance"].get("made_from") == _made_from(study, state, folder)
 
 
-def _made_from(study: StudyConfig, state: StudyState) -> str:
-    """Return a hash of everything that a report tells."""
+def _made_from(study: StudyConfig, state: StudyState, folder: StudyFolder) -> str:
+    """Return a hash of everything that a report tells; what it could not compare, it can once a file is back."""
     known = {
         "study": study.model_dump(mode="json"),
         "trials": {trial: [progress.state, progress.ended_ms] for trial, progress in state.trials.items()},
         "winners": {cell: [event["trial"], event["time_ms"]] for cell, event in state.evaluated.items()},
-        "data": {key: event["fingerprint"] for key, event in state.datasets.items()},
+        "data": {key: state.data_identity(key) for key in state.datasets},
         "unusable": state.unusable,
-        "baselines": sorted(state.baselines),
+        "baselines": {key: event.get("data") for key, event in state.baselines.items()},
+        "unread": sorted(cell for cell, event in state.evaluated.items() if not stored_scores.are_whole(folder, event)),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 

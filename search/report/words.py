@@ -41,10 +41,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
             f"{data_name(data)}: {images['train']} training, {images['val']} validation and {images['test']} "
             f"test images ({data['validation']}); {data['quarantined']} quarantined."
         )
-    told.append(
-        f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
-        f"{found['redraws']} bootstrap redraws of {found['unit']}s."
-    )
+    if found["cells"]:
+        told.append(
+            f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
+            f"{found['redraws']} bootstrap redraws of {found['unit']}s."
+        )
     for dataset in datasets(found):
         told += [*_undefined(found, dataset), *_uncertain(found, dataset)]
     told += _pruning(found["pruning"], several_seeds=has_several_seeds(found))

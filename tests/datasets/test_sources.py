@@ -167,7 +167,7 @@ def test_csv_names_columns_that_are_not_there(tmp_path: Path):
         read(_config("csv", options), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["<b>", "a/b", "50 %", "", "macro", "macro_avg"])
+@pytest.mark.parametrize("name", ["<b>", "a/b", "50 %", "", "macro", "macro_avg", 101 * "a"])
 def test_a_pathology_whose_metric_mlflow_would_refuse_is_named(tmp_path: Path, name):
     options = miniatures.csv_table(tmp_path) | {"findings": {"Cardiomegaly": name}}
     with pytest.raises(DatasetError, match="cannot be the name of a metric"):

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from tests.end_to_end.results import client
 
@@ -38,6 +41,10 @@ def test_the_winner_is_promoted_and_its_scores_come_back(again):
 
     pixels, stored = test_cases(again, decision["trial"], facts)
     assert np.abs(loaded.predict(pixels).to_numpy() - stored).max() < 1e-5
+
+    (Path(model.artifact_location.removeprefix("file://")) / "artifacts" / "weights.safetensors").unlink()
+    without = json.loads(again("promote", "--json", code=1))
+    assert [reason["condition"] for reason in without["reasons"] if not reason["holds"]] == ["its files are there"]
 
     assert json.loads(again("promote", "--json"))["reasons"][0]["condition"] == "this model is the champion"
     found.delete_registered_model_alias("tiny", "champion")
@@ -98,3 +105,40 @@ def test_weights_that_changed_after_training_are_refused_and_the_refusal_is_on_r
     assert any(tag.startswith("radsweep.promotion.") for tag in version.tags)
     (line,) = (again.storage / "mlpromotions" / "tiny.jsonl").read_text().splitlines()
     assert json.loads(line)["action"] == "refused"
+
+
+def test_a_contract_that_was_changed_since_it_was_packaged_is_refused(again):
+    """By it a model names its columns: the network's scores alone come out right under the wrong names."""
+    study = again.study.read_text()
+    again.study.write_text(study + "promotion: {minimum_positives: 1000}\n")
+    assert not json.loads(again("promote", "--json", code=1))["promoted"]
+    version = client(again).get_model_version_by_alias("tiny", "challenger")
+    model = client(again).get_logged_model(version.source.removeprefix("models:/"))
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    contract, described = folder / "artifacts" / "contract.json", folder / "MLmodel"
+    content, whole = json.loads(contract.read_text()), yaml.safe_load(described.read_text())
+    content["pathologies"] = whole["metadata"]["pathologies"] = content["pathologies"][::-1]
+    contract.write_text(json.dumps(content))
+    described.write_text(yaml.safe_dump(whole))
+    again.study.write_text(study)
+    refused = json.loads(again("promote", "--json", code=1))
+    assert refused["version"] == str(version.version)
+    failed, *_ = (reason for reason in refused["reasons"] if not reason["holds"])
+    assert failed["condition"].startswith("the packaged pathologies, thresholds, preprocessing and resolution are")
+    assert failed["evidence"].startswith("pathologies differ; if that stays so, delete version 1 of tiny and promote")
+
+
+def test_a_winner_whose_weights_are_gone_is_trained_again_when_asked(again):
+    trial = json.loads(again("promote", "--json", "--dry-run"))["trial"]
+    (folder,) = (again.folder / "trials" / trial).glob("best-*")
+    weights = folder / "network.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-100])
+    assert "network.safetensors is damaged" in again("promote", code=2)
+    shutil.rmtree(folder)
+    assert f"trial {trial}, are gone from {folder}" in again("promote", code=2)
+    again("run", "--retry-failed")
+    assert weights.read_bytes() == before
+    assert json.loads(again("promote", "--json"))["promoted"]
+    kinds = [event["kind"] for event in again.events()]
+    assert kinds.count("evaluated") == 2  # both winners', the same weights give the same scores

@@ -18,6 +18,9 @@ from mlflow_server.rollback import before, roll_back
 def packaged(folder):
     folder.mkdir()
     (folder / "MLmodel").touch()
+    (folder / "artifacts").mkdir()
+    for name in ("contract.json", "program.pt2", "weights.safetensors"):
+        (folder / "artifacts" / name).touch()
     return folder
 
 
@@ -79,9 +82,13 @@ def test_rolling_back_passes_over_a_version_that_was_deleted(promoted):
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
-def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted):
+@pytest.mark.parametrize("gone", ["", "MLmodel", "artifacts/weights.safetensors", "artifacts/contract.json"])
+def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted, gone):
     storage, registry, history = promoted
-    shutil.rmtree(storage / "2")
+    if gone:
+        (storage / "2" / gone).unlink()
+    else:
+        shutil.rmtree(storage / "2")
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
@@ -241,6 +248,9 @@ def test_scores_on_another_data_set_that_were_changed_since_are_no_evidence(prom
     registry.tag(champion, {f"{SCORES_HASH}.other": hashlib.sha256(b"as measured").hexdigest()})
     with pytest.raises(PromotionError, match=r"evaluation/scores_other.parquet of run .* was changed since"):
         registry.external_scores(registry.champion("m"), "other")
+    registry.tag(champion, {f"{SCORES_HASH}.lost": hashlib.sha256(b"as measured").hexdigest()})
+    with pytest.raises(PromotionError, match=r"no artifact evaluation/scores_lost.parquet"):
+        registry.external_scores(registry.champion("m"), "lost")
 
 
 def test_the_history_is_mirrored_in_the_versions_tags(promoted):

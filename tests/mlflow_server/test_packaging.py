@@ -379,6 +379,18 @@ def test_a_changed_file_is_refused_at_the_load(saved, tmp_path, file):
         mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
 
+@pytest.mark.parametrize("name", ["pathologies", "thresholds", "preprocessing", "resolution"])
+def test_a_changed_contract_is_refused_at_the_load(saved, tmp_path, name):
+    """By it a model names its columns and cuts its scores: the network alone would come out right."""
+    shutil.copytree(saved[1], tmp_path / "model")
+    path = tmp_path / "model" / "artifacts" / "contract.json"
+    contract = json.loads(path.read_text())
+    contract[name] = contract[name][::-1] if name == "pathologies" else None
+    path.write_text(json.dumps(contract))
+    with pytest.raises((ValueError, MlflowException), match=r"contract\.json is not the file that was packaged"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
+
+
 def test_the_copied_modules_lean_on_nothing_but_one_another(tmp_path):
     names = reader.copy_modules(tmp_path / "reader")
     assert {"dicom", "headers", "images", "jpeg2000", "preprocessing", "radiograph"} <= set(names)

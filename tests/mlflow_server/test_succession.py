@@ -24,7 +24,9 @@ def store(tmp_path_factory):
     uri = f"sqlite:///{folder}/mlflow.db"
     client, registry, history = MlflowClient(uri), Registry(uri), History(folder, "m")
     experiment = client.create_experiment("e")
-    (folder / "MLmodel").touch()  # what every version's source has
+    (folder / "artifacts").mkdir()
+    for name in ("MLmodel", *(f"artifacts/{file}" for file in ("contract.json", "program.pt2", "weights.safetensors"))):
+        (folder / name).touch()  # what every version's source has
     for _ in range(3):
         run = client.create_run(experiment).info.run_id
         registry.register("m", source=str(folder), run_id=run, tags={})

@@ -120,6 +120,25 @@ def test_of_a_run_that_was_made_twice_the_one_stays_that_was_logged_to(uri, trac
     assert {identity: driver.run_id(identity) for identity in runs} == runs
 
 
+def test_groups_that_search_the_same_on_one_server_have_runs_of_their_own(uri, request, tmp_path):
+    """And take nothing from one another, however often they connect; nor from those of earlier versions."""
+    trackers = [Tracker(uri, request.node.name, tmp_path, origin=origin) for origin in (None, "a", "b")]
+    for number, tracker in enumerate(trackers):
+        study_and_trial(tracker)
+        tracker.log("t1", [Measurement(1, 5000 + number, {"val/auroc/macro": number / 10})])
+    client = MlflowClient(uri)
+    for origin, before in zip((None, "a", "b"), trackers, strict=True):
+        again = Tracker(uri, request.node.name, tmp_path, origin=origin)
+        assert again.run_id("t1") == before.run_id("t1")
+        assert again.run_id("study") == before.run_id("study")
+    experiment = client.get_experiment_by_name(request.node.name).experiment_id
+    assert len(client.search_runs([experiment])) == 6
+    for number, tracker in enumerate(trackers):
+        history = client.get_metric_history(tracker.run_id("t1"), "val/auroc/macro")
+        assert [(row.step, row.value) for row in history] == [(1, number / 10)]
+    assert not Tracker(uri, request.node.name, tmp_path, origin="c").knows("t1")
+
+
 def test_everything_may_be_told_again_by_the_next_driver(uri, tracker, request, tmp_path):
     measured = [Measurement(epoch, 5000 + epoch, {"val/auroc/macro": 0.5 + epoch / 10}) for epoch in (1, 2, 3)]
     for number in range(2):

@@ -78,8 +78,9 @@ def test_a_failure_that_a_trial_tells_is_tried_again_as_its_policy_says(kind, ag
     cluster = Cluster([V100], {"small": ANY})
     for attempt in range(1, 5 if again else 2):
         assert cluster.give(1) == ["small"]
-        cluster.dispatcher.told(str(attempt), {"failure": "why", "failure_kind": kind, "log": ""}, dict)
+        cluster.dispatcher.told(str(attempt), {"failure": "why", "failure_kind": kind, "log": "here\nthere"}, dict)
         cluster.dispatcher.left(str(attempt))
     reason = f"{kind}: 4 times, the last: why" if again else f"{kind}: why"
     assert cluster.state.trials["small"].reason == reason
+    assert cluster.state.trials["small"].log == ["here", "there"]
     assert cluster.dispatcher.over

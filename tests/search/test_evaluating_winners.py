@@ -7,6 +7,8 @@ import pytest
 
 from search import ray_cluster
 from search.errors import StudyError
+from search.grid import external_datasets
+from search.identity import key_of
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_sections import Pruning
@@ -69,7 +71,29 @@ def test_a_winner_whose_weights_were_removed_is_trained_again(tmp_path):
     again.run()
     with_weights(tmp_path, "a")
     assert not winners_of(again, "a", tmp_path).reopen_without_weights()
+    assert not winners_of(again, "a", tmp_path).reopen_without_weights(measured=True)
     assert [event["kind"] for event in again.events].count("epoch") == 4  # none is told twice
+
+
+def test_a_measured_winner_without_weights_is_trained_again_when_asked_and_measured_where_they_differ(
+    monkeypatch, tmp_path
+):
+    search = Search({"a": [0.7, 0.8]})
+    search.run()
+    monkeypatch.setattr(ray_cluster, "each", lambda _, orders, __: [(i, {"metrics": {}}) for i in range(len(orders))])
+    monkeypatch.setattr(Winners, "_order", lambda self, winner: None)
+    with_weights(tmp_path, "a")
+    winners_of(search, "a", tmp_path).measure()
+    (StudyFolder(tmp_path, "s").trial("a") / "best").rmdir()
+    assert not winners_of(search, "a", tmp_path).reopen_without_weights()
+    assert winners_of(search, "a", tmp_path).reopen_without_weights(measured=True)
+    (end,) = (event for event in search.events if event["kind"] == "ended")
+    for weights, measured in (("1", 2), ("1", 2), ("2", 3)):
+        search.record(end | {"result": end["result"] | {"checkpoint_sha256": weights}})
+        with_weights(tmp_path, "a")
+        winners_of(search, "a", tmp_path).measure()
+        assert sum(event["kind"] == "evaluated" for event in search.events) == measured
+        (StudyFolder(tmp_path, "s").trial("a") / "best").rmdir()
 
 
 def test_what_the_study_asks_otherwise_is_reckoned_from_the_stored_scores(monkeypatch, tmp_path):
@@ -135,11 +159,17 @@ def test_where_the_data_say_otherwise_whose_images_they_are_all_is_scored_again(
     monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
     (data,) = (event for event in search.events if event["kind"] == "data")
     asked = {"external": {"phantom": ["chexpert"]}}
+    (key,) = map(key_of, external_datasets(winners_of(search, "a", tmp_path, asked).study).values())
     for people in ("as published", "as published", "corrected", "corrected"):
         search.record(data | {"people": people})
         winners_of(search, "a", tmp_path, asked).measure()
     assert told == [None, None]
-    assert search.state.evaluated["cell"]["asked"]["people"] == "corrected"
+    for redraws, fingerprint in ((200, "f"), (200, "f"), (200, "mended"), (200, "mended"), (300, "mended")):
+        search.record({"kind": "external", "key": key, "dataset": "chexpert", "fingerprint": fingerprint})
+        winners_of(search, "a", tmp_path, {**asked, "redraws": redraws}).measure()
+    assert told == [None, None, ["chexpert"], [], ["chexpert"]]
+    found = search.state.evaluated["cell"]["asked"]["data"]
+    assert (found["phantom people"], found["chexpert fingerprint"]) == ("corrected", "mended")
 
 
 def test_a_winner_of_an_earlier_version_is_not_measured_again_because_it_did_not_say_whose_images_they_were(

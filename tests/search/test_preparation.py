@@ -50,12 +50,14 @@ def prepare(tmp_path, monkeypatch):
     """Runs the step of a study that prepares data, in this process, and returns its folder and what was recorded."""
     monkeypatch.setattr(ray_cluster, "stream", lambda function, order, slot: function(order))
 
-    def run(asked: StudyConfig, roots: dict[str, data_roots.Root]) -> tuple[StudyFolder, list[dict]]:
-        folder, recorded = StudyFolder(tmp_path / "storage", asked.name), []
+    def run(
+        asked: StudyConfig, roots: dict[str, data_roots.Root], recorded: list[dict] | None = None
+    ) -> tuple[StudyFolder, list[dict]]:
+        folder, recorded = StudyFolder(tmp_path / "storage", asked.name), [] if recorded is None else recorded
         folder.path.mkdir(parents=True, exist_ok=True)
         desk = SimpleNamespace(
             progress=SimpleNamespace(note=lambda _: None),
-            state=SimpleNamespace(datasets={}, trials={}),
+            state=SimpleNamespace(datasets={}, externals={}, trials={}, unusable={}),
             record=recorded.append,
         )
         machine = Machine(storage=folder.storage, data_roots=roots)
@@ -154,3 +156,17 @@ def test_images_that_trials_have_not_seen_are_told(tmp_path, caplog, quarantined
     assert told in caplog.text
     assert bool(caplog.text) == bool(told)
     assert len(recorded) == (quarantined != before["quarantined"] or fingerprint != "f")
+
+
+def test_where_no_data_set_can_be_used_all_are_told_and_recorded(prepare, tmp_path):
+    roots = {name: tmp_path / name for name in ("ours", "theirs")}
+    for root in roots.values():
+        root.mkdir()
+    asked = study(
+        axes={"dataset": list(roots)},
+        data={name: {"source": "csv", "findings": ["nodule"], "partition": "split"} for name in roots},
+    )
+    recorded: list[dict] = []
+    with pytest.raises(StudyError, match=r"no data set can be used:\n- .*\(.*ours\).*\n- .*\(.*theirs\)"):
+        prepare(asked, roots, recorded)
+    assert [(event["kind"], event["dataset"]) for event in recorded] == [("unusable", "ours"), ("unusable", "theirs")]

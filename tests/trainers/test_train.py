@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets import sources
 from datasets.errors import DatasetError
 from trainers import assembly, checkpoint, checkpoint_files
 from trainers.attempt import Attempt
@@ -60,6 +61,22 @@ def test_pausing_and_going_on_tells_the_same_events_again(trial: Trials, operati
     whole: list[EpochMetrics] = []
     train(config, operation=operation("whole"), report=whole.append)
     assert [event.metrics for event in whole] == [event.metrics for event in second]
+
+
+def test_data_that_changed_since_the_study_looked_at_them_are_refused(trial: Trials, operation: Operations) -> None:
+    """A trial comes back to its data at every rung: it must not go on under other labels."""
+    config, where = trial(), operation()
+    fingerprint = sources.load(config.dataset, where.data_root).fingerprint
+    known = where.model_copy(update={"fingerprint": fingerprint})
+    ended = train(config, operation=known, report=lambda _: None, until_epoch=1)
+    assert ended.epochs == 1
+    other = where.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(TrialError, match="changed since the study looked at them") as refused:
+        train(config, operation=other, report=lambda _: None)
+    assert refused.value.kind == "data"
+    best = where.trial_folder / str(ended.checkpoint)
+    with pytest.raises(TrialError, match="changed since the study looked at them"):
+        evaluate(config, operation=other, checkpoint_folder=best, partition="test")
 
 
 def test_a_paused_trial_whose_resume_state_was_dropped_begins_anew(trial: Trials, operation: Operations) -> None:
