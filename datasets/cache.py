@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from datasets.building import NOT_READ, QUARANTINED, READABLE, Progress, build, estimate_bytes, too_many
-from datasets.derivation import MARKER, PIXELS
+from datasets.derivation import MARKER, PIXELS, have_their_sizes
 from datasets.errors import DatasetError
 from datasets.manifest import Manifest
 from datasets.preprocessing import Preprocessing, resolve
@@ -169,9 +169,8 @@ def content_hashes(folder: Path) -> np.ndarray:
 
 
 def _is_whole(folder: Path, manifest: Manifest, side: int) -> bool:
-    """Say whether the pixels have their size, which they get before the first of them is written."""
-    path = folder / PIXELS
-    return path.is_file() and path.stat().st_size == len(manifest) * side * side
+    """Say whether the files have their sizes, which they get before the first row is written."""
+    return have_their_sizes(folder, rows=len(manifest), side=side)
 
 
 def _discard(folder: Path) -> None:
@@ -195,8 +194,10 @@ def _state(folder: Path) -> np.ndarray:
 
 def _quarantine(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (hash, reason) of each quarantined row, though an interrupted build may have listed it twice or torn it."""
-    with (folder / "quarantine.csv").open(newline="") as file:
-        listed = {line[0]: (line[1], line[2]) for line in csv.reader(file) if len(line) == 4}
+    listed: dict[str, tuple[str, str]] = {}
+    if (folder / "quarantine.csv").is_file():
+        with (folder / "quarantine.csv").open(newline="") as file:
+            listed = {line[0]: (line[1], line[2]) for line in csv.reader(file) if len(line) == 4}
     for row in np.flatnonzero(_state(folder) >= QUARANTINED):
         yield listed.get(str(row), (f"row {row}", "the reason was lost in a crash"))
 

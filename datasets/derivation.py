@@ -49,8 +49,20 @@ def _larger(cache: Path, wanted: dict[str, Any]) -> tuple[Path, int] | None:
     """Return the complete cache of the same files and preparation that is next in resolution, and that resolution."""
     found = []
     for path in cache.glob(f"*/{MARKER}"):
-        described = json.loads(path.read_text())
-        same = all(described.get(key) == wanted[key] for key in ("pixels", "preprocessing"))
-        if same and described["resolution"] > wanted["resolution"] and (path.parent / VERBATIM).is_file():
-            found.append((path.parent, int(described["resolution"])))
+        try:
+            described = json.loads(path.read_text())
+        except ValueError:  # damaged: it says nothing
+            continue
+        side = described["resolution"]
+        same = all(described.get(key) == wanted[key] for key in ("pixels", "preprocessing", "images"))
+        if same and side > wanted["resolution"] and (path.parent / VERBATIM).is_file():
+            found += [(path.parent, side)] if have_their_sizes(path.parent, rows=wanted["images"], side=side) else []
     return min(found, key=lambda pair: pair[1], default=None)
+
+
+def have_their_sizes(folder: Path, *, rows: int, side: int) -> bool:
+    """Say whether a cache's files are as long as so many rows need; earlier versions wrote no `verbatim.u8`."""
+    sizes = {PIXELS: rows * side * side, "state.u8": rows, "sha256.bin": rows * 32}
+    if (folder / VERBATIM).exists():
+        sizes[VERBATIM] = rows
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())

@@ -88,6 +88,21 @@ def resolve_uncertain(
     return np.where(labels == UNCERTAIN, targets, labels).astype(np.float32)
 
 
+def fill_blanks(labels: np.ndarray, pathologies: Sequence[str], policy: str) -> np.ndarray:
+    """Return labels whose blank cells (NaN) are 0, or with the policy 'ignore' stay blank.
+
+    That of `no_finding` is 0 either way: the CheXpert labeler writes 1 or nothing there, and nothing where the report
+    mentions a finding.
+
+    Args:
+        labels: float32 (rows, pathologies).
+        pathologies: names of the columns.
+        policy: zeros or ignore.
+    """
+    filled = np.array([policy == "zeros" or name == "no_finding" for name in pathologies])
+    return np.where(np.isnan(labels) & filled, np.float32(0), labels)
+
+
 def harden(labels: np.ndarray) -> np.ndarray:
     """Return labels fit for evaluation: a soft label above one half is 1, below is 0, one half is not given (NaN)."""
     soft = (labels > 0) & (labels < 1)

@@ -25,6 +25,12 @@ PUBLISHED_IMAGES: dict[str, int] = {
     "vindr_cxr": 18_000,
     "vindr_pcxr": 9_125,
 }
+READ_IMAGES: dict[str, dict[str, int]] = {
+    "chexpert": {"paper": 157_676, "conventional": 191_229},  # frontal; the paper's without uncertain rows
+    "mimic_cxr": {"paper": 243_334, "conventional": 243_334},  # AP and PA
+    "padchest": {"paper": 110_554, "conventional": 110_554},
+}
+"""Of those what a source reads without further options, by label list: frontal views."""
 TRAINING_SHARE = 0.8
 """Images of a data set that are trained on where its partitions are not known."""
 
@@ -51,10 +57,16 @@ Known = Mapping[str, Images]
 def of(dataset: DatasetConfig, known: Known) -> Images | None:
     """Return the size of a data set, None where nobody knows it; what was seen beats what was published."""
     found = known.get(key_of(dataset)) or known.get(_collection(dataset.model_dump(mode="json")))
-    published = PUBLISHED_IMAGES.get(dataset.name, PUBLISHED_IMAGES.get(dataset.source))
+    published = _published(dataset)
     if found is None and published is not None:
         return Images(published, published * TRAINING_SHARE, "published")
     return found
+
+
+def _published(dataset: DatasetConfig) -> int | None:
+    whole = PUBLISHED_IMAGES.get(dataset.name, PUBLISHED_IMAGES.get(dataset.source))
+    every_view = dataset.options.get("views") == "all"
+    return whole if every_view else READ_IMAGES.get(dataset.source, {}).get(dataset.labels, whole)
 
 
 def recorded(states: Iterable[StudyState]) -> dict[str, Images]:

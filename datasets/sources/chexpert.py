@@ -9,7 +9,7 @@ from pydantic import Field
 
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
-from datasets.labels import canonical
+from datasets.labels import canonical, fill_blanks
 from datasets.source_facts import compare
 from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import UNCERTAIN, SourceTable, instance_rows, read_csv
@@ -47,7 +47,9 @@ class ChexpertOptions(SourceOptions):
         None, description="leave out rows with an uncertain label, as paper 1 does; not given: with paper labels"
     )
     views: Literal["frontal", "all"] = "frontal"
-    blank: Literal["zeros", "ignore"] = Field("zeros", description="a finding that the report does not mention")
+    blank: Literal["zeros", "ignore"] = Field(
+        "zeros", description="a finding that the report does not mention; no_finding is 0 then"
+    )
 
 
 OPTIONS = ChexpertOptions
@@ -76,7 +78,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     labels = labels[kept][:, columns]
     return SourceTable(
         instances=instances[kept].reset_index(drop=True),
-        labels=np.where(np.isnan(labels), np.float32(0), labels) if options.blank == "zeros" else labels,
+        labels=fill_blanks(labels, pathologies, options.blank),
         pathologies=pathologies,
         completeness=completeness,
         differences=differences,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
-from datasets.labels import canonical
+from datasets.labels import canonical, fill_blanks
 from datasets.source_facts import compare
 from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import SourceTable, instance_rows, read_csv
@@ -30,7 +30,9 @@ class MimicOptions(SourceOptions):
     partitions: Literal["official", "drawn"] | None = Field(
         None, description="drawn: a fifth of the patients, as in paper 1; not given: drawn with paper labels"
     )
-    blank: Literal["zeros", "ignore"] = Field("zeros", description="a finding that the report does not mention")
+    blank: Literal["zeros", "ignore"] = Field(
+        "zeros", description="a finding that the report does not mention; no_finding is 0 then"
+    )
 
 
 OPTIONS = MimicOptions
@@ -64,7 +66,7 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
         instances["partition"] = ""
     return SourceTable(
         instances=instances,
-        labels=np.where(np.isnan(labels), np.float32(0), labels) if options.blank == "zeros" else labels,
+        labels=fill_blanks(labels, pathologies, options.blank),
         pathologies=pathologies,
         completeness=completeness,
         differences=differences,

@@ -48,12 +48,12 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
     """Read annotations/image_labels_{train,test}.csv, or the Kaggle table where those are absent.
 
     There is no patient identifier: every image counts as a patient. The Kaggle variant has no labelled test
-    images, so a fifth is drawn.
+    images, so a fifth is drawn, and knows ten of paper 1's eleven labels (not pneumonia).
     """
     options = parse_options(config, OPTIONS)
     kaggle = next((root / name for name in _KAGGLE_TABLES if (root / name).is_file()), None)
     if kaggle is not None and not (root / "annotations").is_dir():
-        return _read_kaggle(kaggle, options)
+        return _read_kaggle(kaggle, options, tuple(n for n in _KAGGLE if config.labels != "paper" or n in _PAPER))
     train = read_csv(root / "annotations" / "image_labels_train.csv", columns=("image_id", "rad_id"))
     test = read_csv(root / "annotations" / "image_labels_test.csv", columns=("image_id",))
     pathologies = _PAPER if config.labels == "paper" else _CONVENTIONAL
@@ -110,17 +110,17 @@ def instances_of(images: pd.Series, partition: str, *, folder: str, ending: str)
     return instance_rows(len(images), path=path, case=images, patient=images, partition=partition)
 
 
-def _read_kaggle(path: Path, options: VindrOptions) -> SourceTable:
+def _read_kaggle(path: Path, options: VindrOptions, pathologies: tuple[str, ...]) -> SourceTable:
     table = read_csv(path, columns=_KAGGLE_COLUMNS)
     marks = pd.get_dummies(table["class_name"], dtype=np.float32)
     marks = marks.groupby([table["image_id"], table["rad_id"]], sort=False).max().reset_index()
-    images, labels = tally(marks, _KAGGLE, reader="rad_id", vote=options.vote)
+    images, labels = tally(marks, pathologies, reader="rad_id", vote=options.vote)
     instances = instances_of(images, "", folder="train", ending=".dicom")
-    completeness, differences = compare(KAGGLE_FACTS, instances, labels, _KAGGLE)
+    completeness, differences = compare(KAGGLE_FACTS, instances, labels, pathologies)
     return SourceTable(
         instances=instances,
         labels=labels,
-        pathologies=_KAGGLE,
+        pathologies=pathologies,
         completeness=completeness,
         differences=differences,
         test_fraction=0.2,

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from search.report import tables, words
-from search.report.layout import MACRO, axes_of, datasets, primary, rows_of, short_name, spoken, varies
+from search.report.layout import MACRO, axes_of, datasets, primary, question, rows_of, short_name, spoken, varies
 from search.study_state import name_in_cell, point_of
 from search.wording import percent
 
@@ -109,9 +109,14 @@ def curves_csv(found: dict[str, Any]) -> str | None:
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str | None:
     """Return a table, or None where there is nothing to list: nobody can read one without a header."""
+    rows = list(rows)
     table = pd.DataFrame(rows)
     if table.empty:
         return None
+    for column in table.select_dtypes("float"):
+        known = [row[str(column)] for row in rows if row.get(str(column)) is not None]
+        if known and all(isinstance(value, int) for value in known):  # pandas makes floats of counts with a gap
+            table[column] = table[column].astype("Int64")
     for column in table.select_dtypes(exclude="number"):
         table[column] = table[column].map(_as_text)
     buffer = io.StringIO()
@@ -125,11 +130,15 @@ def _as_text(cell: Any) -> Any:
 
 
 def latex(found: dict[str, Any]) -> str:
-    """Return the macro results as a booktabs table: a row per configuration, a column per data set, the best bold."""
+    """Return the macro results as a booktabs table: a row per configuration, a column per data set.
+
+    The best of what was asked the same question is bold.
+    """
     rows = [
         {
             "configuration": short_name(found, cell, without=("dataset",)) or "all",
             "dataset": cell["axes"]["dataset"],
+            "question": question(found, cell),
             "entry": tables.interval(row),
             "value": row["value"] if row else None,
         }
@@ -137,11 +146,12 @@ def latex(found: dict[str, Any]) -> str:
         for row in [rows_of(found, cell).get(MACRO)]
     ]
     order = list(dict.fromkeys(row["configuration"] for row in rows))
-    wide = pd.DataFrame(rows).set_index(["configuration", "dataset"])
+    table = pd.DataFrame(rows).astype({"value": float})
+    ranked = table.groupby("question")["value"].transform("max" if found["direction"] == "maximize" else "min")
+    wide = table.assign(best=table["value"].eq(ranked)).set_index(["configuration", "dataset"])
     entry = wide["entry"].unstack().reindex(index=order, columns=datasets(found)).fillna("--")
-    value = wide["value"].unstack().reindex(index=order, columns=datasets(found)).astype(float)
+    best = wide["best"].unstack().reindex(index=order, columns=datasets(found)).eq(True).to_numpy()
     entry.index.name = entry.columns.name = None
-    best = value.eq(value.max() if found["direction"] == "maximize" else value.min()).to_numpy()
     styled = entry.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
     styled = styled.apply(lambda _: pd.DataFrame(best, entry.index, entry.columns).replace(BOLD), axis=None)
     caption = (

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets.dataset_config import QUESTION
 from search import grid
 from search.wording import counted
 
@@ -54,6 +55,19 @@ def datasets(found: dict[str, Any]) -> list[str]:
 def data_name(told: dict[str, Any]) -> str:
     """Return what data or a baseline are called: a data set that is read in several ways, with what differs."""
     return str(told.get("name") or told["dataset"])  # reports of earlier versions have no names
+
+
+def question(found: dict[str, Any], cell: dict[str, Any]) -> str:
+    """Name what a cell was asked: its data set, and labels and patients where these are compared.
+
+    Values rank within one question alone.
+    """
+    asked = [
+        f"{axis}={grid.readable(cell['axes'][axis])}"
+        for axis in QUESTION
+        if axis in cell["axes"] and varies(found, axis)
+    ]
+    return str(cell["axes"]["dataset"]) + (f" ({', '.join(asked)})" if asked else "")
 
 
 def cells_of(found: dict[str, Any], dataset: str) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets.dataset_config import QUESTION
-from search.grid import readable
 from search.report import differences
 from search.report.layout import (
     MACRO,
@@ -13,10 +12,10 @@ from search.report.layout import (
     datasets,
     has_several_seeds,
     primary,
+    question,
     rows_of,
     short_name,
     spoken,
-    varies,
 )
 from search.study_state import OVER_BUDGET, point_of
 from search.wording import counted, percent
@@ -149,25 +148,17 @@ def _best(found: dict[str, Any]) -> list[str]:
     for dataset in datasets(found):
         for cell in cells_of(found, dataset):
             if (row := rows_of(found, cell).get(MACRO)) and row["value"] is not None:
-                measured.setdefault(_question(found, cell), []).append((row["value"], cell, row))
+                measured.setdefault(question(found, cell), []).append((row["value"], cell, row))
     told = []
-    for question, cells in measured.items():
+    for asked, cells in measured.items():
         choose = max if found["direction"] == "maximize" else min
         value, cell, row = choose(cells, key=lambda one: one[0])
         name = short_name(found, cell, without=("dataset", *QUESTION)) or cell["cell"]
         bounds = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
         end = "highest" if choose is max else "lowest"
         which = "the only cell" if len(cells) == 1 else f"the {end} of {len(cells)} cells"
-        told.append(f"{question}: {which} is {name}, {value:.3f}{bounds}.")
+        told.append(f"{asked}: {which} is {name}, {value:.3f}{bounds}.")
     return told
-
-
-def _question(found: dict[str, Any], cell: dict[str, Any]) -> str:
-    """Name what a cell was asked: its data set, and labels and patients where these are compared."""
-    asked = [
-        f"{axis}={readable(cell['axes'][axis])}" for axis in QUESTION if axis in cell["axes"] and varies(found, axis)
-    ]
-    return str(cell["axes"]["dataset"]) + (f" ({', '.join(asked)})" if asked else "")
 
 
 def _effect(found: dict[str, Any], contrast: tuple[str, str, str]) -> str:

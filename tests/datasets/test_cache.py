@@ -89,6 +89,23 @@ def test_a_smaller_resolution_is_derived_where_the_larger_is_the_file(manifest: 
         assert (folder / name).read_bytes() == (alone / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["pixels.u8", "verbatim.u8", "sha256.bin", "state.u8", MARKER])
+def test_nothing_is_derived_from_a_cache_that_is_damaged(manifest: Manifest, tmp_path: Path, name: str):
+    alone = _prepare(manifest, tmp_path / "alone", preprocessing="plain").folder
+    larger = _prepare(manifest, tmp_path / "c", preprocessing="plain", resolution=24).folder
+    (larger / name).write_bytes((larger / name).read_bytes()[:5])
+    folder = _prepare(manifest, tmp_path / "c", preprocessing="plain").folder
+    for made in ("pixels.u8", "sha256.bin", "state.u8"):
+        assert (folder / made).read_bytes() == (alone / made).read_bytes()
+
+
+def test_a_cache_without_its_list_of_the_quarantine_can_be_used(manifest: Manifest, tmp_path: Path):
+    (manifest.root / manifest.instances["path"].iloc[3]).write_bytes(b"not an image")
+    folder = _prepare(manifest, tmp_path / "c").folder
+    (folder / "quarantine.csv").unlink()
+    assert _prepare(manifest, tmp_path / "c").quarantined == (("row 3", "the reason was lost in a crash"),)
+
+
 @pytest.mark.parametrize("preprocessing", ["standard", "plain"])
 def test_pixels_of_jpeg2000_do_not_depend_on_what_was_prepared_before(tmp_path: Path, preprocessing: str):
     """128 px is their own size; a smaller square is decoded from a reduced resolution, whichever cache lies beside."""
@@ -281,12 +298,13 @@ def test_a_torn_list_of_the_quarantine_does_no_harm(manifest: Manifest, tmp_path
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_cache_that_was_cut_off_is_told_and_built_anew(manifest: Manifest, tmp_path: Path, finished: bool):
+@pytest.mark.parametrize("name", ["pixels.u8", "state.u8", "sha256.bin", "verbatim.u8"])
+def test_a_cache_that_was_cut_off_is_told_and_built_anew(manifest: Manifest, tmp_path: Path, finished: bool, name: str):
     """What says that rows are done would let zeros pass for them."""
     folder = _prepare(manifest, tmp_path / "c").folder
     whole = (folder / "pixels.u8").read_bytes()
-    with (folder / "pixels.u8").open("r+b") as file:
-        file.truncate(100)
+    with (folder / name).open("r+b") as file:
+        file.truncate(5)
     if not finished:
         (folder / MARKER).unlink()
     assert not is_prepared(manifest, resolution=16, preprocessing="standard", cache=tmp_path / "c")

@@ -11,6 +11,7 @@ import pytest
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
 from datasets.external import check_external, external_test
+from datasets.source_table import UNCERTAIN
 from datasets.sources import load, names, read
 from tests.datasets import miniatures
 
@@ -73,7 +74,9 @@ def test_chexpert_row_filter_views_and_blanks(tmp_path: Path):
     frontal = read(_config("chexpert", {"row_filter": False}), tmp_path)
     filtered = read(_config("chexpert", labels="paper"), tmp_path)
     assert len(everything.instances) == 2 * len(frontal.instances) == 2 * (miniatures.PATIENTS + 12)
-    assert np.isnan(everything.labels).mean() == pytest.approx(0.25, abs=0.04)
+    no_finding = everything.pathologies.index("no_finding")
+    assert np.isnan(np.delete(everything.labels, no_finding, axis=1)).mean() == pytest.approx(0.25, abs=0.04)
+    assert {0, 1} <= set(everything.labels[:, no_finding]) <= {0, 1, UNCERTAIN}  # its blank says that there is one
     assert not np.isnan(frontal.labels).any()
     assert set(filtered.instances["partition"]) == {""}  # drawn, as in paper 1
     uncertain = [name for name in filtered.pathologies if name in ("cardiomegaly", "lung_opacity", "lung_lesion")]
@@ -228,3 +231,22 @@ def test_what_is_external_is_told_by_collection(sources, collections, refused):
     other, trained_on = (DatasetConfig(name=n, source=s) for n, s in zip(collections, sources, strict=True))
     with pytest.raises(DatasetError, match=f"{other.name} is not external") if refused else nullcontext():
         check_external(other, trained_on=trained_on)
+
+
+@pytest.mark.parametrize(("labels", "count"), [("conventional", 15), ("paper", 10)])
+def test_the_kaggle_table_of_vindr_has_what_is_asked_of_it(tmp_path: Path, labels, count):
+    classes = [(f"i{number}", name, number) for number, name in enumerate(KAGGLE_CLASSES)]
+    rows = [[*one, reader, "", "", "", ""] for one in classes for reader in "abc"]
+    miniatures.write_table(tmp_path / "train.csv", "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", rows)
+    table = read(_config("vindr_cxr", labels=labels), tmp_path)
+    assert len(table.pathologies) == count == table.labels.shape[1]
+    positives = dict(zip(table.pathologies, (table.labels == 1).sum(axis=0).tolist(), strict=True))
+    assert positives == dict.fromkeys(table.pathologies, 1)
+    assert ("calcification" in table.pathologies) is (labels == "conventional")
+
+
+KAGGLE_CLASSES = (
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration",
+    "Lung Opacity", "Nodule/Mass", "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax",
+    "Pulmonary fibrosis", "No finding",
+)  # fmt: skip

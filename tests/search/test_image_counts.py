@@ -59,3 +59,18 @@ def test_a_data_set_of_unknown_size_costs_what_the_others_do():
     assert trained[key_of(HOUSE)] == pytest.approx((112_120 * 0.8 + 8) / 2)
     large = relative_cost(config, trained[key_of(NIH)])
     assert relative_cost(config, trained[key_of(OTHER)]) < relative_cost(config, trained[key_of(HOUSE)]) < large
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "images"),
+    [
+        ("chexpert", {"labels": "paper"}, 157_676),
+        ("chexpert", {}, 191_229),
+        ("chexpert", {"options": {"views": "all"}}, 223_648),
+        ("padchest", {}, 110_554),
+        ("rsna_pneumonia", {}, 26_684),
+    ],
+)
+def test_of_a_collection_those_images_count_that_are_read(source, settings, images):
+    dataset = DatasetConfig(name="ours", source=source, **settings)
+    assert image_counts.of(dataset, {}) == image_counts.Images(images, images * 0.8, "published")

@@ -216,6 +216,26 @@ def test_the_best_of_each_data_set_is_bold_in_latex(reported):
     assert sum("--" in line for line in lines) == 2  # dinov2 was not asked for on vindr_pcxr
 
 
+def test_what_was_asked_another_question_is_not_ranked_with_it_in_latex(reported):
+    found = copy.deepcopy(reported.found)
+    for cell in found["cells"]:
+        cell["axes"]["labels"] = "paper" if cell["axes"]["resolution"] == 224 else "conventional"
+    found["axes"]["labels"] = ["paper", "conventional"]
+    lines = [line for line in files.latex(found).splitlines() if line.endswith(r"\\")]
+    for column in (1, 2):
+        bold = [line.split("&")[0] for line in lines if r"\textbf" in line.split("&")[column]]
+        assert sorted("paper" in name for name in bold) == [False, True]
+
+
+def test_counts_are_whole_numbers_in_the_tables(reported):
+    """A macro row has none, which makes floats of a column."""
+    for name in ("results.csv", "subgroups.csv"):
+        table = pd.read_csv(io.StringIO(reported.file(name)), dtype=str)
+        counts = set(table["positives"].dropna()) | set(table["negatives"].dropna())
+        assert len(counts) > 5
+        assert all(count.isdigit() for count in counts)
+
+
 def test_the_report_names_the_code_and_libraries_that_trained_and_its_own_apart(again):
     with Ledger(again.folder.ledger) as ledger:
         study = {"kind": "study", "study": again.state.study, "time_ms": 1}
