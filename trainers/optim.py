@@ -23,14 +23,11 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
 
     encoder: nn.Module = network.encoder.body  # type: ignore[union-attr, assignment]
     inside = layer_groups(encoder, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
-    # Of some bodies timm counts the last block as the top, where the head would be; of others a last norm alone.
-    top = (parameter for group in inside if group["lr_scale"] == 1.0 for parameter in group["params"])
-    below_the_head = recipe.layer_decay if any(parameter.ndim > 1 for parameter in top) else 1.0
     groups = [
         {
             "params": [parameter for parameter in group["params"] if parameter.requires_grad],
             "weight_decay": group["weight_decay"],
-            "lr_scale": group["lr_scale"] * below_the_head,
+            "lr_scale": group["lr_scale"],
         }
         for group in inside
     ]

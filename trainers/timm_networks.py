@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from trainers.trial import TrialError
 declare_missing()  # timm imports torchvision, whose import fails where its operators do not load
 
 import timm  # noqa: E402
+from timm.models import group_parameters  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
 PATCHES = (
@@ -157,10 +159,29 @@ def fitting(body: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[
     return filtered
 
 
-def layer_groups(network: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Return parameter groups with `lr_scale` falling by `layer_decay` per layer from the output to the input."""
-    groups: list[dict[str, Any]] = param_groups_layer_decay(network, weight_decay=weight_decay, layer_decay=layer_decay)
-    return groups
+def layer_groups(body: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Return parameter groups with `lr_scale` falling by `layer_decay` per layer from the output to the input.
+
+    Args:
+        body: timm's network without its classifier.
+        weight_decay: of matrices; vectors have none.
+        layer_decay: factor from layer to layer, 1 at the classifier.
+    """
+    groups: list[dict[str, Any]] = param_groups_layer_decay(body, weight_decay=weight_decay, layer_decay=layer_decay)
+    below = layer_decay if _ends_below_its_classifier(body) else 1.0
+    return [{**group, "lr_scale": group["lr_scale"] * below} for group in groups]
+
+
+def _ends_below_its_classifier(body: Any) -> bool:
+    """Whether the classifier that was taken away would be a layer of its own: of some bodies it shares the last one."""
+    classifier = body.default_cfg.get("classifier") or "head"
+    name = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+    if not hasattr(body, "group_matcher"):
+        return False
+    whole = SimpleNamespace(named_parameters=lambda: iter([*body.named_parameters(), (name, None)]))
+    layers = group_parameters(whole, body.group_matcher(coarse=False), reverse=True)
+    top = layers.pop(name)
+    return bool(max(layers.values()) < top)
 
 
 def _filtered(body: nn.Module, state: dict[str, Tensor], *, name: str) -> dict[str, Tensor]:

@@ -252,6 +252,23 @@ def test_the_head_has_the_whole_rate_and_the_last_block_one_step_less(trial: Tri
     assert (of_head, of_last) == ({1.0}, {0.65})
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "convnext_atto", "resnet18", "mobilenetv3_small_050", "efficientvit_b0", "test_vit3"],
+)
+def test_layers_have_the_rates_that_timm_gives_them_under_its_own_classifier(name: str) -> None:
+    """Of some networks what stands after the last block is a layer with the classifier, of others it has its own."""
+    from trainers.timm_networks import layer_groups, param_groups_layer_decay, timm
+
+    with torch.device("meta"):
+        whole, body = (timm.create_model(name, pretrained=False, num_classes=classes) for classes in (5, 0))
+    of_timm = {id(p): g["lr_scale"] for g in param_groups_layer_decay(whole, layer_decay=0.5) for p in g["params"]}
+    groups = layer_groups(body, weight_decay=0.1, layer_decay=0.5)
+    ours = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    expected = {key: of_timm[id(parameter)] for key, parameter in whole.named_parameters()}
+    assert all(ours[id(parameter)] == expected[key] for key, parameter in body.named_parameters())
+
+
 def test_draws_depend_on_the_place_alone_and_leave_the_callers_generator() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
