@@ -104,7 +104,7 @@ class Winners:
         return (self.folder.trial(winner.trial) / winner.checkpoint).is_dir()
 
     def _asked_of(self, winner: Winner) -> dict[str, Any]:
-        """Return what a winner's figures depend on beside its network."""
+        """Return what a winner's figures depend on."""
         settings = self.study.evaluation.model_dump(mode="json", include=set(EVALUATED_WITH))
         external = {name: key_of(dataset) for name, dataset in self._external(winner).items()}
         return {**settings, "external": external, "data": self._data(winner)}
