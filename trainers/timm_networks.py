@@ -37,6 +37,7 @@ class TimmNetwork(nn.Module):
         std: as mean.
         width: of the pooled feature.
         prefix_tokens: class and register tokens before the patches; 0 without tokens.
+        has_class_token: whether the first of them is the class's.
         source: of the weights, for the record.
     """
 
@@ -47,6 +48,7 @@ class TimmNetwork(nn.Module):
         self.std = std
         self.width = int(getattr(body, "head_hidden_size", None) or body.num_features)  # type: ignore[arg-type]
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0) or 0)
+        self.has_class_token = getattr(body, "cls_token", None) is not None
         self.source = source
 
     def forward(self, images: Tensor, *, pooling: str = "family") -> Tensor:
@@ -56,6 +58,9 @@ class TimmNetwork(nn.Module):
             images: (B, 3, H, W), normalised.
             pooling: family (timm's default for the architecture), all_tokens (mean of class, register and patch
                 tokens after the last norm, as arXiv 2510.07191), patch_tokens, or class_token.
+
+        Raises:
+            TrialError: kind "configuration", there is no class token.
         """
         maps: Tensor = self.body.forward_features(images)  # type: ignore[operator]
         if pooling == "family" or maps.ndim != 3:
@@ -65,6 +70,8 @@ class TimmNetwork(nn.Module):
             return maps.mean(dim=1)
         if pooling == "patch_tokens":
             return maps[:, self.prefix_tokens :].mean(dim=1)
+        if not self.has_class_token:  # but a patch or a register in its place
+            raise TrialError("configuration", "pooling: class_token: this network has none; choose another pooling")
         return maps[:, 0]
 
 

@@ -8,6 +8,7 @@ from trainers import adaptations, assembly, backbones, cells, initializations, t
 from trainers.network import Network
 from trainers.network_plan import NetworkPlan, Refusal
 from trainers.timm_networks import meta_network, parameter_count
+from trainers.trial import TrialError
 
 RESOLUTIONS = (224, 512, 1024)
 PLANS = [
@@ -124,6 +125,15 @@ def test_poolings_by_name(pooling: str) -> None:
     expected = {"all_tokens": tokens.mean(1), "patch_tokens": tokens[:, 1:].mean(1), "class_token": tokens[:, 0]}
     assert torch.equal(encoder(images, pooling=pooling), expected[pooling])
     assert torch.equal(encoder(images), expected["class_token"])  # ViT's own
+
+
+def test_a_class_token_is_not_taken_from_where_there_is_none() -> None:
+    plan = initializations.resolve("random", "test_vit3", 32)  # one register, whose token is the first
+    assert isinstance(plan, NetworkPlan)
+    encoder = backbones.build(plan).eval()
+    assert encoder.prefix_tokens == 1
+    with pytest.raises(TrialError, match="pooling: class_token: this network has none"):
+        encoder(torch.zeros(1, 3, 32, 32), pooling="class_token")
 
 
 def test_the_paper_pools_dino_tokens_and_leaves_others_to_their_family() -> None:
