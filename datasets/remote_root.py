@@ -45,7 +45,7 @@ def bring(
     """Bring what a data set's configuration reads from an address to a local folder.
 
     Interrupted and called again it goes on; of several callers one copies and the others wait. Label files are copied
-    anew by every call, see `datasets.remote.mirror`.
+    anew by every call, see `datasets.remote.mirror`; what is not at the address any more is removed here, too.
 
     Args:
         config: which label files and images.
@@ -60,11 +60,19 @@ def bring(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         remote = listing(address)
+        _remove_gone(remote, folder)
         tables = [path for path in remote.files if path.suffix.lower() not in _IMAGES]
         brought = copy(remote, folder, only=tables, workers=workers)
         named = _named_images(config, remote, folder)
         images = copy(remote, folder, only=named, workers=workers, progress=progress)
     return Mirrored(brought.files + images.files, brought.bytes + images.bytes, brought.copied + images.copied)
+
+
+def _remove_gone(remote: RemoteFolder, folder: Path) -> None:
+    """Remove what its owner removed: a label file under its earlier name would be read in place of the new one."""
+    for path in folder.rglob("*"):
+        if path.is_file() and PurePosixPath(path.relative_to(folder)) not in remote.files:
+            path.unlink()
 
 
 def _named_images(config: DatasetConfig, remote: RemoteFolder, folder: Path) -> list[PurePosixPath]:

@@ -43,27 +43,34 @@ def data_card(
         DatasetError: the labels cannot be used at all.
     """
     table, manifest = read(config, root), load(config, root)
-    films = manifest.instances["patient"].value_counts()
+    once = _once(manifest)
+    films = once.instances["patient"].value_counts()
     card: dict[str, Any] = {
         "source": manifest.source,
         "labels": config.labels,
         "completeness": table.completeness,
         "differences": [{"fact": d.fact, "published": d.published, "found": d.found} for d in table.differences],
         "fingerprint": manifest.fingerprint,
-        "images": len(manifest),
-        "patients": int(manifest.instances["patient"].nunique()),
-        "cases": int(manifest.instances["case"].nunique()),
+        "images": len(once),
+        "patients": int(once.instances["patient"].nunique()),
+        "cases": int(once.instances["case"].nunique()),
         "films_per_patient": {"mean": round(float(films.mean()), 2), "most": int(films.max())},
         "validation": manifest.validation,
         "partitions": {name: _partition(manifest, name) for name in PARTITIONS},
         "pathologies": {name: _pathology(manifest, column) for column, name in enumerate(manifest.pathologies)},
-        "views": _counts(manifest.instances["view"]),
-        "sexes": _counts(manifest.instances["sex"]),
-        "ages": _ages(manifest.instances["age"]),
+        "views": _counts(once.instances["view"]),
+        "sexes": _counts(once.instances["sex"]),
+        "ages": _ages(once.instances["age"]),
     }
     if images:
-        card["files"] = _files(manifest, workers=workers, progress=progress)
+        card["files"] = _files(once, workers=workers, progress=progress)
     return card
+
+
+def _once(manifest: Manifest) -> Manifest:
+    """Return a manifest in which each image has one row: what serves for validation and test has two."""
+    again = manifest.instances["path"].duplicated().to_numpy()
+    return manifest.take(np.flatnonzero(~again)) if again.any() else manifest
 
 
 def unreadable(manifest: Manifest, *, workers: int = 1) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ Tune's searcher and scheduler (`ray_backend.py`) know trials of their own, one f
 carries out which, what each told, and whether the next one fits on the cluster now.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from search.worker import WorkOrder
 from trainers.trial import EpochMetrics, TrialResult
 
 SECONDS_BETWEEN_COUNTS = 5.0
+ROUNDING = 1e-9
 
 Together = Callable[[], AbstractContextManager[None]]
 """Makes what is recorded inside durable at its end, at once (see `desk.Desk.together`)."""
@@ -175,24 +177,48 @@ class _Room:
         # Whoever asks for no type of GPU is taken to be where nobody asks for the type.
         named = {f"{ACCELERATOR}{slot.gpu_type}" for slot in (*taken, *wanted) if slot.gpu_type}
         nodes = sorted(self._nodes, key=lambda node: not named.isdisjoint(node))
-        free = [dict(node) for node in nodes]
+        free = [_Free(node) for node in nodes]
         for slot in taken:
             if (node := _node_for(slot, free)) is not None:
-                for name, amount in slot.as_ray().items():
-                    node[name] -= amount
+                node.take(slot)
         for place, slot in enumerate(wanted):
             if _node_for(slot, free) is not None:
                 return place
-            able = [node for node, whole in zip(free, nodes, strict=True) if node and _holds(whole, slot)]
+            able = [node for node, whole in zip(free, nodes, strict=True) if node.open and _Free(whole).holds(slot)]
             if able:
-                max(able, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0))).clear()
+                max(able, key=lambda node: (sum(node.gpus), node.amounts.get("CPU", 0))).open = False
         return None
 
 
-def _node_for(slot: Slot, nodes: Sequence[dict[str, float]]) -> dict[str, float] | None:
+class _Free:
+    """What is free on a node: amounts, and of each GPU how much, since a trial's share is one of a single GPU."""
+
+    def __init__(self, node: Node):
+        self.amounts = dict(node)
+        self.gpus = [1.0] * int(self.amounts.pop("GPU", 0))
+        self.open = True
+
+    def holds(self, slot: Slot) -> bool:
+        asked = _without_gpus(slot)
+        enough = all(self.amounts.get(name, 0) >= amount - ROUNDING for name, amount in asked.items())
+        return self.open and enough and len(self._chosen(slot)) >= math.ceil(slot.gpus)
+
+    def take(self, slot: Slot) -> None:
+        for name, amount in _without_gpus(slot).items():
+            self.amounts[name] -= amount
+        for index in self._chosen(slot)[: math.ceil(slot.gpus)]:
+            self.gpus[index] -= min(slot.gpus, 1.0)
+
+    def _chosen(self, slot: Slot) -> list[int]:
+        """Return the GPUs with room, the fullest first, as Ray has it: whole ones stay for those that need them."""
+        room = [index for index, free in enumerate(self.gpus) if free >= min(slot.gpus, 1.0) - ROUNDING]
+        return sorted(room, key=self.gpus.__getitem__)
+
+
+def _without_gpus(slot: Slot) -> dict[str, float]:
+    return {name: amount for name, amount in slot.as_ray().items() if name != "GPU"}
+
+
+def _node_for(slot: Slot, nodes: Sequence[_Free]) -> _Free | None:
     """Return the first node with room for a slot."""
-    return next((node for node in nodes if _holds(node, slot)), None)
-
-
-def _holds(node: Node, slot: Slot) -> bool:
-    return all(node.get(name, 0) >= amount - 1e-9 for name, amount in slot.as_ray().items())
+    return next((node for node in nodes if node.holds(slot)), None)

@@ -79,11 +79,14 @@ def slot_for(resources: Resources, setting: Mapping[str, Any], want: Footprint |
         StudyError: no node could ever hold it; with the numbers.
     """
     asked = resources.for_setting(setting)
-    gpus = asked.gpus
-    if gpus is None:
-        # Who names a GPU wants one, and is told by `check_fit` that a cluster without any has none.
-        gpus = _gpus_for(want, _gpu_gb(asked, nodes), setting, nodes) if want else float(asked.gpu_type is not None)
-    slot = Slot(asked.cpus, gpus, asked.memory_gb, asked.gpu_type if gpus else None)
+    gpus, kind = asked.gpus, asked.gpu_type
+    if gpus is None and want is not None:
+        gpus, kind = _gpus_for(want, asked, setting, nodes)
+    elif gpus is None:
+        gpus = float(
+            kind is not None
+        )  # who names a GPU wants one: `check_fit` says that a cluster without any has none
+    slot = Slot(asked.cpus, gpus, asked.memory_gb, kind if gpus else None)
     check_fit(slot, nodes)
     return slot
 
@@ -116,23 +119,33 @@ def gpus_of(want: Footprint, gpu_gb: float) -> float:
     return float(math.ceil(want.fixed / room)) if want.shared else math.inf
 
 
-def _gpus_for(want: Footprint, gpu_gb: float, setting: Mapping[str, Any], nodes: Sequence[Node]) -> float:
-    gpus = gpus_of(want, gpu_gb)
+def _gpus_for(
+    want: Footprint, asked: Amounts, setting: Mapping[str, Any], nodes: Sequence[Node]
+) -> tuple[float, str | None]:
+    """Return the GPUs that a trial needs, and of which type; None: it fits on the smallest there is, and so on all."""
     most = max((node.get("GPU", 0) for node in nodes), default=0)
-    if math.isinf(gpus):
-        named = ", ".join(f"{name}={value}" for name, value in setting.items())
-        raise StudyError(
-            f"resources: {named}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, a GPU "
-            f"here has {gpu_gb:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or probe, or name a "
-            "larger GPU in resources.gpu_type"
-        )
-    return min(gpus, most) if want.shared else gpus  # a frozen encoder is offloaded where GPUs are too few
+    kinds = _kinds(asked, nodes)
+    for place, (gpu_gb, kind) in enumerate(kinds):
+        gpus = gpus_of(want, gpu_gb)
+        if not math.isinf(gpus):
+            gpus = min(gpus, most) if want.shared else gpus  # a frozen encoder is offloaded where GPUs are too few
+            return gpus, kind if place else asked.gpu_type
+    named = ", ".join(f"{name}={value}" for name, value in setting.items())
+    raise StudyError(
+        f"resources: {named}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, the largest "
+        f"GPU here has {kinds[-1][0]:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or probe, or "
+        "name a larger GPU in resources.gpu_type"
+    )
 
 
-def _gpu_gb(resources: Amounts, nodes: Sequence[Node]) -> float:
-    if resources.gpu_memory_gb is not None:
-        return resources.gpu_memory_gb
-    if resources.gpu_type is not None:
-        return GPU_GB.get(resources.gpu_type, DEFAULT_GPU_GB)
+def _kinds(asked: Amounts, nodes: Sequence[Node]) -> list[tuple[float, str | None]]:
+    """Return memory in GB and type of the GPUs that a trial may use, the smallest first."""
+    if asked.gpu_memory_gb is not None:
+        return [(asked.gpu_memory_gb, asked.gpu_type)]
+    if asked.gpu_type is not None:
+        return [(GPU_GB.get(asked.gpu_type, DEFAULT_GPU_GB), asked.gpu_type)]
     types = {name.removeprefix(ACCELERATOR) for node in nodes for name in node if name.startswith(ACCELERATOR)}
-    return min((GPU_GB.get(kind, DEFAULT_GPU_GB) for kind in types), default=DEFAULT_GPU_GB)
+    known = sorted((GPU_GB.get(kind, DEFAULT_GPU_GB), kind) for kind in types)
+    nameless = any(node.get("GPU") and not any(name.startswith(ACCELERATOR) for name in node) for node in nodes)
+    first: list[tuple[float, str | None]] = [(DEFAULT_GPU_GB, None)] if nameless or not known else []
+    return sorted([*first, *known], key=lambda one: one[0])

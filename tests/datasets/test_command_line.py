@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from datasets.cleaning import record_uses
+from datasets.dataset_config import DatasetConfig
+from datasets.verify import data_card
 from tests.datasets import miniatures
 
 pytestmark = pytest.mark.slow  # every test starts processes
@@ -140,3 +142,15 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], messa
     done = _run(*arguments, code=2)
     assert message in done.stderr
     assert len(done.stderr.strip().split("\n")) == 1
+
+
+def test_an_image_that_serves_for_validation_and_test_counts_once(tmp_path: Path):
+    miniatures.vindr_pcxr(tmp_path)
+    cards = [
+        data_card(DatasetConfig(name="p", source="vindr_pcxr", options={"validation_on_test": both}), tmp_path)
+        for both in (False, True)
+    ]
+    for key in ("images", "patients", "cases", "films_per_patient", "views", "sexes", "ages", "files"):
+        assert cards[1][key] == cards[0][key], key
+    assert cards[1]["partitions"]["val"] == cards[1]["partitions"]["test"] == cards[0]["partitions"]["test"]
+    assert cards[1]["files"]["duplicates"] == 0

@@ -102,6 +102,25 @@ def test_labels_that_were_corrected_at_equal_size_are_read(bucket: str, tmp_path
     assert (before.labels[:, hernia] != before.labels[:, nodule]).any()
 
 
+def test_what_its_owner_removed_is_removed_and_a_table_of_another_name_is_read(bucket: str, tmp_path: Path):
+    bring(CONFIG, bucket, tmp_path / "near")
+    before = load(CONFIG, tmp_path / "near")
+    system = fsspec.filesystem("memory")
+    table = system.cat_file("/bucket/nih/Data_Entry_2017_v2020.csv")
+    swapped = table.replace(b"Hernia", b"?").replace(b"Nodule", b"Hernia").replace(b"?", b"Nodule")
+    system.pipe_file("/bucket/nih/Data_Entry_2017.csv", swapped)  # as it was named before
+    gone = before.instances["path"].iloc[0]
+    for name in ("Data_Entry_2017_v2020.csv", gone):
+        system.rm(f"/bucket/nih/{name}")
+    bring(CONFIG, bucket, tmp_path / "near")
+    system.get("/bucket/nih", str(tmp_path / "original"), recursive=True)
+    after, original = (load(CONFIG, tmp_path / name) for name in ("near", "original"))
+    assert after.fingerprint == original.fingerprint != before.fingerprint
+    assert not (tmp_path / "near" / gone).exists()
+    hernia, nodule = (after.pathologies.index(name) for name in ("hernia", "nodule"))
+    np.testing.assert_array_equal(after.labels[:, hernia], before.labels[:, nodule])
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [

@@ -68,6 +68,16 @@ def test_on_a_node_of_its_own_nobody_goes_ahead_of_one_that_waits():
     assert three.give(4) == ["a", "b", "small", None]
 
 
+def test_shares_of_different_gpus_are_no_room_for_a_larger_share_or_a_whole_one():
+    share = Slot(1, 0.6)
+    cluster = Cluster([{"CPU": 8.0, "GPU": 2.0}], {"a": share, "b": share, "c": share, "quarter": QUARTER})
+    assert cluster.give(4) == ["a", "b", None, None]  # the node is kept for c
+    mixed = Cluster([{"CPU": 8.0, "GPU": 2.0}], {"a": Slot(1, 0.5), "b": Slot(1, 1 / 3), "whole": Slot(1, 1.0)})
+    assert mixed.give(3) == ["a", "b", "whole"]  # both shares lie on one GPU
+    full = Cluster([{"CPU": 8.0, "GPU": 2.0}], {"a": share, "b": share, "whole": Slot(1, 1.0)})
+    assert full.give(3) == ["a", "b", None]
+
+
 def test_a_slot_that_no_node_alive_could_hold_holds_up_nobody():
     cluster = Cluster([V100], {"big": ON_A100, "small": ANY})
     assert cluster.give(2) == ["small", None]

@@ -10,9 +10,11 @@ from trainers.gpu_memory import Footprint
 SMALL = Footprint(int(0.4 * GIGABYTE), int(2 * GIGABYTE), int(0.06 * GIGABYTE), shared=False)
 LARGE = Footprint(int(1.4 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
 HUGE = Footprint(int(60 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
+BIG = Footprint(int(20 * GIGABYTE), int(40 * GIGABYTE), int(1 * GIGABYTE), shared=False)
 FROZEN_7B = Footprint(int(13.5 * GIGABYTE), 0, 0, shared=True)
 T4 = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
 A100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
+H100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
 K80 = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:P4": 1.0}
 
 
@@ -32,8 +34,23 @@ def test_gpus_follow_from_the_footprint(want, nodes, gpus):
     assert slot_for(Resources(), {}, want, nodes).gpus == pytest.approx(gpus)
 
 
+@pytest.mark.parametrize(
+    ("want", "nodes", "slot"),
+    [
+        (BIG, [A100, T4], Slot(1, 1.0, gpu_type="A100")),
+        (BIG, [T4, H100, A100], Slot(1, 1.0, gpu_type="A100")),
+        (HUGE, [T4, H100, A100], Slot(1, 1.0, gpu_type="H100")),
+        (BIG, [{"CPU": 8.0, "GPU": 1.0}, A100], Slot(1, 1.0, gpu_type="A100")),  # of the nameless 16 GB are known
+        (LARGE, [A100, T4], Slot(1, 1.0)),
+        (BIG, [A100], Slot(1, 1.0)),
+    ],
+)
+def test_what_does_not_fit_on_the_smallest_gpu_goes_where_it_fits(want, nodes, slot):
+    assert slot_for(Resources(), {}, want, nodes) == slot
+
+
 def test_what_fits_on_no_gpu_is_refused_with_the_numbers():
-    with pytest.raises(StudyError, match=r"backbone=vit_7b: weights, .* take 60.0 GB, a GPU here has 16 GB"):
+    with pytest.raises(StudyError, match=r"backbone=vit_7b: weights, .* take 60.0 GB, the largest GPU here has 16 GB"):
         slot_for(Resources(), {"backbone": "vit_7b"}, HUGE, [T4])
 
 
