@@ -26,6 +26,10 @@ CONFIG = TrialConfig(
 )
 
 
+KILLS = 5
+LENGTH = len("last-0001-000001")
+
+
 def work(data: Path, folder: Path) -> None:
     operation = Operation(
         data_root=data / "root", cache=data / "cache", trial_folder=folder, loader_workers=2, checkpoint_seconds=1e-6
@@ -35,23 +39,34 @@ def work(data: Path, folder: Path) -> None:
     (folder / "told.json").write_text(json.dumps(told))
 
 
-def attempt(data: Path, folder: Path, *, kill_after: float | None) -> bool:
-    """Train in a child; return whether it got to the end."""
-    child = os.fork()
+def attempt(data: Path, folder: Path, *, kill_at: str | None = None, delay: float = 0.0) -> tuple[set[str], bool]:
+    """Train in a child, and kill it once it has come to a checkpoint, or a moment later.
+
+    Args:
+        data: shared by all attempts.
+        folder: of the trial.
+        kill_at: name of a checkpoint; names sort by progress. None: the child comes to its end.
+        delay: seconds from there to the kill, so that it falls on what comes next: a batch, a file half written.
+
+    Returns:
+        The checkpoints that were seen, and whether it was killed.
+    """
+    child, seen = os.fork(), set[str]()
     if child == 0:
         os.setsid()
         work(data, folder)
         os._exit(0)
-    started = time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             if status != 0 and os.WTERMSIG(status) != signal.SIGKILL:
                 raise SystemExit("a child failed by itself")
-            return status == 0
-        if kill_after is not None and time.monotonic() - started > kill_after:
+            return seen, status != 0
+        seen |= {path.name[:LENGTH] for path in folder.glob("last-*")}
+        if kill_at is not None and max(seen, default="") >= kill_at:
+            time.sleep(delay)
             os.killpg(child, signal.SIGKILL)  # its own group: the child and its loader workers, nobody else
-            kill_after = None
+            kill_at = None
         time.sleep(0.002)
 
 
@@ -59,17 +74,14 @@ def main() -> None:
     data, undisturbed, killed = (Path(argument) for argument in sys.argv[1:4])
     for folder in (undisturbed, killed, undisturbed.with_name("first")):
         folder.mkdir()
-    attempt(data, undisturbed.with_name("first"), kill_after=None)  # writes the phantoms and their cache
-    started = time.monotonic()
-    if not attempt(data, undisturbed, kill_after=None):
-        raise SystemExit("the undisturbed training did not end")
-    whole = time.monotonic() - started
+    attempt(data, undisturbed.with_name("first"))  # writes the phantoms and their cache
+    passed = sorted(attempt(data, undisturbed)[0])
     draw = random.Random(int(sys.argv[4]))
-    kills = 0
-    # The children share what the parent imported, so moments are drawn over the training itself.
-    while not attempt(data, killed, kill_after=draw.uniform(0.1, 0.45) * whole if kills < 6 else None):
-        kills += 1
-    print(kills)
+    # After the last ones an attempt may come to its end before it is killed.
+    moments = sorted(draw.sample(passed[:-3], KILLS))
+    kills = [attempt(data, killed, kill_at=moment, delay=draw.uniform(0, 0.05))[1] for moment in moments]
+    attempt(data, killed)
+    print(sum(kills))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: 
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) >= 2, "too few kills to show anything"
+    assert int(done.stdout.split()[-1]) >= 4  # of five, on a machine that is short of time
     undisturbed, killed = state(tmp_path / "undisturbed"), state(tmp_path / "killed")
     assert undisturbed["metrics"] == killed["metrics"]
     assert undisturbed["best"] == killed["best"]
