@@ -53,10 +53,11 @@ def _larger(cache: Path, wanted: dict[str, Any]) -> tuple[Path, int] | None:
             described = json.loads(path.read_text())
         except ValueError:  # damaged: it says nothing
             continue
-        side = described["resolution"]
+        folder, side = path.parent, described["resolution"]
         same = all(described.get(key) == wanted[key] for key in ("pixels", "preprocessing", "images"))
-        if same and side > wanted["resolution"] and (path.parent / VERBATIM).is_file():
-            found += [(path.parent, side)] if have_their_sizes(path.parent, rows=wanted["images"], side=side) else []
+        serves = same and side > wanted["resolution"] and (folder / VERBATIM).is_file()
+        if serves and have_their_sizes(folder, rows=wanted["images"], side=side):
+            found.append((folder, side))
     return min(found, key=lambda pair: pair[1], default=None)
 
 

@@ -15,7 +15,8 @@ import pandas as pd
 Partition = Literal["train", "val", "test"]
 PARTITIONS: tuple[Partition, ...] = ("train", "val", "test")
 COLUMNS = ("path", "case", "patient", "view", "age", "sex", "origin", "partition")
-PEOPLE = ("path", "case", "patient", "view", "age", "sex", "origin")
+PEOPLE = tuple(name for name in COLUMNS if name != "partition")
+"""Whose an image is and what is known of it; the partition is in the fingerprint."""
 _SAMPLED_FILES = 8
 _SAMPLED_BYTES = 64 * 1024
 

@@ -44,6 +44,10 @@ class KnownRuns:
             identity: run.info.run_id for identity, run in gone.items() if identity not in self.active
         }
 
+    def find(self, identity: str) -> str | None:
+        """Return the run of an identity, a deleted one as well, or None."""
+        return self.active.get(identity) or self.deleted.get(identity)
+
     def restore(self, identity: str) -> None:
         """Restore the run of an identity if it is deleted."""
         if identity in self.deleted:

@@ -85,7 +85,7 @@ class Tracker:
 
     def knows(self, identity: str) -> bool:
         """Whether MLflow has, or had, a run of a study or trial."""
-        return identity in self._runs.active or identity in self._runs.deleted
+        return self._runs.find(identity) is not None
 
     def run_id(self, identity: str) -> str:
         """Return the MLflow run of a study or trial.
@@ -111,8 +111,8 @@ class Tracker:
             self._describe(run, known=self._client.get_run(self._runs.active[run.identity]).data.params)
             return
         tags = {**run.tags, **self._origin, IDENTITY_TAG: run.identity, MLFLOW_RUN_NAME: run.name}
-        if parent is not None and self.knows(parent):
-            tags[MLFLOW_PARENT_RUN_ID] = self._runs.active.get(parent) or self._runs.deleted[parent]
+        if parent is not None and (parent_run := self._runs.find(parent)) is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = parent_run
         created = self._client.create_run(self._experiment, start_time=run.start_ms, tags=tags)
         self._runs.active[run.identity] = created.info.run_id
         self._describe(run, known={})

@@ -83,9 +83,8 @@ def slot_for(resources: Resources, setting: Mapping[str, Any], want: Footprint |
     if gpus is None and want is not None:
         gpus, kind = _gpus_for(want, asked, setting, nodes)
     elif gpus is None:
-        gpus = float(
-            kind is not None
-        )  # who names a GPU wants one: `check_fit` says that a cluster without any has none
+        # Who names a GPU wants one, and is told by `check_fit` that a cluster without any has none.
+        gpus = float(kind is not None)
     slot = Slot(asked.cpus, gpus, asked.memory_gb, kind if gpus else None)
     check_fit(slot, nodes)
     return slot
@@ -148,4 +147,4 @@ def _kinds(asked: Amounts, nodes: Sequence[Node]) -> list[tuple[float, str | Non
     known = sorted((GPU_GB.get(kind, DEFAULT_GPU_GB), kind) for kind in types)
     nameless = any(node.get("GPU") and not any(name.startswith(ACCELERATOR) for name in node) for node in nodes)
     first: list[tuple[float, str | None]] = [(DEFAULT_GPU_GB, None)] if nameless or not known else []
-    return sorted([*first, *known], key=lambda one: one[0])
+    return sorted([*first, *known], key=lambda kind: kind[0])

@@ -53,9 +53,9 @@ class Winners:
         Args:
             measured: those as well whose figures are all there: a promotion needs the weights.
         """
-        gone = [winner for winner in self.all() if self._asks_for_more(winner) and not self._can_be_measured(winner)]
-        if measured:
-            gone = [winner for winner in self.all() if not self._has_weights(winner)]
+        without = [winner for winner in self.all() if not self._has_weights(winner)]
+        lacking = (w for w in without if self._asks_for_more(w) and not self._can_be_measured(w))
+        gone = without if measured else list(lacking)
         reason = "it is its cell's winner, and its weights are gone"
         for winner in gone:
             checkpoint_files.drop_trial(self.folder.trial(winner.trial))  # what is left of it would go on at its end

@@ -24,12 +24,7 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     encoder: nn.Module = network.encoder.body  # type: ignore[union-attr, assignment]
     inside = layer_groups(encoder, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
     groups = [
-        {
-            "params": [parameter for parameter in group["params"] if parameter.requires_grad],
-            "weight_decay": group["weight_decay"],
-            "lr_scale": group["lr_scale"],
-        }
-        for group in inside
+        {**group, "params": [parameter for parameter in group["params"] if parameter.requires_grad]} for group in inside
     ]
     known = {id(parameter) for group in inside for parameter in group["params"]}
     outside = (parameter for parameter in network.parameters() if id(parameter) not in known)

@@ -15,8 +15,8 @@ from datasets.source_options import SourceOptions, parse_options
 from datasets.source_table import UNCERTAIN, SourceTable, instance_rows, read_csv
 
 PATHOLOGY = re.compile(r"\w[\w .:-]{0,99}")
-"""MLflow takes metrics of up to 250 letters, and has the data set, the metric and `low` in them."""
-"""What MLflow takes as part of a metric's name, but for the slash, which makes folders there."""
+"""What MLflow takes as part of a metric's name, but for the slash, which makes folders there. Such a name may have 250
+letters, those of a data set, a metric and an interval's end among them."""
 RESERVED = frozenset({"macro", "macro_avg"})
 """The mean over all pathologies in results."""
 _PARTITIONS = {

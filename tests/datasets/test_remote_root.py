@@ -87,13 +87,19 @@ def test_an_interrupted_copy_goes_on(bucket: str, tmp_path: Path, monkeypatch: p
     assert done.copied == done.files - 100 + LABEL_FILES
 
 
+def corrected(system: fsspec.AbstractFileSystem) -> bytes:
+    """The table with nodules for hernias and hernias for nodules, as long as it was."""
+    table: bytes = system.cat_file("/bucket/nih/Data_Entry_2017_v2020.csv")
+    swapped = table.replace(b"Hernia", b"?").replace(b"Nodule", b"Hernia").replace(b"?", b"Nodule")
+    assert len(swapped) == len(table)
+    return swapped
+
+
 def test_labels_that_were_corrected_at_equal_size_are_read(bucket: str, tmp_path: Path):
     bring(CONFIG, bucket, tmp_path / "near")
     before = load(CONFIG, tmp_path / "near")
     system = fsspec.filesystem("memory")
-    table = system.cat_file("/bucket/nih/Data_Entry_2017_v2020.csv")
-    swapped = table.replace(b"Hernia", b"?").replace(b"Nodule", b"Hernia").replace(b"?", b"Nodule")
-    assert len(swapped) == len(table)
+    swapped = corrected(system)
     system.pipe_file("/bucket/nih/Data_Entry_2017_v2020.csv", swapped)
     assert bring(CONFIG, bucket, tmp_path / "near").copied == LABEL_FILES
     after = load(CONFIG, tmp_path / "near")
@@ -106,8 +112,7 @@ def test_what_its_owner_removed_is_removed_and_a_table_of_another_name_is_read(b
     bring(CONFIG, bucket, tmp_path / "near")
     before = load(CONFIG, tmp_path / "near")
     system = fsspec.filesystem("memory")
-    table = system.cat_file("/bucket/nih/Data_Entry_2017_v2020.csv")
-    swapped = table.replace(b"Hernia", b"?").replace(b"Nodule", b"Hernia").replace(b"?", b"Nodule")
+    swapped = corrected(system)
     system.pipe_file("/bucket/nih/Data_Entry_2017.csv", swapped)  # as it was named before
     gone = before.instances["path"].iloc[0]
     for name in ("Data_Entry_2017_v2020.csv", gone):

@@ -36,17 +36,23 @@ def with_weights(folder, *trials):
         (StudyFolder(folder, "s").trial(trial) / "best").mkdir(parents=True)
 
 
+def measuring(monkeypatch):
+    """Measure nothing, and return what is to be measured as it is asked for."""
+    told = []
+
+    def each(_, orders, __):
+        told.extend(orders)
+        return [(index, {"metrics": {}}) for index in range(len(orders))]
+
+    monkeypatch.setattr(ray_cluster, "each", each)
+    return told
+
+
 def test_a_winner_is_measured_once_though_another_stood_for_its_cell_meanwhile(monkeypatch, tmp_path):
     search = Search({"a": [0.7, 0.8], "b": [0.8, 0.9]})
     search.run()
     with_weights(tmp_path, "a", "b")
-    measured = []
-
-    def each(_, orders, __):
-        measured.extend(orders)
-        return [(index, {"metrics": {}}) for index in range(len(orders))]
-
-    monkeypatch.setattr(ray_cluster, "each", each)
+    measured = measuring(monkeypatch)
     monkeypatch.setattr(Winners, "_order", lambda self, winner: winner.trial)
     for asked, winner in (("ab", "b"), ("a", "a"), ("ab", "b"), ("ab", "b"), ("a", "a")):
         winners_of(search, asked, tmp_path).measure()
@@ -80,7 +86,7 @@ def test_a_measured_winner_without_weights_is_trained_again_when_asked_and_measu
 ):
     search = Search({"a": [0.7, 0.8]})
     search.run()
-    monkeypatch.setattr(ray_cluster, "each", lambda _, orders, __: [(i, {"metrics": {}}) for i in range(len(orders))])
+    measuring(monkeypatch)
     monkeypatch.setattr(Winners, "_order", lambda self, winner: None)
     with_weights(tmp_path, "a")
     winners_of(search, "a", tmp_path).measure()
@@ -101,13 +107,7 @@ def test_what_the_study_asks_otherwise_is_reckoned_from_the_stored_scores(monkey
     search = Search({"a": [0.7, 0.8]})
     search.run()
     with_weights(tmp_path, "a")
-    told = []
-
-    def each(_, orders, __):
-        told.extend(orders)
-        return [(index, {"metrics": {}}) for index in range(len(orders))]
-
-    monkeypatch.setattr(ray_cluster, "each", each)
+    told = measuring(monkeypatch)
     monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
     few, other = {"redraws": 200}, {"external": {"phantom": ["chexpert"]}}
     for evaluation in ({}, few, few, other, {**other, "unit": "case"}, {"unit": "case"}):
@@ -149,13 +149,7 @@ def test_where_the_data_say_otherwise_whose_images_they_are_all_is_scored_again(
     search = Search({"a": [0.7, 0.8]})
     search.run()
     with_weights(tmp_path, "a")
-    told = []
-
-    def each(_, orders, __):
-        told.extend(orders)
-        return [(index, {"metrics": {}}) for index in range(len(orders))]
-
-    monkeypatch.setattr(ray_cluster, "each", each)
+    told = measuring(monkeypatch)
     monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
     (data,) = (event for event in search.events if event["kind"] == "data")
     asked = {"external": {"phantom": ["chexpert"]}}
@@ -178,13 +172,7 @@ def test_a_winner_of_an_earlier_version_is_not_measured_again_because_it_did_not
     search = Search({"a": [0.7, 0.8]})
     search.run()
     with_weights(tmp_path, "a")
-    told = []
-
-    def each(_, orders, __):
-        told.extend(orders)
-        return [(index, {"metrics": {}}) for index in range(len(orders))]
-
-    monkeypatch.setattr(ray_cluster, "each", each)
+    told = measuring(monkeypatch)
     monkeypatch.setattr(Winners, "_order", lambda self, winner: self._stored(winner))
     (data,) = (event for event in search.events if event["kind"] == "data")
     winners_of(search, "a", tmp_path).measure()
