@@ -23,7 +23,10 @@ ROOM = 256 * 1024
 _sync = getattr(os, "fdatasync", os.fsync)
 
 MORE = "more"
-"""Key under which a record says how many of its batch follow; no event has a key of this name."""
+"""Key under which a record says how many of its batch follow."""
+
+CRC = "crc"
+"""Key under which a record has its checksum."""
 
 Event = dict[str, Any]
 """A JSON object with a key `kind`; see study_state.py for the kinds."""
@@ -59,6 +62,7 @@ class Ledger:
 
         Raises:
             StudyError: the disk refused; the file is as it was before.
+            ValueError: an event has a key that is the record's own, or a number that is not finite; nothing is written.
         """
         record = b"".join(_encode(event, more) for more, event in zip(range(len(events))[::-1], events, strict=True))
         try:
@@ -153,18 +157,20 @@ def _refuse_if_broken_inside(path: Path, content: bytes, start: int, after: int)
 
 
 def _encode(event: Event, more: int) -> bytes:
+    if own := {MORE, CRC} & event.keys():
+        raise ValueError(f"an event has the key {min(own)!r}, which is the record's own; call it otherwise: {event}")
     text = json.dumps({**event, MORE: more} if more else event, separators=(",", ":"), allow_nan=False)
-    return f'{text[:-1]},"crc":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+    return f'{text[:-1]},"{CRC}":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 
-_SUFFIX = len(',"crc":"00000000"}\n')
+_SUFFIX = len(f',"{CRC}":"00000000"}}\n')
 
 
 def _decode(record: bytes) -> Event | None:
     if len(record) <= _SUFFIX or not record.endswith(b'"}\n'):
         return None
     text = record[:-_SUFFIX] + b"}"
-    if record[-_SUFFIX:] != f',"crc":"{zlib.crc32(text):08x}"}}\n'.encode():
+    if record[-_SUFFIX:] != f',"{CRC}":"{zlib.crc32(text):08x}"}}\n'.encode():
         return None
     event: Event = json.loads(text)
     return event

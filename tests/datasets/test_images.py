@@ -45,7 +45,7 @@ rescales = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(8, 16), st.booleans(), windows, rescales)
 def test_a_gather_from_the_table_is_apply_voi_lut_to_the_bit(bits: int, signed: bool, window: dict, rescale: dict):
     tags = _tags(bits=bits, signed=signed, **window, **rescale)

@@ -91,7 +91,7 @@ def test_no_global_randomness_is_used_or_left_behind(data):
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=st.integers(0, 400), size=st.integers(2, 40))
 def test_no_batch_of_several_holds_a_single_row(rows: int, size: int):
     sizes = [len(range(rows)[batch]) for batch in cut(rows, size)]
@@ -111,7 +111,7 @@ def test_unknown_augmentations_list_those_that_exist():
         resolve("papr")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(0, 2**20), st.integers(1, 50))
 def test_draws_are_uniform_and_a_function_of_their_row(seed: int, epoch: int, count: int):
     rows = np.arange(200)

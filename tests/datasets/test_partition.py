@@ -14,7 +14,7 @@ def _cohort(patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return films, (rng.random((len(films), 3)) < [0.02, 0.3, 0.6]).astype(np.float32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 200), st.integers(0, 50), st.floats(0.05, 0.95))
 def test_no_patient_is_cut_and_the_share_is_met_to_one_patient(patients: int, seed: int, fraction: float):
     films, labels = _cohort(patients, seed)

@@ -134,9 +134,12 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
-    events=st.lists(st.dictionaries(st.text().filter(lambda key: key != "crc"), json_values, min_size=1), max_size=5)
+    events=st.lists(
+        st.dictionaries(st.text().filter(lambda key: key not in {ledger.CRC, ledger.MORE}), json_values, min_size=1),
+        max_size=5,
+    )
 )
 def test_any_json_comes_back_as_it_was(events, tmp_path_factory):
     path = tmp_path_factory.mktemp("ledger") / "l.jsonl"
@@ -144,6 +147,13 @@ def test_any_json_comes_back_as_it_was(events, tmp_path_factory):
         for event in events:
             opened.append(event)
     assert list(ledger.read(path).events) == events
+
+
+@pytest.mark.parametrize("key", [ledger.CRC, ledger.MORE])
+def test_a_key_of_the_records_own_is_refused_and_nothing_of_its_batch_is_written(path, key):
+    with Ledger(path) as opened, pytest.raises(ValueError, match=f"has the key '{key}'"):
+        opened.append({"kind": "epoch"}, {"kind": "epoch", key: None})
+    assert list(ledger.read(path).events) == EVENTS
 
 
 def test_a_number_that_is_not_finite_is_refused(path):

@@ -375,7 +375,7 @@ def test_bounds_are_those_of_the_recorded_values_where_smaller_is_better(tmp_pat
     assert [replayed.rows[trial] for trial in group] == rows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     values=st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=9), min_size=1, max_size=12),
     minimize=st.booleans(),

@@ -121,7 +121,7 @@ def test_what_arrives_together_costs_one_sync(tmp_path, monkeypatch):
     assert backend.listener.heard == heard + 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rounds=st.lists(st.sets(st.sampled_from(sorted(CURVES)), min_size=1), min_size=EPOCHS, max_size=12))
 def test_the_outcome_is_the_same_as_one_by_one(rounds, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")

@@ -77,7 +77,7 @@ def test_what_one_of_optunas_pruners_had_before_it_is_told():
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     curves=st.lists(curve, min_size=2, max_size=9),
     pruner=st.sampled_from(["cell_race", "median", "successive_halving", "hyperband", "none"]),
@@ -174,7 +174,7 @@ def test_when_the_one_that_won_is_asked_for_no_more_the_best_of_the_stopped_goes
     assert len(again.events) == number
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     curves=st.lists(curve, min_size=3, max_size=6),
     pruner=st.sampled_from(["cell_race", "median", "successive_halving", "hyperband", "patient"]),

@@ -58,7 +58,7 @@ def test_soft_labels_and_bad_scores_are_refused() -> None:
         auroc(np.array([0, 1]), np.array([0.1, NAN]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(3, 60), st.integers(1, 8))
 def test_redrawn_statistics_equal_scikit_learn_on_the_same_redraws(seed: int, cases: int, levels: int) -> None:
     generator = np.random.default_rng(seed)
