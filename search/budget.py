@@ -2,8 +2,9 @@
 
 While a budget is far away nothing is dropped. When what is left of the search is expected to cost more than what is
 left of the budget, the trials that would tell least go first: those that have not begun, of cells that have most
-others, and then those with the lowest value so far. The last live trial of a cell is never dropped; when
-a budget is used up the search stops, and a later run with a larger one goes on.
+others, and then those with the lowest value so far. The last live trial of a cell is never dropped, and room is kept
+for it to finish, since no pruner stops it either; when a budget is used up the search stops, and a later run with a
+larger one goes on.
 """
 
 import heapq
@@ -18,6 +19,12 @@ from trainers.trial import TrialState
 GPU_HOURS = "GPU-hours"
 WALL_CLOCK = "wall-clock"
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+LOOKED_AT_FROM = 0.1
+"""Share of a budget before which nothing is foreseen, unless a trial has ended: first epochs are slow."""
+ROOM = 1.05
+"""What is foreseen takes so many times as long, or the last trials were stopped at the end of a budget for a little."""
+
 
 class Spending:
     """What a study has used of its budget, and what the rest may cost.
@@ -27,15 +34,25 @@ class Spending:
         entries: its trials.
         state: what has happened.
         now: Unix time in milliseconds.
+        next_look: up to which epoch a trial trains before it may be stopped; by default its last.
     """
 
-    def __init__(self, budget: Budget, entries: Sequence[Entry], state: StudyState, now: Callable[[], int]):
+    def __init__(
+        self,
+        budget: Budget,
+        entries: Sequence[Entry],
+        state: StudyState,
+        now: Callable[[], int],
+        *,
+        next_look: Callable[[Entry], int] = lambda entry: entry.epochs,
+    ):
         self._budget = budget
         self._entries = {entry.trial: entry for entry in entries}
         self._state = state
         self._now = now
+        self._next_look = next_look
         self._judged = -1
-        """Number of trials that had ended when dropping was last considered."""
+        """Number of epochs and ends that had been told when dropping was last considered."""
 
     def accounts(self) -> list[tuple[str, float, float]]:
         """Return (name, used, limit) in seconds of each budget that is set."""
@@ -58,37 +75,44 @@ class Spending:
                 return f"{name}: {used / 3600:.3g} of {limit / 3600:.3g} h are used"
         return None
 
-    def to_drop(self, waiting: Iterable[str], others_live: Callable[[str, set[str]], bool]) -> dict[str, str]:
+    def to_drop(self, others_live: Callable[[str, set[str]], bool]) -> dict[str, str]:
         """Choose the trials that the budget has no room for.
 
         Args:
-            waiting: trials that are neither done nor running.
             others_live: whether a trial's cell has others alive, given which are condemned.
 
         Returns:
             The reason for each.
         """
         accounts = self.accounts()
-        done = sum(self._state.trials[trial].done for trial in self._entries) if accounts else 0
-        if not accounts or done == self._judged:
+        if not accounts or not self._anything_new():
             return {}
-        self._judged = done
         rest = self._expected_seconds()
         dropped: dict[str, str] = {}
-        waiting = [trial for trial in waiting if trial in rest]
         for name, used, limit in accounts:
+            if used < LOOKED_AT_FROM * limit and not any(self._state.trials[trial].done for trial in self._entries):
+                continue
             unit = self._unit_of(name)
-            needed = sum(cost * unit(self._entries[t]) for t, cost in rest.items() if t not in dropped)
-            for trial in self._least_informative_first(waiting, dropped):
+            needed = ROOM * sum(cost * unit(self._entries[t]) for t, cost in rest.items() if t not in dropped)
+            for trial in self._least_informative_first(rest, dropped):
                 if used + needed <= limit:
                     break
-                if others_live(trial, set(dropped)):
+                if rest[trial] and others_live(trial, set(dropped)):
                     dropped[trial] = (
                         f"{OVER_BUDGET}the rest of the search would take {needed / 3600:.3g} h of {name}, "
                         f"{max(0.0, limit - used) / 3600:.3g} h are left; this trial would tell least"
                     )
-                    needed -= rest[trial] * unit(self._entries[trial])
+                    needed -= ROOM * rest[trial] * unit(self._entries[trial])
         return dropped
+
+    def _anything_new(self) -> bool:
+        """Say whether more was told than when it was last asked; of many trials, more than a few epochs."""
+        trials = [self._state.trials[trial] for trial in self._entries]
+        told = sum(len(trial.epochs) + trial.done for trial in trials)
+        if self._judged >= 0 and told - self._judged < max(1, len(trials) // 100):
+            return False
+        self._judged = told
+        return True
 
     def _unit_of(self, name: str) -> Callable[[Entry], float]:
         """Return what a second of a trial counts: its GPUs, or its share of a second of the clock."""
@@ -102,33 +126,68 @@ class Spending:
     def _expected_seconds(self) -> dict[str, float]:
         """Return what each trial that is not done is expected to take still; empty while nothing is known.
 
-        Pruning goes on as it went so far: what ended trials trained, as a share of what they could have.
+        One trial of each cell trains to its end. Pruning goes on among the others as it went so far, but nobody stops
+        before it is next looked at.
         """
-        rate, share = self._rates()
+        live = [trial for trial in self._entries if not self._state.trials[trial].done]
+        rate, share, finishers = self._rate(), self._share(), self._finishers(live)
         if rate is None:
             return {}
-        return {
-            trial: rate * share * entry.cost * max(0, entry.epochs - len(self._state.trials[trial].epochs))
-            for trial, entry in self._entries.items()
-            if not self._state.trials[trial].done
-        }
+        expected = {}
+        for trial in live:
+            entry, done = self._entries[trial], len(self._state.trials[trial].epochs)
+            left = max(0, entry.epochs - done)
+            sure = left if trial in finishers else max(0, self._next_look(entry) - done)
+            expected[trial] = rate * entry.cost * max(sure, share * left)
+        return expected
 
-    def _rates(self) -> tuple[float | None, float]:
-        """Return seconds per unit of cost, and the share of its epochs that pruning leaves a trial.
+    def _rate(self) -> float | None:
+        """Return seconds per unit of cost; those that were dropped were stopped amid an epoch."""
+        trained = [(entry, self._state.trials[trial]) for trial, entry in self._entries.items()]
+        trained = [(entry, progress) for entry, progress in trained if not progress.dropped]
+        units = sum(entry.cost * len(progress.epochs) for entry, progress in trained)
+        seconds = sum(progress.use.so_far[0] for _, progress in trained)
+        return seconds / units if units and seconds else None
 
-        What was dropped for the budget, or failed, says nothing about pruning.
+    def _share(self) -> float:
+        """Return which share of its epochs pruning leaves a trial that is not the one of its cell to finish.
+
+        It is asked of the groups that are over, since those that ended first elsewhere are those that ended early;
+        while none is over, of whatever ended. What was dropped for the budget, or failed, says nothing about pruning.
         """
-        trained = full = units = seconds = 0.0
+        over = {entry.group for entry in self._entries.values()}
+        over -= {self._entries[trial].group for trial in self._entries if not self._state.trials[trial].done}
+        trained = full = 0.0
+        finished: set[str] = set()
         for trial, entry in self._entries.items():
             progress = self._state.trials[trial]
-            units += entry.cost * len(progress.epochs)
-            seconds += progress.use.so_far[0]
-            if progress.state in (TrialState.COMPLETE, TrialState.PRUNED) and not progress.dropped:
+            if progress.state is TrialState.COMPLETE and entry.cell not in finished:
+                finished.add(entry.cell)
+            elif progress.state in ENDED and not progress.dropped and (not over or entry.group in over):
                 trained += entry.cost * len(progress.epochs)
                 full += entry.cost * entry.epochs
-        return (seconds / units if units and seconds else None), (trained / full if trained else 1.0)
+        return trained / full if full else 0.0
 
-    def _least_informative_first(self, trials: Sequence[str], dropped: Container[str]) -> Iterator[str]:
+    def _finishers(self, live: Sequence[str]) -> set[str]:
+        """Return of each cell that no trial has finished the one that would be the last to be dropped."""
+        finished = {
+            self._entries[trial].cell
+            for trial in self._entries
+            if self._state.trials[trial].state is TrialState.COMPLETE
+        }
+        last: dict[str, str] = {}
+        for trial in live:
+            cell = self._entries[trial].cell
+            racing = cell not in finished and self._state.trials[trial].spared_at is None
+            if racing and (cell not in last or self._tells(trial) > self._tells(last[cell])):
+                last[cell] = trial
+        return set(last.values())
+
+    def _tells(self, trial: str) -> tuple[bool, float]:
+        """Return how much a trial is worth to its cell."""
+        return bool(self._state.trials[trial].epochs), self._standing(trial)
+
+    def _least_informative_first(self, trials: Iterable[str], dropped: Container[str]) -> Iterator[str]:
         """Yield trials until the caller has dropped enough; each one that it drops changes what others tell.
 
         Whole points go before single seeds of points that were begun, and of cells with as many left the cheap ones do

@@ -98,6 +98,14 @@ class Groups:
         rungs = (rung for rung in self.of(entry.trial).race.rungs if rung < entry.epochs)
         return next((rung for rung in rungs if rung not in decided), None)
 
+    def next_look(self, entry: Entry) -> int:
+        """Return up to which epoch a trial trains before its group may stop it; its last one where nobody will."""
+        if (rung := self.next_rung(entry)) is not None:
+            return rung
+        race, progress = self.of(entry.trial).race, self._progress(entry.trial)
+        any_epoch = race.prunes and not race.rungs and progress.spared_at is None
+        return len(progress.epochs) + 1 if any_epoch else entry.epochs
+
     def is_at(self, rung: int, entry: Entry) -> bool:
         """Say whether a trial waits at a rung; one whose attempt was cut off there has yet to say that it goes on."""
         progress = self._progress(entry.trial)

@@ -59,6 +59,7 @@ class ComparisonGroup:
         self._space = {name: distribution(values) for name, values in space.items()}
         self._trials: dict[str, optuna.trial.Trial] = {}
         self.rungs = pruners.rungs(pruner)
+        self.prunes = not isinstance(pruner, optuna.pruners.NopPruner)
 
     def add(self, trial: str, searched: Mapping[str, Any], *, point: str | None = None) -> None:
         """Enter a trial with its hyperparameters.

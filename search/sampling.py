@@ -71,12 +71,15 @@ def draw(study: StudyConfig, wanted: Grid, state: StudyState) -> Grid | None:
         state: what they came to.
 
     Returns:
-        The grid with the new points; None if every cell has all its points. A cell that a failure stopped (its data
-        cannot be read) gets none, until its trials are reopened.
+        The grid with the new points; None if every cell has all its points, or the budget had no room for some of them:
+        more would be dropped, too. A cell that a failure stopped (its data cannot be read) gets none, until its trials
+        are reopened.
     """
     if study.sampling.sampler == "grid":
         return None
     known = trials_by_cell(study, state)
+    if any(progress.dropped for points in known.values() for progress in itertools.chain(*points)):
+        return None
     open_cells = [cell for cell in wanted.cells if not _is_stopped(known[cell.name])]
     more = {cell.name: _round(study, cell, known[cell.name], state) for cell in open_cells}
     if not any(more.values()):

@@ -64,8 +64,9 @@ class Schedule:
         self._entries = {entry.trial: entry for entry in in_order(entries)}
         self._ranks = {trial: rank for rank, trial in enumerate(self._entries)}
         self._cells = Cells(self._entries, state)
-        self._groups = Groups(list(self._entries.values()), state, pruning)
-        self._spending = Spending(budget or Budget(), list(self._entries.values()), state, now)
+        everyone = list(self._entries.values())
+        self._groups = Groups(everyone, state, pruning)
+        self._spending = Spending(budget or Budget(), everyone, state, now, next_look=self._groups.next_look)
         self._undone = {trial for trial in self._entries if not self._progress(trial).done}
         self._candidates: dict[Hashable, list[tuple[int, str]]] = {entry.slot: [] for entry in entries}
         """By slot a heap of (rank, trial) that may be ready; each is looked at again when it comes up."""
@@ -87,7 +88,7 @@ class Schedule:
         """Return the trials that may start, the first of each kind of slot, in the order of all."""
         if self._spending.exhausted():
             return []
-        self._drop(self._spending.to_drop(self._undone - self._running, self._cells.others_live))
+        self._keep_within_budget()
         before, found = None, self._first_of_each_slot()
         while found != before:  # looking at one may decide a rung, which another one waited for or is stopped at
             before, found = found, self._first_of_each_slot()
@@ -137,6 +138,7 @@ class Schedule:
             verdict = self._verdict(trial, told.epoch, decision, last=last_live)
             events += verdict if decision.memory or verdict[0]["action"] != "keep" else []
         self._record(*events)
+        self._keep_within_budget()
         return not progress.done and (last or not self._spending.exhausted())
 
     def ended(self, trial: str, result: TrialResult) -> None:
@@ -280,9 +282,9 @@ class Schedule:
             "result": result.model_dump(mode="json") if result else None,
         }
 
-    def _drop(self, reasons: dict[str, str]) -> None:
-        """End trials that the budget has no room for."""
-        if reasons:
+    def _keep_within_budget(self) -> None:
+        """End trials that the budget has no room for; those that run leave their slots at their next epoch."""
+        if reasons := self._spending.to_drop(self._cells.others_live):
             self._record(*(self._end(trial, TrialState.PRUNED, reason, None) for trial, reason in reasons.items()))
             for group in {self._entries[trial].group for trial in reasons}:
                 self._settle(group)

@@ -18,8 +18,9 @@ from search import (
     sampling,
     worker,
 )
+from search.budget import Spending
 from search.data_roots import Root
-from search.desk import Desk
+from search.desk import Desk, now_ms
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
 from search.images_needed import Needed
@@ -118,8 +119,8 @@ class StudyRun:
         while wanted is not None:
             self.slots.choose(wanted.trials)
             trials, last = self.enter_trials(wanted), wanted
-            finished = self.search(trials)
-            wanted = sampling.draw(self.study, last, self.desk.state) if finished else None
+            goes_on = self.search(trials) and not Spending(self.study.budget, [], self.desk.state, now_ms).exhausted()
+            wanted = sampling.draw(self.study, last, self.desk.state) if goes_on else None
         return last, trials
 
     def reopen_what_has_room_again(self) -> None:

@@ -1,6 +1,7 @@
 """A trainer that replays recorded curves: a small real implementation, in place of Ray and torch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from search.ledger import Event
@@ -141,10 +142,24 @@ class Search:
             if loses():
                 self.schedule.interrupted(slot[0], "node_lost", "gone")
                 busy.remove(slot)
-            elif not self._step(slot):
+            elif not self._step(slot, self.moment):
                 busy.remove(slot)
 
-    def _step(self, slot: list[Any]) -> bool:
+    def run_side_by_side(self, *, slots: int) -> None:
+        """Carry the schedule out with all slots at once: an epoch of each takes the same second."""
+        busy: list[list[Any]] = []
+        while True:
+            while len(busy) < slots and (assignment := self.schedule.next()) is not None:
+                busy.append([assignment.trial, assignment.told_epochs, assignment.until_epoch])
+            if not busy:
+                return
+            now = self.moment()
+            for slot in list(busy):
+                for _ in range(1 + (slot[1] + 1 == slot[2])):  # the last epoch, and its end
+                    if slot in busy and not self._step(slot, partial(int, now)):
+                        busy.remove(slot)
+
+    def _step(self, slot: list[Any], moment: Callable[[], int]) -> bool:
         trial, done, until = slot
         if done >= min(until, self.own_ends.get(trial, until)):
             self.schedule.ended(trial, self._result(trial, done))
@@ -155,7 +170,7 @@ class Search:
         slot[1] = done + 1
         value = self.curves[trial][done]
         metrics = {} if value is None else {PRIMARY: value}
-        goes_on = self.schedule.epoch(trial, EpochMetrics(epoch=done + 1, timestamp_ms=self.moment(), metrics=metrics))
+        goes_on = self.schedule.epoch(trial, EpochMetrics(epoch=done + 1, timestamp_ms=moment(), metrics=metrics))
         if not goes_on:
             self.schedule.released(trial)
         return goes_on

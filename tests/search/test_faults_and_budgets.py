@@ -203,6 +203,34 @@ def test_a_budget_drops_what_tells_least_and_leaves_every_cell_a_finished_run(sl
         assert "COMPLETE" in [search.ends()[name] for name in curves if name[0] == cell]
 
 
+@pytest.mark.parametrize("slots", [2, 6, 100])
+@pytest.mark.parametrize("share", [0.55, 0.7])
+@pytest.mark.parametrize("points", [2, 5])
+@pytest.mark.parametrize("pruner", ["cell_race", "none", "median"])
+def test_under_a_budget_every_cell_keeps_one_that_finishes_however_many_train_at_once(pruner, points, share, slots):
+    """Also where all trials wait at a rung that stops nobody, and where all have begun before anything is known."""
+    chance = random.Random(0)
+    curves = {
+        f"{cell}{point}": [0.6 + 0.2 * (1 - 0.8**e) + 0.002 * point + chance.gauss(0, 0.003) for e in range(16)]
+        for cell in "uvwxyz"
+        for point in range(points)
+    }
+    limit = share * 16 * len(curves)
+    search = Search(
+        curves,
+        cells={name: name[0] for name in curves},
+        pruning=Pruning(pruner=pruner, spare_share=0.0),
+        gpus=1.0,
+        budget=Budget(gpu_hours=limit / 3600),
+    )
+    search.run_side_by_side(slots=slots)
+    outcomes = {name: progress.outcome for name, progress in search.state.trials.items()}
+    assert {name[0] for name, outcome in outcomes.items() if outcome == "COMPLETE"} == set("uvwxyz")
+    assert set(outcomes.values()) <= {"COMPLETE", "PRUNED", "DROPPED"}
+    used = sum(progress.use.gpu_seconds for progress in search.state.trials.values())
+    assert 0.8 * limit <= used <= limit or "DROPPED" not in outcomes.values()
+
+
 def test_a_budget_takes_from_cheap_and_dear_cells_alike():
     """Cells of 16, 8, 4 and 2 s a trial, and room for two thirds of it all."""
     seconds = {"a": 16, "b": 8, "c": 4, "d": 2}

@@ -9,7 +9,7 @@ from search.grid import Grid
 from search.identity import entry_event, identified, key_of
 from search.study_config import StudyConfig
 from search.study_sections import Range
-from search.study_state import StudyState, TrialProgress
+from search.study_state import OVER_BUDGET, StudyState, TrialProgress
 from tests.search.recorded import DECLARATION, PRIMARY
 from trainers.trial import TrialResult, TrialState
 
@@ -243,6 +243,23 @@ def test_a_cell_whose_data_cannot_be_read_gets_no_more_points_until_it_is_tried_
     assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 4, fine: 4}
     state.apply({**failure, "reason": "bug: something else"})
     assert points_by_cell(sampling.draw(asked, sampling.expand(asked, state), state)) == {broken: 4, fine: 4}
+
+
+def test_where_the_budget_had_no_room_nothing_more_is_drawn_and_with_a_larger_one_the_same_as_ever():
+    asked, state, whole = study("tpe"), opened(), opened()
+    carry_out(asked, state, rounds=1)
+    wanted = sampling.draw(asked, sampling.expand(asked, state), state)
+    *trained, dropped = entered(wanted, state)
+    for trial in trained:
+        end(state, trial)
+    told = {"kind": "ended", "trial": dropped, "state": "PRUNED", "time_ms": 0, "result": None}
+    state.apply({**told, "reason": f"{OVER_BUDGET}no room"})
+    assert sampling.draw(asked, sampling.expand(asked, state), state) is None
+    state.apply({"kind": "reopened", "trial": dropped, "reason": "the budget was raised"})
+    end(state, dropped)
+    carry_out(asked, state)
+    carry_out(asked, whole)
+    assert sampling.drawn(asked, state) == sampling.drawn(asked, whole)
 
 
 def points_by_cell(grid):
