@@ -4,10 +4,11 @@
 by run: artifacts first, so that an interrupted collection finds the run again and goes on.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote, urlsplit
 
 from mlflow.entities import LifecycleStage, LoggedModel, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -96,9 +97,10 @@ def place_of(uri: str, destination: str) -> str:
         path = base / str(path).lstrip("/")
         parts = parts._replace(scheme=root.scheme, netloc=root.netloc)
     inside = base in path.parents and ".." not in path.parts
-    if not inside or (parts.scheme or "file", parts.netloc) != (root.scheme, root.netloc):
+    plain = not (parts.query or parts.fragment)  # MLflow would leave these out, and delete what lies above
+    if not (inside and plain) or (parts.scheme or "file", parts.netloc) != (root.scheme, root.netloc):
         raise TrackingError("its artifacts are not below this server's folder; nothing of it was deleted")
-    return f"{root.scheme}://{root.netloc}{path}"
+    return f"{root.scheme}://{root.netloc}{quote(str(path)) if root.scheme == 'file' else path}"
 
 
 def _models(client: MlflowClient, run: Run) -> list[LoggedModel]:
@@ -116,7 +118,11 @@ def _delete_experiments_of_checks(client: MlflowClient, store: SqlAlchemyStore) 
 
 
 def _delete(target: str) -> None:
+    parts = urlsplit(target)
     try:
-        get_artifact_repository(target).delete_artifacts()
+        if parts.scheme != "file":
+            get_artifact_repository(target).delete_artifacts()
+        elif (folder := Path(unquote(parts.path))).exists():  # MLflow takes %-signs in the name of a folder for quotes
+            shutil.rmtree(folder)
     except Exception as problem:  # any: each kind of store has exceptions of its own
         raise TrackingError(f"artifacts cannot be deleted: {type(problem).__name__}: {problem}") from problem

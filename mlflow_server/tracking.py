@@ -6,13 +6,13 @@ again with its own timestamp is the same row (MLflow's key is run, name, timesta
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -220,7 +220,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
                 f"experiment {name!r} is deleted in MLflow; restore it or name another in tracking.experiment"
             )
         return str(found.experiment_id)
-    location = (artifacts / name).resolve().as_uri() if artifacts is not None else None
+    location = (artifacts / _folder_name(name)).resolve().as_uri() if artifacts is not None else None
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=KIND))
     except MlflowException:
@@ -231,10 +231,13 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
         return str(found.experiment_id)
 
 
+def _folder_name(experiment: str) -> str:
+    """Return the name of a folder for an experiment, which may be called `/Users/anna/chest` or `chest #2`.
+
+    Several may share one: their runs have folders of their own.
+    """
+    return re.sub(r"[^\w.-]+", "_", experiment).strip(".") or "_"
+
+
 def _first_line(problem: BaseException) -> str:
     return (str(problem).splitlines() or [type(problem).__name__])[0]
-
-
-def version() -> str:
-    """Return the version of MLflow, for provenance."""
-    return str(mlflow.__version__)

@@ -13,6 +13,7 @@ from mlflow_server.history import History
 from mlflow_server.registry import Registry
 from mlflow_server.retention import DAY_MS
 from mlflow_server.server_config import ServerConfig
+from mlflow_server.tracking import RunDescription, Tracker
 from tests.mlflow_server.conftest import deleted_at
 
 MONTH = 40 * DAY_MS
@@ -142,6 +143,11 @@ def test_an_interrupted_collection_goes_on(stored, monkeypatch):
         ("s3://bucket/prefix/e/r", "s3://bucket/prefix", "s3://bucket/prefix/e/r"),
         ("file:///srv/a/e/r", "file:///srv/a", "file:///srv/a/e/r"),
         ("mlflow-artifacts:e/r", "file:///srv/a", "file:///srv/a/e/r"),
+        ("mlflow-artifacts:/e/r", "file:///srv/team%231", "file:///srv/team%231/e/r"),
+        ("file:///srv/a/chest%232/r", "file:///srv/a", "file:///srv/a/chest%232/r"),
+        ("file:///srv/a/50%2525/r", "file:///srv/a", "file:///srv/a/50%2525/r"),
+        ("mlflow-artifacts:/e#2/r", "file:///srv/a", None),
+        ("file:///srv/a/e?x/r", "file:///srv/a", None),
         ("mlflow-artifacts:/../r", "file:///srv/a", None),
         ("mlflow-artifacts:/%2e%2e/r", "file:///srv/a", None),
         ("mlflow-artifacts:/", "file:///srv/a", None),
@@ -158,6 +164,29 @@ def test_nothing_outside_the_servers_own_place_is_deleted(uri, destination, plac
             place_of(uri, destination)
     else:
         assert place_of(uri, destination) == place
+
+
+@pytest.mark.parametrize("letters", ["#", "%", "%23", "%2523", "?", " "])
+def test_whatever_letters_a_folder_has_only_the_artifacts_of_the_run_go(tmp_path, letters):
+    """MLflow cuts addresses at some of them and reads others twice."""
+    config = ServerConfig(folder=tmp_path)
+    names = ("chest", f"chest{letters}2")
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "weights").write_text("weights")
+    for name in names:
+        MlflowClient(config.backend).create_experiment(name, (tmp_path / "mlartifacts" / name).as_uri())
+        tracker = Tracker(config.backend, name)
+        tracker.open(RunDescription(name, name, 1))
+        tracker.log_artifacts(name, files)
+        tracker.finish(name, "FINISHED", 2)
+    before = sorted((tmp_path / "mlartifacts").rglob("weights"))
+    run = tracker.run_id(names[1])
+    MlflowClient(config.backend).delete_run(run)
+    deleted_at(config.sqlite, run, 1)
+    assert collect(config, days=0).collected == (run,)
+    gone = set(before) - set((tmp_path / "mlartifacts").rglob("weights"))
+    assert [path.parent.parent.name for path in gone] == [run]
 
 
 def test_the_command_says_what_went_and_what_stays(stored, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import TrackingError
+from mlflow_server.garbage import place_of
 from mlflow_server.tracking import IDENTITY_TAG, Measurement, RunDescription, Tracker
 
 
@@ -225,3 +226,17 @@ def test_a_server_that_does_not_answer_is_told_plainly(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 cannot be used: .*mlflow_server start"):
         Tracker("http://127.0.0.1:9", "e")
+
+
+@pytest.mark.parametrize("name", ["/Users/anna/chest", "../../outside", "chest #2", "50 %", "..", "Röntgen"])
+def test_whatever_an_experiment_is_called_its_artifacts_lie_in_one_folder_of_the_storage(store_uri, tmp_path, name):
+    artifacts = tmp_path / "mlartifacts"
+    tracker = Tracker(store_uri, name, artifacts)
+    tracker.open(RunDescription("s", "s", 1))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("told")
+    tracker.log_artifacts("s", tmp_path / "report", "report")
+    (found,) = artifacts.glob("*/*/artifacts/report/report.html")
+    assert found.read_text() == "told"
+    uri = MlflowClient(store_uri).get_run(tracker.run_id("s")).info.artifact_uri
+    assert place_of(uri, artifacts.as_uri()) == found.parents[1].as_uri()
