@@ -25,14 +25,20 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """The MLflow server over the studies of a storage folder."""
+def _fit_for_a_database(storage: Path) -> Path:
+    if problem := problem_of(storage.absolute()):
+        raise typer.BadParameter(problem)
+    return storage
+
+
+Storage = Annotated[
+    Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.", callback=_fit_for_a_database)
+]
 
 
 @app.command()
 def start(
-    storage: Annotated[Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.")] = Path("storage"),
+    storage: Storage = Path("storage"),
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
     config: Annotated[Path | None, typer.Option(metavar="SERVER.yaml", help="Instead: what this file says.")] = None,
@@ -112,15 +118,6 @@ def gc(
         typer.echo(f"stays   {run}  {reason}")
 
 
-def _fit_for_a_database(storage: Path) -> Path:
-    if problem := problem_of(storage.absolute()):
-        raise typer.BadParameter(problem)
-    return storage
-
-
-Storage = Annotated[
-    Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.", callback=_fit_for_a_database)
-]
 Tracking = Annotated[
     str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Server of the registry; default: the storage's store.")
 ]

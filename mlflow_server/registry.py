@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -344,7 +345,9 @@ def entry_of(value: str, version: str) -> dict[str, Any] | None:
     """Read a mirrored entry of the history; None: it is none of this version."""
     try:
         entry: dict[str, Any] = json.loads(value)
-        whole = isinstance(entry["time_ms"], int) and isinstance(entry["action"], str) and "who" in entry
+        whole = isinstance(entry["action"], str) and "who" in entry
+        _ = datetime.fromtimestamp(entry["time_ms"] / 1000, UTC)
+        _ = [(reason["condition"], reason["evidence"], reason["holds"]) for reason in entry.get("reasons", [])]
         return entry if whole and entry["version"] == version else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
         return None

@@ -1,21 +1,16 @@
 """The pages of MLflow's UI by address, and a server to open them on: what screenshots and tests share."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from scripts.services import Service, free_port, listens
+
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS_TO_START = 120
 SETTLED = {
     "mlflow.workflowType_v1": '"machine_learning"',
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
@@ -63,33 +58,15 @@ def served(storage: Path) -> Iterator[str]:
     """Run `python -m mlflow_server start` on a storage folder; gives its address.
 
     Raises:
-        RuntimeError: it ended, or did not answer in time.
+        RuntimeError: it did not answer in time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     words = [sys.executable, "-m", "mlflow_server", "start", "--storage", str(storage), "--port", str(port)]
-    # A session of its own, so that its workers end with it.
-    server = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        _wait(server, address)
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
-
-
-def _wait(server: subprocess.Popen[bytes], address: str) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise RuntimeError(f"the MLflow server ended with {server.returncode}")
+    with tempfile.TemporaryDirectory(prefix="radsweep-") as folder:
+        log = Path(folder) / "log"
+        server = Service("MLflow server", words, lambda: listens(port), log, options={"cwd": ROOT})
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - our own loopback address
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.2)
-    raise RuntimeError(f"the MLflow server did not answer within {SECONDS_TO_START} s")
+            server.start()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()

@@ -5,20 +5,18 @@ winner, opens MLflow's UI and the report in the system's Chromium, and photograp
 """
 
 import io
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from mlflow.tracking import MlflowClient
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from scripts import mlflow_pages
+from scripts.browser import chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "scripts" / "screenshots.yaml"
@@ -44,20 +42,9 @@ def main(storage: Annotated[Path, typer.Argument(help="Folder of the study.")] =
         command = [sys.executable, "-m", "search", words[0], str(STUDY), "--storage", str(storage), *words[1:]]
         subprocess.run(command, cwd=ROOT, check=True)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with _chromium() as browser, mlflow_pages.served(storage) as address:
+    with chromium() as browser, mlflow_pages.served(storage) as address:
         _photograph_report(browser, storage / NAME / "report" / "report.html")
         _photograph_mlflow(browser, address)
-
-
-@contextmanager
-def _chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        raise SystemExit("no Chromium on this machine: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def _photograph_mlflow(browser: Browser, address: str) -> None:

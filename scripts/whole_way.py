@@ -8,7 +8,6 @@ back, serves the champion and scores a DICOM film over HTTP.
 import base64
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from rich.console import Console
 from datasets import sources
 from datasets.dataset_config import DatasetConfig
 from scripts import mlflow_pages, services
+from scripts.browser import NoChromiumError, chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 NIH_SUBSET = ROOT / "search" / "studies" / "nih_subset.yaml"
@@ -168,29 +168,24 @@ def _server(folder: Path) -> Iterator[dict[str, str]]:
 
 def _photograph(folder: Path, known: Mapping[str, str], model: str) -> None:
     """Open the UI as a user would, with the password, and keep two pictures."""
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        CONSOLE.print("no Chromium on this machine: no pictures of the UI")
-        return
     credentials = {"username": known["MLFLOW_TRACKING_USERNAME"], "password": known["MLFLOW_TRACKING_PASSWORD"]}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        context = browser.new_context(http_credentials=credentials, viewport={"width": 1440, "height": 820})  # type: ignore[arg-type]
-        page = context.new_page()
-        os.environ.update(known)
-        client = MlflowClient(known["MLFLOW_TRACKING_URI"])
-        experiment = next(found for found in client.search_experiments() if found.name != "Default").experiment_id
-        context.add_init_script(mlflow_pages.remember(experiment, ("metrics.`val/auroc/macro`",)))
-        routes = {"runs": mlflow_pages.runs(experiment), "model": f"models/{model}"}
-        for name, route in routes.items():
-            page.goto("about:blank")  # MLflow keeps the page before
-            page.goto(f"{known['MLFLOW_TRACKING_URI']}/#/{route}")
-            page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
-            page.screenshot(path=folder / f"{name}.png")
-            CONSOLE.print(f"picture of the UI: {folder / name}.png")
-        browser.close()
+    try:
+        with chromium() as browser:
+            context = browser.new_context(http_credentials=credentials, viewport={"width": 1440, "height": 820})  # type: ignore[arg-type]
+            page = context.new_page()
+            os.environ.update(known)
+            client = MlflowClient(known["MLFLOW_TRACKING_URI"])
+            experiment = next(found for found in client.search_experiments() if found.name != "Default").experiment_id
+            context.add_init_script(mlflow_pages.remember(experiment, ("metrics.`val/auroc/macro`",)))
+            routes = {"runs": mlflow_pages.runs(experiment), "model": f"models/{model}"}
+            for name, route in routes.items():
+                page.goto("about:blank")  # MLflow keeps the page before
+                page.goto(f"{known['MLFLOW_TRACKING_URI']}/#/{route}")
+                page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
+                page.screenshot(path=folder / f"{name}.png")
+                CONSOLE.print(f"picture of the UI: {folder / name}.png")
+    except NoChromiumError as problem:
+        CONSOLE.print(f"no pictures of the UI: {problem}")
 
 
 def _serve(place: Place, model: str) -> None:

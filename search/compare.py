@@ -212,12 +212,18 @@ def _embedded(storage: Path) -> str:
 
 
 def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, StudyState]]:
-    """List trial, study/cell, cell, folder and state of every measured winner below the storage."""
+    """List trial, study/cell, cell, folder and state of every measured trial below the storage.
+
+    One that stands for its cell no more, since another has won it, is found by its identity alone.
+    """
     for path in sorted(storage.glob("*/ledger.jsonl")):
         folder = StudyFolder(storage, path.parent.name)
         state = StudyState.of(ledger.read(path).events)
         for cell, event in state.evaluated.items():
             yield event["trial"], f"{folder.study}/{cell}", cell, folder, state
+        standing = {event["trial"] for event in state.evaluated.values()}
+        for trial in state.evaluations.keys() - standing:
+            yield trial, f"{folder.study}/{state.evaluations[trial]['cell']} before", trial, folder, state
 
 
 def _settings(state: StudyState) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def _batches(events: list[Event], size: int) -> Iterable[list[Event]]:
         yield events[start : start + size]
 
 
-def epochs_by_trial(events: Iterable[Event]) -> Iterable[tuple[str, str, list[Event]]]:
-    """Group the events of one kind and trial, so that a curve travels in one request.
+def by_trial_and_kind(events: Iterable[Event]) -> Iterable[tuple[str, str, list[Event]]]:
+    """Group consecutive events of one trial and kind, so that a curve travels in one request.
 
     Trials report side by side and know nothing of one another: each keeps its own order, and what concerns the whole
     study keeps its place among all.

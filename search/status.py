@@ -76,7 +76,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     counts = ", ".join(f"{number} {name.lower()}" for name, number in found["counts"].items() if number)
     console.print(f"[bold]{found['study']}[/bold]: {counted(found['cells'], 'cell')}, {counts}")
     choose = min if found["direction"] == "minimize" else max
-    to_come = found.get("to_come", {})
+    to_come = found["to_come"]
     table = Table(Column("cell", overflow="fold"), "done", "best on validation", "trained for", "GPU-hours", box=None)
     for cell in dict.fromkeys([*(row["cell"] for row in found["trials"]), *to_come]):
         rows = [row for row in found["trials"] if row["cell"] == cell]
@@ -90,13 +90,13 @@ def show(found: dict[str, Any], console: Console) -> None:
             f"{sum(row['gpu_seconds'] for row in rows) / 3600:.2f}",
         )
     console.print(table)
-    if (gone := found.get("no_longer_asked_for", {})).get("trials"):
+    if (gone := found["no_longer_asked_for"])["trials"]:
         spent = f"{duration(gone['seconds'])}, {gone['gpu_seconds'] / 3600:.2f} GPU-hours"
         console.print(f"{counted(gone['trials'], 'earlier trial')} no longer asked for took {spent}", soft_wrap=True)
-    for dataset, reason in found.get("unusable", {}).items():
+    for dataset, reason in found["unusable"].items():
         told = f"[red]failed[/red] data set {escape(dataset)}: data: {escape(reason)}"
         console.print(told, f"  data: {failures.POLICIES['data'].meaning}", sep="\n", soft_wrap=True, highlight=False)
-    if (used_up := found.get("budget")) and any(row["state"] in {"PAUSED", "WAITING"} for row in found["trials"]):
+    if (used_up := found["budget"]) and any(row["state"] in {"PAUSED", "WAITING"} for row in found["trials"]):
         console.print(f"[yellow]stopped[/yellow] {used_up}; raise the budget to go on", soft_wrap=True, highlight=False)
     several = len({row["seed"] for row in found["trials"]}) > 1
     for row in found["trials"]:

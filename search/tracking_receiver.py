@@ -6,7 +6,7 @@ from typing import Any
 
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
 from search import grid, report
-from search.delivery import epochs_by_trial
+from search.delivery import by_trial_and_kind
 from search.ledger import Event
 from search.report import words
 from search.run_names import RunNames
@@ -51,7 +51,7 @@ class TrackingReceiver:
             "chosen": self._tag_winner,
             "closed": self._close_study,
         }
-        for kind, trial, same in epochs_by_trial(events):
+        for kind, trial, same in by_trial_and_kind(events):
             for event in same:
                 self._state.apply(event)
             if kind in actions:

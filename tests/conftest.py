@@ -105,14 +105,10 @@ def own_surroundings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator["Browser"]:
     """The system's Chromium; a test that needs it skips where there is none."""
-    programs = (os.environ.get("RADSWEEP_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, (shutil.which(name) for name in programs if name)), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium, or set RADSWEEP_CHROMIUM to its path")
-    from playwright.sync_api import sync_playwright
+    from scripts import browser
 
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox needs rights that containers and root do not give; the pages are ours.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+    try:
+        with browser.chromium() as opened:
+            yield opened
+    except browser.NoChromiumError as problem:
+        pytest.skip(str(problem))

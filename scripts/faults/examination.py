@@ -56,7 +56,7 @@ class Study:
         return json.dumps({key: value for key, value in found.items() if key in STABLE}, indent=1, sort_keys=True)
 
 
-STABLE = ("study", "task", "counts", "cells", "data", "baselines", "differences")
+STABLE = ("study", "counts", "cells", "data", "baselines", "differences")
 """Parts of the report that say what was found, not on what machine or at what time."""
 
 

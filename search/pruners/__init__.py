@@ -8,19 +8,19 @@ which of them ran first.
 
 import importlib
 import inspect
-import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
 from search.errors import StudyError
+from trainers.plugins import listed
 
 
 def names() -> list[str]:
     """List every pruner a study file can name."""
-    ours = [module.name for module in pkgutil.iter_modules(__path__)]
-    return [*ours, "none", *_optunas(), *PATIENT]
+    return [*_ours(), "none", *_optunas(), *PATIENT]
 
 
 REFUSED = ("wilcoxon", "WilcoxonPruner")
@@ -118,13 +118,16 @@ def rungs(pruner: optuna.pruners.BasePruner) -> tuple[int, ...]:
 
 def learns(name: str) -> bool:
     """Say whether a pruner can take over what other groups teach (`learn_from`)."""
-    ours = [module.name for module in pkgutil.iter_modules(__path__)]
-    return name in ours and hasattr(importlib.import_module(f"{__name__}.{name}").PRUNER, "learn_from")
+    return name in _ours() and hasattr(importlib.import_module(f"{__name__}.{name}").PRUNER, "learn_from")
 
 
 def key_of(params: Mapping[str, Any]) -> str:
     """Name hyperparameters, the same in every group."""
     return ", ".join(f"{name}={value}" for name, value in sorted(params.items()))
+
+
+def _ours() -> list[str]:
+    return listed(sys.modules[__name__])
 
 
 def _optunas() -> dict[str, type[optuna.pruners.BasePruner]]:

@@ -285,7 +285,10 @@ def _of_study(folder: Path) -> dict[str, Group]:
             trained[progress.cell, name_in_cell(progress.searched, progress.seed)].append(progress)
     groups: dict[str, Group] = {}
     for (cell, name), same in trained.items():
-        curves = {_name_among(name, one, same): _of_trial(one, sign, _name_among(one.point, one, same)) for one in same}
+        curves = {
+            _name_among(name, one, same): _of_trial(one, sign, _name_among(one.point or cell, one, same))
+            for one in same
+        }
         groups.setdefault(cell, {}).update(curves)
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")

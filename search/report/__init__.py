@@ -74,7 +74,8 @@ def is_whole(folder: StudyFolder) -> bool:
 
 def is_current(study: StudyConfig, state: StudyState, folder: StudyFolder) -> bool:
     """Whether the report there is was made from what is known now, for what is asked for now."""
-    return is_whole(folder) and read(folder)["provenance"].get("made_from") == _made_from(study, state, folder)
+    found = _marker(folder) or {}
+    return found.get("format") == FORMAT and found["provenance"].get("made_from") == _made_from(study, state, folder)
 
 
 def _made_from(study: StudyConfig, state: StudyState, folder: StudyFolder) -> str:

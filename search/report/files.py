@@ -97,7 +97,7 @@ def curves_csv(found: dict[str, Any]) -> str | None:
         {
             "group": trial["cell"],
             "trial": name_in_cell(trial["searched"], trial["seed"]),
-            "point": point_of(dict(sorted(trial["searched"].items()))),
+            "point": point_of(dict(sorted(trial["searched"].items()))) or trial["cell"],
             "epoch": int(epoch),
             "value": value,
             "state": trial["state"],

@@ -52,11 +52,6 @@ def datasets(found: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(cell["axes"]["dataset"] for cell in found["cells"]))
 
 
-def data_name(told: dict[str, Any]) -> str:
-    """Return what data or a baseline are called: a data set that is read in several ways, with what differs."""
-    return str(told.get("name") or told["dataset"])  # reports of earlier versions have no names
-
-
 def question(found: dict[str, Any], cell: dict[str, Any]) -> str:
     """Name what a cell was asked: its data set, and labels and patients where these are compared.
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from search.report import tables, words
 from search.report.figures.canvas import Picture
-from search.report.layout import cells_of, data_name, datasets, varies
+from search.report.layout import cells_of, datasets, varies
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SECTIONS = ("results", "targets", "differences", "hyperparameters", "cost", "curves", "subgroups")
@@ -84,4 +84,4 @@ def _provenance(found: dict[str, Any]) -> dict[str, str]:
     told = found["provenance"]
     facts = {"code that trained (commit)": told["version"], **told["libraries"]}
     facts["code that wrote this report"] = told["written_by"]
-    return facts | {f"data: {data_name(data)}": data["fingerprint"] for data in found["data"]}
+    return facts | {f"data: {data['name']}": data["fingerprint"] for data in found["data"]}

@@ -71,7 +71,6 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
             "version": ", ".join(state.versions),
             "libraries": {name: ", ".join(versions) for name, versions in state.libraries.items()},
             "written_by": provenance.code_version(),
-            "study": study.model_dump(mode="json"),
             "use": _use(trials, state),
         },
     }

@@ -15,7 +15,6 @@ from search.report.layout import (
     MACRO,
     axes_of,
     cells_of,
-    data_name,
     datasets,
     external_rows_of,
     groups_of,
@@ -94,7 +93,7 @@ def per_target(found: dict[str, Any], dataset: str) -> pd.DataFrame:
     for baseline in found["baselines"]:
         if baseline["dataset"] == dataset:
             known = {row["target"]: row for row in baseline["rows"]}
-            columns[f"view, sex, age only ({data_name(baseline)})"] = [interval(known.get(t)) for t in targets]
+            columns[f"view, sex, age only ({baseline['name']})"] = [interval(known.get(t)) for t in targets]
     return pd.DataFrame(columns, index=pd.Index(targets, name="test"))
 
 
@@ -214,7 +213,7 @@ def failures(found: dict[str, Any]) -> pd.DataFrame:
 def quarantined(found: dict[str, Any]) -> pd.DataFrame:
     """One row per data set and reason: images that could not be read."""
     return pd.DataFrame(
-        {"data set": data_name(data), "reason": reason, "images": count}
+        {"data set": data["name"], "reason": reason, "images": count}
         for data in found["data"]
         for reason, count in data["reasons"].items()
     )

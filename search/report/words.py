@@ -8,7 +8,6 @@ from search.report import differences
 from search.report.layout import (
     MACRO,
     cells_of,
-    data_name,
     datasets,
     has_several_seeds,
     primary,
@@ -37,7 +36,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     for data in found["data"]:
         images = data["images"]
         told.append(
-            f"{data_name(data)}: {images['train']} training, {images['val']} validation and {images['test']} "
+            f"{data['name']}: {images['train']} training, {images['val']} validation and {images['test']} "
             f"test images ({data['validation']}); {data['quarantined']} quarantined."
         )
     if found["cells"]:

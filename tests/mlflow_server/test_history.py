@@ -194,7 +194,10 @@ def test_where_all_earlier_versions_are_deleted_that_is_told(promoted):
 @pytest.mark.parametrize(
     "value",
     ["garbage", "[]", "null", '{"time_ms": "1", "action": "promoted", "version": "3", "who": "x"}',
-     '{"time_ms": 1, "action": "promoted", "version": "77", "champion_before": "76", "who": "x"}'],
+     '{"time_ms": 1, "action": "promoted", "version": "77", "champion_before": "76", "who": "x"}',
+     '{"time_ms": 1, "action": "promoted", "version": "3", "who": "x", "reasons": [{}]}',
+     '{"time_ms": 1, "action": "promoted", "version": "3", "who": "x", "reasons": "ab"}',
+     '{"time_ms": 1000000000000000000, "action": "promoted", "version": "3", "who": "x"}'],
 )  # fmt: skip
 def test_a_tag_that_is_no_entry_of_its_version_is_passed_over(promoted, value):
     storage, registry, history = promoted
@@ -393,10 +396,10 @@ def test_an_origin_that_is_damaged_is_told(promoted):
         history.origin()
 
 
-@pytest.mark.parametrize("command", ["history", "rollback", "unlock"])
+@pytest.mark.parametrize("command", ["history m", "rollback m", "unlock m", "start"])
 def test_a_storage_whose_database_would_lie_elsewhere_is_refused(tmp_path, command):
     """`%20` in a database's address is a blank."""
-    done = CliRunner().invoke(commands.app, [command, "m", "--storage", str(tmp_path / "a%20b")])
+    done = CliRunner().invoke(commands.app, [*command.split(), "--storage", str(tmp_path / "a%20b")])
     assert done.exit_code == 2
     assert "cannot be in the path of a database" in " ".join(done.output.replace("│", " ").split())
 

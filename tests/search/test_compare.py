@@ -94,6 +94,15 @@ def test_a_trial_whose_cell_got_a_new_name_is_still_one(storage):
     assert names == ["one/d/vit/224/lora"] * 3
 
 
+def test_a_trial_that_lost_its_cell_to_another_is_found_by_its_identity(storage):
+    with Ledger(StudyFolder(storage, "one").ledger) as ledger:
+        ledger.append({"kind": "evaluated", "trial": "eeeeee0005", "cell": "d/vit/224", "time_ms": 3})
+    scores(1.5).save(StudyFolder(storage, "one").winner("eeeeee0005") / "scores.parquet")
+    for reference in ("aaaaaa", "one/aaaaaa0001"):
+        assert ask(storage, reference, "bbbbbb")["first"] == {"name": "one/d/vit/224 before", "trial": "aaaaaa0001"}
+    assert ask(storage, "one/d/vit/224", "bbbbbb")["first"]["trial"] == "eeeeee0005"
+
+
 def test_scores_that_were_changed_since_they_were_measured_are_refused(storage):
     folder, event = StudyFolder(storage, "one"), {"kind": "evaluated", "trial": "aaaaaa0001", "cell": "d/vit/224"}
     path = folder.winner("aaaaaa0001") / "scores.parquet"

@@ -210,7 +210,7 @@ def test_trials_that_report_side_by_side_are_told_one_after_the_other():
         ("epoch", "a", 7),
     ]
     ledger_order = [{"kind": kind, "n": n} | ({"trial": trial} if trial else {}) for kind, trial, n in told]
-    groups = [(kind, trial, [e["n"] for e in same]) for kind, trial, same in delivery.epochs_by_trial(ledger_order)]
+    groups = [(kind, trial, [e["n"] for e in same]) for kind, trial, same in delivery.by_trial_and_kind(ledger_order)]
     assert groups == [
         ("study", "", [0]),
         ("epoch", "a", [1, 4]),

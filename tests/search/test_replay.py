@@ -268,6 +268,17 @@ def test_seeds_race_in_a_replay_as_they_do_in_a_search(seed):
     assert 0 < replayed.cost < 12 * len(group)
 
 
+def test_where_nothing_is_searched_the_seeds_of_a_cell_are_one_point(tmp_path):
+    search = Search({"a": [0.4, 0.5], "b": [0.6, 0.7]}, searched={"a": 1, "b": 1})
+    search.run()
+    for seed, event in enumerate(event for event in search.events if event["kind"] == "trial"):
+        event.update(searched={}, seed=seed)
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.append(*search.events)
+    (group,) = curves.load(tmp_path).values()
+    assert {trial: curves.point_of(group, trial) for trial in group} == {"seed=0": "cell", "seed=1": "cell"}
+
+
 @pytest.mark.parametrize("empty", [None, float("nan"), pd.NA])
 def test_a_trial_without_a_point_shares_it_with_none(empty):
     plain, named = table(), table().assign(point=empty)

@@ -94,6 +94,14 @@ def test_the_mean_of_a_contrast_is_the_mean_of_its_pairs(reported):
     assert average["high"] - average["low"] < min(row["high"] - row["low"] for row in pairs)
 
 
+@pytest.mark.parametrize("unusable", [{}, {"chexpert": "300 of 2000 images cannot be read"}])
+def test_images_of_a_data_set_that_could_not_be_used_are_not_said_to_be_readable(reported, unusable):
+    data = [{**data, "reasons": {}} for data in reported.found["data"]]
+    told = page.render({**reported.found, "data": data, "unusable": unusable}, [])
+    assert ("Every image could be read." in told) is not bool(unusable)
+    assert ("Data set chexpert could not be used: 300 of 2000 images cannot be read." in told) is bool(unusable)
+
+
 def test_no_redraw_of_a_data_set_meets_the_same_redraw_of_another():
     names, redraws = ["a", "b", "c"], np.arange(1000.0)
     turned = np.array([differences.apart(redraws, name, names) for name in names])

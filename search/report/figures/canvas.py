@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -184,8 +185,6 @@ def size_of(rank: int) -> float:
 
 
 def _shapes(looks: Looks) -> Iterator[dict[str, Any]]:
-    import itertools
-
     if looks.shapes:
         for values in itertools.product(*(looks.axes[axis] for axis in looks.shapes)):
             yield dict(zip(looks.shapes, values, strict=True))
