@@ -8,7 +8,7 @@ larger one goes on.
 """
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from search.groups import Entry
@@ -130,24 +130,41 @@ class Spending:
         before it is next looked at.
         """
         live = [trial for trial in self._entries if not self._state.trials[trial].done]
-        rate, share, finishers = self._rate(), self._share(), self._finishers(live)
-        if rate is None:
+        seconds_of, share, finishers = self._seconds_of_epoch(), self._share(), self._finishers(live)
+        if seconds_of is None:
             return {}
         expected = {}
         for trial in live:
             entry, done = self._entries[trial], len(self._state.trials[trial].epochs)
             left = max(0, entry.epochs - done)
             sure = left if trial in finishers else max(0, self._next_look(entry) - done)
-            expected[trial] = rate * entry.cost * max(sure, share * left)
+            expected[trial] = seconds_of(entry) * max(sure, share * left)
         return expected
 
-    def _rate(self) -> float | None:
-        """Return seconds per unit of cost; those that were dropped were stopped amid an epoch."""
-        trained = [(entry, self._state.trials[trial]) for trial, entry in self._entries.items()]
-        trained = [(entry, progress) for entry, progress in trained if not progress.dropped]
-        units = sum(entry.cost * len(progress.epochs) for entry, progress in trained)
-        seconds = sum(progress.use.so_far[0] for _, progress in trained)
-        return seconds / units if units and seconds else None
+    def _seconds_of_epoch(self) -> Callable[[Entry], float] | None:
+        """Return what an epoch of a trial takes: as in its cell so far, else by its cost; None while nothing is known.
+
+        An epoch right after a start takes longer and counts only where there are no others, once a trial has ended;
+        one that was dropped was stopped amid an epoch.
+        """
+        known = [(entry, self._state.trials[trial]) for trial, entry in self._entries.items()]
+        timed = [(entry, progress.use.timed, progress.use.timed_seconds) for entry, progress in known]
+        if not any(epochs for _, epochs, _ in timed):
+            timed = [(entry, len(p.epochs), p.use.so_far[0]) for entry, p in known if p.done and not p.dropped]
+        units = sum(entry.cost * epochs for entry, epochs, _ in timed)
+        if not units:
+            return None
+        per_unit = sum(seconds for _, _, seconds in timed) / units
+        of_cell: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for entry, epochs, seconds in timed:
+            of_cell[entry.cell][0] += entry.cost * epochs
+            of_cell[entry.cell][1] += seconds
+
+        def seconds_of(entry: Entry) -> float:
+            own_units, own_seconds = of_cell[entry.cell]
+            return entry.cost * (own_seconds / own_units if own_units else per_unit)
+
+        return seconds_of
 
     def _share(self) -> float:
         """Return which share of its epochs pruning leaves a trial that is not the one of its cell to finish.

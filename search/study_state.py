@@ -47,6 +47,10 @@ class Use:
     """When the present attempt began; None while it occupies nothing."""
     seen_ms: int = 0
     """When the present attempt was last heard of."""
+    timed: int = 0
+    """Signs of life after another one in the same attempt: of a trial, epochs without a start ahead of them."""
+    timed_seconds: float = 0.0
+    """What these took."""
 
     @property
     def so_far(self) -> tuple[float, float]:
@@ -62,7 +66,11 @@ class Use:
 
     def hear(self, time_ms: int) -> None:
         """Take in a sign of life."""
-        self.seen_ms = max(self.seen_ms, time_ms)
+        later = max(self.seen_ms, time_ms)
+        if self.since_ms is not None and self.seen_ms > self.since_ms:
+            self.timed += 1
+            self.timed_seconds += (later - self.seen_ms) / 1000
+        self.seen_ms = later
 
     def stop(self, time_ms: int) -> None:
         """Take in that the slot was given back."""

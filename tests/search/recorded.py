@@ -145,7 +145,7 @@ class Search:
             elif not self._step(slot, self.moment):
                 busy.remove(slot)
 
-    def run_side_by_side(self, *, slots: int) -> None:
+    def run_side_by_side(self, *, slots: int, seconds_to_start: int = 0) -> None:
         """Carry the schedule out with all slots at once: an epoch of each takes the same second."""
         busy: list[list[Any]] = []
         while True:
@@ -153,6 +153,8 @@ class Search:
                 busy.append([assignment.trial, assignment.told_epochs, assignment.until_epoch])
             if not busy:
                 return
+            self.clock.now += 1000 * seconds_to_start  # of the first ones: their processes serve the others
+            seconds_to_start = 0
             now = self.moment()
             for slot in list(busy):
                 for _ in range(1 + (slot[1] + 1 == slot[2])):  # the last epoch, and its end
