@@ -8,9 +8,10 @@ larger one goes on.
 """
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
+from search.forecast import Forecast, standing
 from search.groups import Entry
 from search.study_sections import Budget
 from search.study_state import OVER_BUDGET, StudyState
@@ -19,7 +20,6 @@ from trainers.trial import TrialState
 GPU_HOURS = "GPU-hours"
 WALL_CLOCK = "wall-clock"
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 LOOKED_AT_FROM = 0.1
 """Share of a budget before which nothing is foreseen, unless a trial has ended: first epochs are slow."""
 ROOM = 1.05
@@ -50,7 +50,7 @@ class Spending:
         self._entries = {entry.trial: entry for entry in entries}
         self._state = state
         self._now = now
-        self._next_look = next_look
+        self._forecast = Forecast(self._entries, state, next_look)
         self._judged = -1
         """Number of epochs and ends that had been told when dropping was last considered."""
 
@@ -87,7 +87,7 @@ class Spending:
         accounts = self.accounts()
         if not accounts or not self._anything_new():
             return {}
-        rest = self._expected_seconds()
+        rest = self._forecast.seconds()
         dropped: dict[str, str] = {}
         for name, used, limit in accounts:
             if used < LOOKED_AT_FROM * limit and not any(self._state.trials[trial].done for trial in self._entries):
@@ -123,87 +123,6 @@ class Spending:
         at_once = max(1.0, busy / wall if wall else 1.0)
         return lambda entry: 1.0 / at_once
 
-    def _expected_seconds(self) -> dict[str, float]:
-        """Return what each trial that is not done is expected to take still; empty while nothing is known.
-
-        One trial of each cell trains to its end. Pruning goes on among the others as it went so far, but nobody stops
-        before it is next looked at.
-        """
-        live = [trial for trial in self._entries if not self._state.trials[trial].done]
-        seconds_of, share, finishers = self._seconds_of_epoch(), self._share(), self._finishers(live)
-        if seconds_of is None:
-            return {}
-        expected = {}
-        for trial in live:
-            entry, done = self._entries[trial], len(self._state.trials[trial].epochs)
-            left = max(0, entry.epochs - done)
-            sure = left if trial in finishers else max(0, self._next_look(entry) - done)
-            expected[trial] = seconds_of(entry) * max(sure, share * left)
-        return expected
-
-    def _seconds_of_epoch(self) -> Callable[[Entry], float] | None:
-        """Return what an epoch of a trial takes: as in its cell so far, else by its cost; None while nothing is known.
-
-        An epoch right after a start takes longer and counts only where there are no others, once a trial has ended;
-        one that was dropped was stopped amid an epoch.
-        """
-        known = [(entry, self._state.trials[trial]) for trial, entry in self._entries.items()]
-        timed = [(entry, progress.use.timed, progress.use.timed_seconds) for entry, progress in known]
-        if not any(epochs for _, epochs, _ in timed):
-            timed = [(entry, len(p.epochs), p.use.so_far[0]) for entry, p in known if p.done and not p.dropped]
-        units = sum(entry.cost * epochs for entry, epochs, _ in timed)
-        if not units:
-            return None
-        per_unit = sum(seconds for _, _, seconds in timed) / units
-        of_cell: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for entry, epochs, seconds in timed:
-            of_cell[entry.cell][0] += entry.cost * epochs
-            of_cell[entry.cell][1] += seconds
-
-        def seconds_of(entry: Entry) -> float:
-            own_units, own_seconds = of_cell[entry.cell]
-            return entry.cost * (own_seconds / own_units if own_units else per_unit)
-
-        return seconds_of
-
-    def _share(self) -> float:
-        """Return which share of its epochs pruning leaves a trial that is not the one of its cell to finish.
-
-        It is asked of the groups that are over, since those that ended first elsewhere are those that ended early;
-        while none is over, of whatever ended. What was dropped for the budget, or failed, says nothing about pruning.
-        """
-        over = {entry.group for entry in self._entries.values()}
-        over -= {self._entries[trial].group for trial in self._entries if not self._state.trials[trial].done}
-        trained = full = 0.0
-        finished: set[str] = set()
-        for trial, entry in self._entries.items():
-            progress = self._state.trials[trial]
-            if progress.state is TrialState.COMPLETE and entry.cell not in finished:
-                finished.add(entry.cell)
-            elif progress.state in ENDED and not progress.dropped and (not over or entry.group in over):
-                trained += entry.cost * len(progress.epochs)
-                full += entry.cost * entry.epochs
-        return trained / full if full else 0.0
-
-    def _finishers(self, live: Sequence[str]) -> set[str]:
-        """Return of each cell that no trial has finished the one that would be the last to be dropped."""
-        finished = {
-            self._entries[trial].cell
-            for trial in self._entries
-            if self._state.trials[trial].state is TrialState.COMPLETE
-        }
-        last: dict[str, str] = {}
-        for trial in live:
-            cell = self._entries[trial].cell
-            racing = cell not in finished and self._state.trials[trial].spared_at is None
-            if racing and (cell not in last or self._tells(trial) > self._tells(last[cell])):
-                last[cell] = trial
-        return set(last.values())
-
-    def _tells(self, trial: str) -> tuple[bool, float]:
-        """Return how much a trial is worth to its cell."""
-        return bool(self._state.trials[trial].epochs), self._standing(trial)
-
     def _least_informative_first(self, trials: Iterable[str], dropped: Container[str]) -> Iterator[str]:
         """Yield trials until the caller has dropped enough; each one that it drops changes what others tell.
 
@@ -218,7 +137,7 @@ class Spending:
         def told(trial: str) -> tuple[bool, bool, int, float, int]:
             itself = bool(self._state.trials[trial].epochs)
             others = alive[self._entries[trial].cell]
-            return itself, self._point(trial) in begun, -others, self._standing(trial), -order[trial]
+            return itself, self._point(trial) in begun, -others, standing(self._state, trial), -order[trial]
 
         queue = [(told(trial), trial) for trial in trials if trial not in dropped]
         heapq.heapify(queue)
@@ -234,13 +153,6 @@ class Spending:
     def _point(self, trial: str) -> tuple[str, str]:
         """Return what the seeds of a trial share."""
         return self._entries[trial].cell, self._state.trials[trial].point
-
-    def _standing(self, trial: str) -> float:
-        if not self._state.datasets:
-            return 0.0
-        sign = self._state.declaration.sign
-        value = self._state.trials[trial].judged(sign)
-        return 0.0 if value is None else sign * value
 
 
 def _running(since_ms: int | None, now: int) -> float:
