@@ -145,7 +145,7 @@ def best_by_cell(entries: Sequence[Entry], state: StudyState) -> dict[str, float
     for entry in entries:
         if (value := state.trials[entry.trial].judged(state.declaration.sign)) is not None:
             values[entry.cell].append(value)
-    best = [(cell, choose(found)) for cell, found in values.items() if found]
+    best = [(cell, choose(found)) for cell, found in values.items()]
     return dict(sorted(best, key=lambda item: item[1], reverse=not smaller))
 
 

@@ -49,6 +49,7 @@ def test_with_teachers_it_is_kept_and_the_reason_says_why():
     search.run()
     assert search.ends()["high2"] == "COMPLETE"
     reasons = [event["reason"] for event in search.state.trials["high2"].decisions]
+    assert reasons
     assert all("what other groups taught" in reason for reason in reasons)
 
 

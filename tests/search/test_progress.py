@@ -44,6 +44,23 @@ def test_a_log_says_in_words_where_it_stands():
     assert line in shown("lines", search)
 
 
+def test_a_terminal_shows_a_table_and_a_note_in_its_place_and_is_left_clean():
+    search = Search({"t1": [0.75]})
+    search.run()
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, record=True)
+    live = progress.create("auto", console)
+    live.searching(search.entries, search.state)
+    live._live.refresh()
+    table = console.file.getvalue()
+    live.note("measuring 1 winner")
+    live._live.refresh()
+    live.close()
+    told = console.file.getvalue()
+    assert all(word in table for word in ("cell", "0.7500", "1 complete"))
+    assert "measuring 1 winner" in told[len(table) :]
+    assert told.endswith("\x1b[2K")  # its last line is erased
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(StudyError, match="--progress loud: expected auto, live, lines, json"):
         progress.create("loud", Console(file=io.StringIO()))
