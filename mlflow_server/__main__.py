@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mlflow_server.database_path import problem_of
+from mlflow_server.database_path import embedded_if_there, problem_of
 from mlflow_server.errors import PromotionError, TrackingError, refusal
 from mlflow_server.server import ServerSettings, start_configured, upgrade
 from mlflow_server.server import start as start_server
@@ -136,7 +136,7 @@ def history(
     from mlflow_server.history import History
     from mlflow_server.registry import Registry
 
-    registry, own = Registry(_registry_uri(storage, tracking)), History(storage.resolve(), name)
+    registry, own = Registry(tracking or embedded_if_there(storage)), History(storage.resolve(), name)
     entries = succession.told(name, registry=registry, history=own)
     if not entries:
         raise PromotionError(f"{name}: nothing is on record, neither in {storage} nor in the registry")
@@ -161,7 +161,7 @@ def rollback(name: Name, storage: Storage = Path("storage"), tracking: Tracking 
     from mlflow_server.registry import Registry
     from mlflow_server.rollback import roll_back
 
-    registry = Registry(_registry_uri(storage, tracking))
+    registry = Registry(tracking or embedded_if_there(storage))
     typer.echo(_line(roll_back(name, registry=registry, history=History(storage.resolve(), name))))
 
 
@@ -170,15 +170,8 @@ def unlock(name: Name, storage: Storage = Path("storage"), tracking: Tracking = 
     """Take away the claim that a promotion left which died while it moved the alias."""
     from mlflow_server.registry import Registry
 
-    found = Registry(_registry_uri(storage, tracking)).unlock(name)
+    found = Registry(tracking or embedded_if_there(storage)).unlock(name)
     typer.echo(f"{name}: the claim is gone" if found else f"{name}: nothing holds it")
-
-
-def _registry_uri(storage: Path, tracking: str | None) -> str:
-    path = storage.resolve() / "mlflow.db"
-    if tracking is None and not path.is_file():
-        raise TrackingError(f"{path} is missing: no study ran there; give its --storage, or --tracking and the server")
-    return tracking or f"sqlite:///{path}"
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from mlflow_server import backup_database, credentials, restoring, schema
+from mlflow_server.database_path import embedded
 from mlflow_server.errors import TrackingError
 from mlflow_server.reach import without_password
 from mlflow_server.server_config import LOOPBACK, ServerConfig
@@ -48,7 +49,7 @@ class ServerSettings:
     @property
     def database(self) -> str:
         """Where runs are kept."""
-        return f"sqlite:///{self.storage.resolve() / 'mlflow.db'}"
+        return embedded(self.storage)
 
 
 def command(settings: ServerSettings) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from mlflow_server.database_path import SQLITE, problem_of
+from mlflow_server.database_path import SQLITE, embedded, problem_of
 from mlflow_server.errors import TrackingError
 from mlflow_server.reach import has_password
 
@@ -136,7 +136,7 @@ class ServerConfig(BaseModel):
     @property
     def backend(self) -> str:
         """The tracking database."""
-        return self.database or f"{SQLITE}{self.folder.resolve() / 'mlflow.db'}"
+        return self.database or embedded(self.folder)
 
     @property
     def destination(self) -> str:

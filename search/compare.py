@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlflow_server.database_path import embedded_if_there
 from search import ledger, stored_scores
 from search.errors import StudyError
 from search.study_folder import StudyFolder
@@ -76,6 +77,7 @@ def compare(first: str, second: str, *, storage: Path, uri: str | None, question
     Raises:
         StudyError: nothing or several things bear a name, or the two were not measured on the same cases.
         PromotionError: MLflow has no such run or version, or no scores of it.
+        TrackingError: the storage has no MLflow store.
     """
     pair = tuple(_find(reference, storage, uri) for reference in (first, second))
     return _compared(pair[0], pair[1], question)
@@ -181,9 +183,9 @@ def _values(scores: Any, metric: str, measure: Any) -> list[float | None]:
 
 def _find(reference: str, storage: Path, uri: str | None) -> Measured:
     if reference.startswith(MODEL):
-        return _version(reference, storage, uri or _embedded(storage))
+        return _version(reference, storage, uri or embedded_if_there(storage))
     if reference.startswith(RUN):
-        return _run(reference, storage, uri or _embedded(storage))
+        return _run(reference, storage, uri or embedded_if_there(storage))
     known = list(_measured(storage))
     found = [entry for entry in known if reference in (*entry[:3], f"{entry[3].study}/{entry[0]}")]
     if not found and len(reference) >= SHORTEST_PREFIX:
@@ -201,14 +203,6 @@ def _find(reference: str, storage: Path, uri: str | None) -> Measured:
         f"trials are not), nor runs:/ID nor models:/NAME@ALIAS; of a trial at least {SHORTEST_PREFIX} letters "
         f"are needed. Measured: {listed or 'nothing yet'}"
     )
-
-
-def _embedded(storage: Path) -> str:
-    """Return the storage's own MLflow store; asking for one that is not there would make it."""
-    folder = StudyFolder(storage, "")
-    if not (storage / "mlflow.db").is_file():
-        raise StudyError(f"{storage / 'mlflow.db'} is missing: no study ran there; give its --storage, or --tracking")
-    return folder.tracking_uri
 
 
 def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, StudyState]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mlflow_server.database_path import embedded
 from search.errors import StudyError
 
 RESERVED = frozenset(
@@ -63,7 +64,7 @@ class StudyFolder:
     @property
     def tracking_uri(self) -> str:
         """The embedded MLflow store, shared by all studies of this storage."""
-        return f"sqlite:///{self.storage.resolve() / 'mlflow.db'}"
+        return embedded(self.storage)
 
     @property
     def artifacts(self) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from mlflow_server.errors import PromotionError
+from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.registry import Registry
 from search import compare
 from search.compare import Question
@@ -164,7 +164,7 @@ def test_a_pathology_that_is_named_twice_counts_once(storage):
 
 @pytest.mark.parametrize("reference", ["runs:/abc", "models:/m@champion"])
 def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path, reference):
-    with pytest.raises(StudyError, match=r"mlflow\.db is missing: no study ran there"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db is missing: no study ran there"):
         ask(tmp_path, reference, reference)
     assert not list(tmp_path.iterdir())
 
