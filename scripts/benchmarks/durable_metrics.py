@@ -18,15 +18,14 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
+from scripts.benchmarks._metrics_of_epochs import METRICS, stored, values
 from scripts.benchmarks.row import Row
 from scripts.services import NoPostgresError, postgresql
 from search import delivery, ledger
 from search.delivery import Delivery
 from search.study_folder import StudyFolder
 
-METRICS = 22
 GOAL, RATE = 50.0, 5000.0
-Rows = set[tuple[str, int, float]]
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -87,7 +86,7 @@ def _deliver(uri: str, place: Path, epochs: int) -> None:
     told.start()
     with ledger.Ledger(folder.ledger) as opened:
         for epoch in range(epochs):
-            opened.append({"kind": "epoch", "epoch": epoch, "metrics": _values(epoch)})
+            opened.append({"kind": "epoch", "epoch": epoch, "metrics": values(epoch)})
             told.notify()
     if told.finish():
         raise RuntimeError("not everything was delivered")
@@ -98,7 +97,7 @@ def _our_rate(uri: str, place: Path, epochs: int) -> float:
     began = time.perf_counter()
     _deliver(uri, place, epochs)
     rate = epochs * METRICS / (time.perf_counter() - began)
-    if _stored(uri, run_id) != {(key, e, value) for e in range(epochs) for key, value in _values(e).items()}:
+    if stored(uri, run_id) != {(key, e, value) for e in range(epochs) for key, value in values(e).items()}:
         raise RuntimeError("what was delivered is not what is stored")
     return rate
 
@@ -109,7 +108,7 @@ def _peer_rate(uri: str, experiment: str, epochs: int, *, synchronous: bool) -> 
     began = time.perf_counter()
     _log_one_by_one(client, run_id, epochs, synchronous=synchronous)
     rate = epochs * METRICS / (time.perf_counter() - began)
-    if len(_stored(uri, run_id)) != epochs * METRICS:
+    if len(stored(uri, run_id)) != epochs * METRICS:
         raise RuntimeError("the peer did not store what it was told")
     return rate
 
@@ -118,7 +117,7 @@ def _log_one_by_one(client: MlflowClient, run_id: str, epochs: int, *, synchrono
     pending = [
         client.log_metric(run_id, key, value, timestamp=1000 + epoch, step=epoch, synchronous=synchronous)
         for epoch in range(epochs)
-        for key, value in _values(epoch).items()
+        for key, value in values(epoch).items()
     ]
     for operation in [] if synchronous else pending:
         operation.wait()
@@ -133,7 +132,7 @@ def _lost_ours(uri: str, folder: Path) -> int:
     again = Delivery(StudyFolder(place, "s"), lambda _: [_ToTracker(_tracker(uri, place.name))])
     again.start()
     again.finish()
-    return len(acknowledged - _stored(uri, run_id))
+    return len(acknowledged - stored(uri, run_id))
 
 
 def _deliver_for_ever(uri: str, place: Path) -> None:
@@ -151,13 +150,13 @@ def _lost_by_peer(uri: str) -> int:
     with tempfile.TemporaryDirectory() as name:
         done = Path(name) / "returned"
         _killed(_log_and_say, (uri, run_id, done), done.exists)
-    return 200 * METRICS - len(_stored(uri, run_id))
+    return 200 * METRICS - len(stored(uri, run_id))
 
 
 def _log_and_say(uri: str, run_id: str, done: Path) -> None:
     client = MlflowClient(uri)
     for epoch in range(200):
-        for key, value in _values(epoch).items():
+        for key, value in values(epoch).items():
             client.log_metric(run_id, key, value, timestamp=1000 + epoch, step=epoch, synchronous=False)
     done.touch()
     time.sleep(600)
@@ -172,13 +171,3 @@ def _killed(target: Callable[..., None], words: tuple[Any, ...], due: Callable[[
         time.sleep(0.02)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-
-
-def _values(epoch: int) -> dict[str, float]:
-    return {f"metric_{index}": epoch + index / 100 for index in range(METRICS)}
-
-
-def _stored(uri: str, run_id: str) -> Rows:
-    client = MlflowClient(uri)
-    names = [f"metric_{index}" for index in range(METRICS)]
-    return {(name, m.step, m.value) for name in names for m in client.get_metric_history(run_id, name)}

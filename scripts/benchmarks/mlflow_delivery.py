@@ -12,9 +12,9 @@ from typing import ClassVar
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.tracking import Measurement, RunDescription, Tracker
+from scripts.benchmarks._metrics_of_epochs import METRICS, Rows, stored, values
 from scripts.benchmarks.row import Row
 
-METRICS = 22
 GOAL = 30.0
 
 
@@ -52,20 +52,16 @@ class _Trial:
         return "t"
 
 
-def _values(epoch: int) -> dict[str, float]:
-    return {f"metric_{index}": epoch + index / 100 for index in range(METRICS)}
-
-
-def _ours(uri: str, epochs: int, folder: Path) -> tuple[float, set[tuple[str, int, float]]]:
+def _ours(uri: str, epochs: int, folder: Path) -> tuple[float, Rows]:
     tracker = Tracker(uri, "ours", folder / "artifacts")
     tracker.open(RunDescription("t", "t", 0))
     began = time.perf_counter()
-    tracker.log("t", [Measurement(epoch, 1000 + epoch, _values(epoch)) for epoch in range(epochs)])
+    tracker.log("t", [Measurement(epoch, 1000 + epoch, values(epoch)) for epoch in range(epochs)])
     milliseconds = (time.perf_counter() - began) * 1000 / epochs
-    return milliseconds, _rows(uri, tracker.run_id("t"))
+    return milliseconds, stored(uri, tracker.run_id("t"))
 
 
-def _ray(uri: str, epochs: int) -> tuple[float, set[tuple[str, int, float]]]:
+def _ray(uri: str, epochs: int) -> tuple[float, Rows]:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     callback = MLflowLoggerCallback(tracking_uri=uri, experiment_name="ray")
@@ -75,16 +71,10 @@ def _ray(uri: str, epochs: int) -> tuple[float, set[tuple[str, int, float]]]:
     began = time.perf_counter()
     for epoch in range(epochs):
         callback.log_trial_result(
-            epoch, trial, {**_values(epoch), "training_iteration": epoch, "timesteps_total": epoch}
+            epoch, trial, {**values(epoch), "training_iteration": epoch, "timesteps_total": epoch}
         )
     milliseconds = (time.perf_counter() - began) * 1000 / epochs
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("ray")
     found = client.search_runs([experiment.experiment_id])[0]
-    return milliseconds, _rows(uri, found.info.run_id)
-
-
-def _rows(uri: str, run_id: str) -> set[tuple[str, int, float]]:
-    client = MlflowClient(uri)
-    names = [f"metric_{index}" for index in range(METRICS)]
-    return {(name, m.step, m.value) for name in names for m in client.get_metric_history(run_id, name)}
+    return milliseconds, stored(uri, found.info.run_id)
