@@ -2,6 +2,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from trainers.loop import Training
 from trainers.recipes import Recipe
 from trainers.seeding import derive, draws_at
 from trainers.train import train
-from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError, TrialState
+from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError, TrialResult, TrialState
 
 Trials = Callable[..., TrialConfig]
 Operations = Callable[..., Operation]
@@ -47,6 +48,11 @@ def _task_metrics(scores) -> dict[str, float | None]:
     from trainers import tasks
 
     return dict(tasks.load("multilabel").metrics(scores.scores, scores.labels, scores.pathologies))
+
+
+def _graded(trial: Trials, **settings: Any) -> TrialConfig:
+    """A trial on the same films, more of them for validation: every AUROC is defined, and rarely 0 or 1."""
+    return trial(dataset=trial().dataset.model_copy(update={"validation_fraction": 0.4}), **settings)
 
 
 def test_pausing_and_going_on_tells_the_same_events_again(trial: Trials, operation: Operations) -> None:
@@ -177,16 +183,27 @@ def test_impossible_trials_say_why(trial: Trials, operation: Operations, setting
 def test_probes_share_features_and_are_scored_from_the_store(
     trial: Trials, operation: Operations, adaptation: str
 ) -> None:
-    config = trial(adaptation=adaptation, recipe={"learning_rate": 1e-2})
-    result = train(config, operation=operation(), report=lambda _: None)
+    config = _graded(trial, adaptation=adaptation, recipe={"learning_rate": 1e-2})
+    told: list[EpochMetrics] = []
+    result = train(config, operation=operation(), report=told.append)
     stores = list((operation().cache / "features").glob("*/features.f32"))
     assert stores
     written = {store: store.stat().st_mtime_ns for store in stores}
     train(config.model_copy(update={"adaptation": "probe"}), operation=operation("other"), report=lambda _: None)
     assert {store: store.stat().st_mtime_ns for store in stores} == written
-    best = operation().trial_folder / str(result.checkpoint)
-    scores = evaluate(config, operation=operation(), checkpoint_folder=best, partition="val")
-    assert _task_metrics(scores)["auroc/macro"] == pytest.approx(result.best_value)
+    _check_evaluated_as_told(config, operation(), result, told)
+
+
+def _check_evaluated_as_told(
+    config: TrialConfig, where: Operation, result: TrialResult, told: list[EpochMetrics]
+) -> None:
+    """The best checkpoint is scored with every metric that its epoch reported, and these tell weights apart."""
+    best = where.trial_folder / str(result.checkpoint)
+    metrics = _task_metrics(evaluate(config, operation=where, checkpoint_folder=best, partition="val"))
+    reported = told[(result.best_epoch or 0) - 1].metrics
+    assert metrics == {name: pytest.approx(reported[f"val/{name}"], abs=1e-6) for name in metrics}
+    assert 0 < reported["val/auroc/macro"] < 1
+    assert result.best_value == reported["val/auroc/macro"]
 
 
 @pytest.mark.parametrize("backbone", ["test_convnext2", "test_vit"])
@@ -202,15 +219,27 @@ def test_lora_leaves_the_encoder_as_it_was(trial: Trials, operation: Operations,
     assert all("lora_" in name or name.startswith("head.") for name in changed)
 
 
-def test_moving_average_is_what_is_kept(trial: Trials, operation: Operations) -> None:
+def test_moving_average_is_what_is_kept(trial: Trials, operation: Operations, monkeypatch: pytest.MonkeyPatch) -> None:
+    auroc = iter([0.7, 0.8])
+    monkeypatch.setattr(Attempt, "_validate", lambda _: ({"val/loss": 1.0, "val/auroc/macro": next(auroc)}, ()))
     result = train(trial(recipe={"ema": 0.5}), operation=operation(), report=lambda _: None)
+    assert result.best_epoch == 2  # whose average the last checkpoint holds
     last = checkpoint.find_last(operation().trial_folder)
     assert last is not None
-    best = checkpoint.read_tensors(operation().trial_folder / str(result.checkpoint), "network")
-    if result.best_epoch == 2:
-        average = checkpoint.read_tensors(last, "average")
-        assert all(torch.equal(best[name], average[name]) for name in best)
-    assert any(not torch.equal(best[name], value) for name, value in checkpoint.read_tensors(last, "network").items())
+    average, trained = (checkpoint.read_tensors(last, stem) for stem in ("average", "network"))
+    kept = checkpoint.read_tensors(operation().trial_folder / str(result.checkpoint), "network")
+    assert kept.keys() == average.keys() == trained.keys()
+    assert all(torch.equal(kept[name], average[name]) for name in kept)
+    assert any(not torch.equal(kept[name], trained[name]) for name in kept)
+
+
+def test_with_a_moving_average_the_metrics_are_those_of_the_weights_that_are_kept(
+    trial: Trials, operation: Operations
+) -> None:
+    told: list[EpochMetrics] = []
+    config = _graded(trial, recipe={"ema": 0.99, "learning_rate": 1e-2})
+    result = train(config, operation=operation(), report=told.append)
+    _check_evaluated_as_told(config, operation(), result, told)
 
 
 def test_learning_rate_follows_warm_up_and_cosine() -> None:
@@ -319,10 +348,14 @@ def test_external_data_of_the_training_are_refused_before_anything_is_scored(
 
 
 def test_the_best_epoch_is_chosen_by_metric_or_by_loss(trial: Trials, operation: Operations) -> None:
+    chosen = {}
     for selection, metric, choose in (("primary", "val/auroc/macro", max), ("loss", "val/loss", min)):
         told: list[EpochMetrics] = []
-        config = trial(recipe={"epochs": 4, "selection": selection, "learning_rate": 1e-2})
+        config = _graded(trial, seed=2, recipe={"epochs": 4, "selection": selection, "learning_rate": 1e-2})
         result = train(config, operation=operation(selection), report=told.append)
         values = [event.metrics[metric] for event in told]
+        chosen[selection] = result.best_epoch
+        assert len(set(values)) == 4
         assert result.best_epoch == 1 + values.index(choose(values))
         assert result.best_value == told[result.best_epoch - 1].metrics["val/auroc/macro"]
+    assert chosen["primary"] != chosen["loss"]
