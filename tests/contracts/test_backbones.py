@@ -115,6 +115,44 @@ def test_lora_starts_as_the_pretrained_network_and_every_adapter_learns(name: st
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in adapters.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("test_vit", {"qkv.query", "qkv.value"}),
+        ("eva02_base_patch14_224", {"q_proj", "v_proj"}),
+        ("convnext_tiny", {"mlp.fc1", "mlp.fc2"}),
+    ],
+)
+def test_lora_adapts_the_papers_layers_with_the_papers_constants(name: str, targets: set[str]) -> None:
+    """As arXiv 2510.07191's code (lora_wrappers.py): rank 16, α 32, dropout 0.05, no biases."""
+    plan = initializations.resolve("random", name, 224)
+    assert isinstance(plan, NetworkPlan)
+    with torch.device("meta"):
+        encoder = meta_network(plan)
+        network = Network(encoder, nn.Linear(encoder.width, 2), plan=plan, normalise=True, pooling="family")
+        adaptations.load("lora").adapt(network)
+    adapted = {key: layer for key, layer in network.named_modules() if hasattr(layer, "lora_A")}
+    assert {key.partition(".attn.")[2] or ".".join(key.split(".")[-2:]) for key in adapted} == targets
+    for layer in adapted.values():
+        assert (layer.r["default"], layer.lora_alpha["default"], layer.scaling["default"]) == (16, 32, 2.0)
+        assert layer.lora_dropout["default"].p == 0.05
+    trained = {key for key, parameter in network.named_parameters() if parameter.requires_grad}
+    assert {key for key in trained if "lora_" not in key} == {"head.weight", "head.bias"}
+
+
+def test_the_mlp_on_frozen_features_is_the_papers() -> None:
+    """As arXiv 2510.07191's code (dinonet.py): LayerNorm → 512 → GELU → LayerNorm → dropout 0.3 → outputs."""
+    head = adaptations.load("probe_mlp").head(nn.Linear(8, 3), width=8, outputs=3)
+    assert [str(layer) for layer in head] == [
+        "LayerNorm((8,), eps=1e-05, elementwise_affine=True, bias=True)",
+        "Linear(in_features=8, out_features=512, bias=True)",
+        "GELU(approximate='none')",
+        "LayerNorm((512,), eps=1e-05, elementwise_affine=True, bias=True)",
+        "Dropout(p=0.3, inplace=False)",
+        "Linear(in_features=512, out_features=3, bias=True)",
+    ]
+
+
 @pytest.mark.parametrize("pooling", ["all_tokens", "patch_tokens", "class_token"])
 def test_poolings_by_name(pooling: str) -> None:
     plan = initializations.resolve("random", "vit_tiny", 32)

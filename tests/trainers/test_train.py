@@ -298,6 +298,20 @@ def test_layers_have_the_rates_that_timm_gives_them_under_its_own_classifier(nam
     assert all(ours[id(parameter)] == expected[key] for key, parameter in body.named_parameters())
 
 
+# The network's mean and std are 0.5, a grey of 51 is 0.2: (0.2 - 0.5) / 0.5 = -0.6.
+@pytest.mark.parametrize(("preprocessing", "fed"), [("standard", -0.6), ("paper", 0.2)])
+def test_the_papers_preprocessing_feeds_grey_as_it_is_and_others_normalise_it(
+    trial: Trials, operation: Operations, preprocessing: str, fed: float
+) -> None:
+    config = trial(dataset=trial().dataset.model_copy(update={"preprocessing": preprocessing}), recipe={"epochs": 1})
+    result = train(config, operation=operation(), report=lambda _: None)
+    rebuilt, _, _ = assembly.load_network(operation().trial_folder / str(result.checkpoint))
+    for network in (assembly.build_network(config, ["a"], weights=None), rebuilt):
+        assert network.encoder.mean == network.encoder.std == (0.5, 0.5, 0.5)
+        prepared = network.prepare(torch.full((1, 1, 64, 64), 51, dtype=torch.uint8))
+        assert torch.allclose(prepared, torch.full((1, 3, 64, 64), fed))
+
+
 def test_draws_depend_on_the_place_alone_and_leave_the_callers_generator() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
