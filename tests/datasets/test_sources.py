@@ -68,6 +68,20 @@ def test_nih_patients_in_both_lists_are_refused_and_counted(tmp_path: Path):
         load(_config("nih_chest_xray14"), tmp_path)
 
 
+def test_nih_ages_that_nobody_has_are_not_given(tmp_path: Path):
+    """The table of 2017 has some above 400."""
+    miniatures.nih_chest_xray14(tmp_path)
+    newer = tmp_path / "Data_Entry_2017_v2020.csv"
+    header, *rows = (line.split(",") for line in newer.read_text().splitlines())
+    newer.unlink()
+    for row, age in zip(rows, ("120", "121", "414", ""), strict=False):
+        row[4] = age
+    (tmp_path / "Data_Entry_2017.csv").write_text("\n".join(",".join(line) for line in (header, *rows)))
+    ages = read(_config("nih_chest_xray14"), tmp_path).instances["age"]
+    np.testing.assert_array_equal(ages[:4], [120, np.nan, np.nan, np.nan])
+    assert ages[4:].notna().all()
+
+
 def test_chexpert_row_filter_views_and_blanks(tmp_path: Path):
     miniatures.chexpert(tmp_path)
     everything = read(_config("chexpert", {"views": "all", "blank": "ignore", "row_filter": False}), tmp_path)
@@ -85,6 +99,26 @@ def test_chexpert_row_filter_views_and_blanks(tmp_path: Path):
     assert 0 < len(filtered.instances) < miniatures.PATIENTS
 
 
+@pytest.mark.parametrize(
+    ("test_set", "expected"),
+    [(False, {"train": {"0"}, "test": {"1"}}), (True, {"train": {"0"}, "val": {"1"}, "test": {"2"}})],
+)
+def test_chexpert_valid_is_the_test_partition_unless_the_test_set_is_there(tmp_path: Path, test_set, expected):
+    """Thousands of the patients' numbers: 0 in train.csv, 1 in valid.csv, 2 in test.csv, which names no view or age."""
+    miniatures.chexpert(tmp_path)
+    if test_set:
+        names = [f"test/patient02{n:03d}/study1/view1_{view}.jpg" for n in range(5) for view in ("frontal", "lateral")]
+        findings = miniatures.CHEXPERT_HEADER.split(",")[5:]
+        rows = [[name, *[float(number % 4 == 0)] * 14] for number, name in enumerate(names)]
+        miniatures.write_table(tmp_path / "CheXpert-v1.0-small/test.csv", ",".join(["Path", *findings]), rows)
+    table = read(_config("chexpert"), tmp_path)
+    patients = table.instances["patient"].groupby(table.instances["partition"])
+    assert {part: {name[8] for name in of_part} for part, of_part in patients} == expected
+    if test_set:
+        test = (table.instances["partition"] == "test").to_numpy()
+        assert table.labels[test].tolist() == [[value] * 14 for value in (1, 0, 1, 0, 1)]
+
+
 def test_chexpert_paths_follow_the_folder_at_hand_not_the_archive(tmp_path: Path):
     miniatures.chexpert(tmp_path)
     root = tmp_path / "CheXpert-v1.0-small"
@@ -100,6 +134,36 @@ def test_mimic_keeps_official_partitions_and_leaves_unlabelled_studies_out(tmp_p
     assert manifest.validation == "published"
     assert len(manifest.rows("val")) == miniatures.PATIENTS // 5
     assert load(_config("mimic_cxr", labels="paper"), tmp_path).validation.startswith("drawn")
+
+
+def test_mimic_labels_are_those_of_the_labeler_that_is_asked_for(tmp_path: Path):
+    miniatures.mimic_cxr(tmp_path)
+    studies = gzip.decompress((tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz").read_bytes()).decode().split()[1:]
+    found = [[*study.split(",")[:2], *["1.0"] * 14] for study in studies if "," in study]
+    miniatures.write_table(tmp_path / "mimic-cxr-2.0.0-negbio.csv.gz", miniatures.MIMIC_LABELS, found)
+    for labeler, all_present in (("negbio", True), ("chexpert", False)):
+        labels = read(_config("mimic_cxr", {"labeler": labeler}), tmp_path).labels
+        assert bool((labels == 1).all()) is all_present
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "lateral", "other"),
+    [
+        ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz", "LATERAL", "LL"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz", "LATERAL", "RAO"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz", "LATERAL", ""),
+        ("padchest", f"{miniatures.PADCHEST_NAME}.gz", "L", "COSTAL"),
+        ("padchest", f"{miniatures.PADCHEST_NAME}.gz", "L", "UNK"),
+        ("padchest", f"{miniatures.PADCHEST_NAME}.gz", "L", "EXCLUDE"),
+    ],
+)
+def test_no_other_view_counts_as_frontal(tmp_path: Path, source: str, file: str, lateral: str, other: str):
+    miniatures.MINIATURES[source](tmp_path)
+    frontal = read(_config(source), tmp_path).instances["path"].tolist()
+    table = gzip.decompress((tmp_path / file).read_bytes()).decode()
+    (tmp_path / file).write_bytes(gzip.compress(table.replace(f",{lateral},", f",{other},").encode()))
+    assert read(_config(source), tmp_path).instances["path"].tolist() == frontal
+    assert len(read(_config(source, {"views": "all"}), tmp_path).instances) > len(frontal)
 
 
 @pytest.mark.parametrize("name", ["split", "metadata"])
