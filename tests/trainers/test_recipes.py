@@ -32,8 +32,6 @@ WITHOUT_EFFECT = {
     "name": "only gives the defaults of settings that are not given",
     "precision": "the CPU computes in fp32 either way",
 }
-OWN_DROPOUT = pytest.mark.xfail(strict=True, reason="its head has a dropout of its own, but `ignores` does not say so")
-MARKS = {("probe_mlp", "dropout"): [OWN_DROPOUT]} | {("lora", setting): [pytest.mark.slow] for setting in OTHER}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,7 @@ def plain() -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("adaptation", "setting"),
     [
-        pytest.param(name, setting, marks=MARKS.get((name, setting), []))
+        pytest.param(name, setting, marks=[pytest.mark.slow] if name == "lora" else [])
         for name in adaptations.names()
         for setting in Recipe.model_fields
         if setting not in adaptations.load(name).ignores

@@ -14,6 +14,8 @@ DROPOUT = 0.3
 class MlpProbe(Probe):
     """LayerNorm → linear 512 → GELU → LayerNorm → dropout 0.3 → linear."""
 
+    ignores = Probe.ignores | {"dropout"}
+
     def head(self, head: "nn.Module", *, width: int, outputs: int) -> "nn.Module":
         """Return the paper's head instead of the task's."""
         from torch import nn
