@@ -116,7 +116,7 @@ def load_network(
     network = build_network(config, trial["pathologies"], weights=weights, load=head_alone)
     if head_alone:
         check_encoder(network.encoder.source, trial)
-    set_normalisation(network, trial)
+    feed_as_trained(network, trial)
     state = checkpoint.read_tensors(checkpoint_folder, "network")
     load_state(network.head if head_alone else network, state, name=checkpoint_folder.name)
     return network.eval(), config, tuple(trial["pathologies"])
@@ -141,8 +141,9 @@ def check_encoder(source: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
         )
 
 
-def set_normalisation(network: Network, trial: dict[str, Any]) -> None:
-    """Take mean and std from a checkpoint: weights from the hub may have brought their own."""
+def feed_as_trained(network: Network, trial: dict[str, Any]) -> None:
+    """Take pooling, mean and std from a checkpoint: what `paper` means, and what the hub brings, may change."""
+    network.pooling = trial["pooling"]
     network.encoder.mean, network.encoder.std = tuple(trial["mean"]), tuple(trial["std"])
     if trial["preprocessing"]["normalization"] == "backbone":
         network.mean.copy_(torch.tensor(trial["mean"]).view(3, 1, 1))

@@ -80,6 +80,9 @@ class Initialization:
             None: the table is all there is.
         holes: reasons for backbones that cannot be had, by backbone name or family.
         licence: of weights found by the pattern.
+        gated: as of `Pretrained`, of weights found by the pattern.
+        paper_pooling: as of `Pretrained`, of ViTs whose weights the pattern finds; other families keep their own.
+        note: as of `Pretrained`, of weights found by the pattern.
         trained: False where nothing is loaded.
     """
 
@@ -88,6 +91,9 @@ class Initialization:
     tag_pattern: str | None = None
     holes: Mapping[str, str] = field(default_factory=dict)
     licence: str = "see the model card"
+    gated: bool = False
+    paper_pooling: Pooling = "family"
+    note: str = ""
     trained: bool = True
 
 

@@ -23,11 +23,13 @@ def score_partition(
     Raises:
         TrialError: kind "data" if there is nothing to score.
     """
-    trained = TrialConfig.model_validate(checkpoint.read_trial(checkpoint_folder)["trial"])
+    trial = checkpoint.read_trial(checkpoint_folder)
+    trained = TrialConfig.model_validate(trial["trial"])
     place = assembly.take_place(operation, precision=trained.recipe.precision)
     # Everything as the network was trained; only the data may be others, prepared in the same way.
     dataset = config.dataset.model_copy(update={"preprocessing": trained.dataset.preprocessing})
-    config = trained.model_copy(update={"dataset": dataset})
+    recipe = trained.recipe.model_copy(update={"pooling": trial["pooling"]})  # what `paper` means may have changed
+    config = trained.model_copy(update={"dataset": dataset, "recipe": recipe})
     material, network, pathologies = _opened(config, operation, checkpoint_folder, place)
     rows = material.rows(partition)
     shared = tuple(name for name in pathologies if name in material.pathologies)

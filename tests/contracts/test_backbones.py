@@ -180,6 +180,11 @@ def test_the_paper_pools_dino_tokens_and_leaves_others_to_their_family() -> None
         ("dinov2", "vit_base", "all_tokens"),
         ("imagenet", "vit_base", "family"),
         ("dinov3", "convnext_base", "family"),
+        # The same weights by timm's own names.
+        ("dinov3", "vit_base_patch16_dinov3", "all_tokens"),
+        ("dinov2", "vit_base_patch14_reg4_dinov2.lvd142m", "all_tokens"),
+        ("imagenet", "vit_base_patch16_224", "family"),
+        ("dinov3", "convnext_base.dinov3_lvd1689m", "family"),
     ):
         plan = initializations.resolve(initialization, backbone, 224)
         assert isinstance(plan, NetworkPlan)

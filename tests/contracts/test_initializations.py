@@ -78,6 +78,16 @@ def test_any_timm_name_is_a_backbone_and_gets_weights_that_fit_the_name() -> Non
     assert "augreg_in21k" in refused.reason
 
 
+@pytest.mark.parametrize("initialization", initializations.names())
+def test_the_same_weights_by_timms_own_name_are_used_and_described_alike(initialization: str) -> None:
+    for backbone, weights in initializations.load(initialization).table.items():
+        if weights.tag.startswith(("package:", "hf_hub:")):
+            continue
+        ours, timms = plan(initialization, backbone, 448), plan(initialization, weights.tag, 448)
+        for said in ("tag", "gated", "pooling", "paper_pooling", "patch_size", "input_size", "note"):
+            assert getattr(ours, said) == getattr(timms, said), (backbone, said)
+
+
 def test_a_pickled_local_file_is_refused_with_the_command_that_converts_it() -> None:
     refusal = initializations.resolve("file:weights.pth", "vit_base", 224)
     assert isinstance(refusal, Refusal)

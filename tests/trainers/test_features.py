@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from datasets.dataset_config import DatasetConfig
-from trainers import adaptations, assembly, cells, features, pretrained
+from trainers import adaptations, assembly, cells, checkpoint, features, pretrained
 from trainers.evaluation.auroc import auroc
 from trainers.evaluation.run import evaluate
 from trainers.material import open_images
@@ -109,6 +110,20 @@ def test_a_head_is_not_put_on_weights_that_came_after_it(trial: Trials, operatio
         evaluate(config, operation=operation(), checkpoint_folder=best, partition="val")
     with pytest.raises(TrialError, match=message):
         assembly.load_network(best)
+
+
+def test_a_checkpoint_is_pooled_as_it_was_trained(trial: Trials, operation: Operations) -> None:
+    config = trial(adaptation="probe", backbone="test_vit", resolution=160, recipe={"epochs": 1})
+    result = train(config, operation=operation(), report=lambda _: None)
+    best = operation().trial_folder / str(result.checkpoint)
+    described = best / checkpoint.TRIAL
+    told = json.loads(described.read_text())
+    assert told["pooling"] == assembly.load_network(best)[0].pooling == "family"
+    by_family = evaluate(config, operation=operation(), checkpoint_folder=best, partition="val").scores
+    described.write_text(json.dumps({**told, "pooling": "all_tokens"}))  # as another version read the same recipe
+    assert assembly.load_network(best)[0].pooling == "all_tokens"
+    by_tokens = evaluate(config, operation=operation(), checkpoint_folder=best, partition="val").scores
+    assert not np.allclose(by_family, by_tokens)
 
 
 def test_pathologies_are_those_of_the_trial_and_not_of_the_one_that_filled_the_store(

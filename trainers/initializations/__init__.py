@@ -78,10 +78,13 @@ def _by_tag(table: Initialization, initialization: str, shape: Backbone) -> Pret
             return Pretrained(
                 f"{architecture}.{tag}",
                 licence=table.licence,
+                gated=table.gated,
                 mean=None,
                 std=None,
                 patch_size=shape.patch_size,
+                paper_pooling=table.paper_pooling if shape.family == "vit" else "family",
                 architecture=architecture,
+                note=table.note,
             )
     listed = ", ".join(tags) or "none"
     return Refusal(f"{initialization} × {shape.name}: timm lists no such weights for it; its tags: {listed}")

@@ -6,6 +6,8 @@ reads the mean over all tokens.
 
 from trainers.network_plan import Initialization, Pretrained
 
+_NOTE = "patch 14, native input 518 px; position embeddings are resampled to the true size"
+
 
 def _vit(size: str) -> Pretrained:
     return Pretrained(
@@ -13,7 +15,7 @@ def _vit(size: str) -> Pretrained:
         licence="apache-2.0",
         patch_size=14,
         paper_pooling="all_tokens",
-        note="patch 14, native input 518 px; position embeddings are resampled to the true size",
+        note=_NOTE,
     )
 
 
@@ -22,6 +24,8 @@ INITIALIZATION = Initialization(
     table={f"vit_{size}": _vit(size) for size in ("small", "base", "large")},
     tag_pattern=r"^lvd142m$",
     licence="apache-2.0",
+    paper_pooling="all_tokens",
+    note=_NOTE,
     holes={
         "convnext": "no such weights exist: DINOv2 was published for ViTs only (dinov3 has ConvNeXt)",
         "vit_7b": "no such weights exist: DINOv2's largest network is ViT-g (1.1B); only dinov3 has 7B",

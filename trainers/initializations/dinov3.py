@@ -33,5 +33,8 @@ INITIALIZATION = Initialization(
     },
     tag_pattern=r"^(?:dinov3_)?lvd1689m$",
     licence=_LICENCE,
+    gated=True,
+    paper_pooling="all_tokens",
+    note=_NOTE,
     holes={"vit_tiny": "no such weights exist: DINOv3's smallest network is ViT-S"},
 )
