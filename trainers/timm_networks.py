@@ -57,7 +57,8 @@ class TimmNetwork(nn.Module):
         Args:
             images: (B, 3, H, W), normalised.
             pooling: family (timm's default for the architecture), all_tokens (mean of class, register and patch
-                tokens after the last norm, as arXiv 2510.07191), patch_tokens, or class_token.
+                tokens, as arXiv 2510.07191), patch_tokens, or class_token; all with the last norm where timm has
+                it: of tokens before their mean, or, in BEiT, EVA-02 and others, of the pooled feature.
 
         Raises:
             TrialError: kind "configuration", there is no class token.
@@ -66,13 +67,23 @@ class TimmNetwork(nn.Module):
         if pooling == "family" or maps.ndim != 3:
             pooled: Tensor = self.body.forward_head(maps, pre_logits=True)  # type: ignore[operator]
             return pooled
+        normed: Tensor = _norm_of_pooled(self.body)(self._pooled(maps, pooling))
+        return normed
+
+    def _pooled(self, tokens: Tensor, pooling: str) -> Tensor:
         if pooling == "all_tokens":
-            return maps.mean(dim=1)
+            return tokens.mean(dim=1)
         if pooling == "patch_tokens":
-            return maps[:, self.prefix_tokens :].mean(dim=1)
+            return tokens[:, self.prefix_tokens :].mean(dim=1)
         if not self.has_class_token:  # but a patch or a register in its place
             raise TrialError("configuration", "pooling: class_token: this network has none; choose another pooling")
-        return maps[:, 0]
+        return tokens[:, 0]
+
+
+def _norm_of_pooled(body: nn.Module) -> nn.Module:
+    """Return the norm that timm puts over the pooled feature (in Hiera it is a part of the head); else nothing."""
+    found = getattr(body, "fc_norm", None) or getattr(getattr(body, "head", None), "norm", None)
+    return found if isinstance(found, nn.Module) else nn.Identity()
 
 
 def build(plan: NetworkPlan, *, weights: Path | None = None, load: bool = True) -> TimmNetwork:

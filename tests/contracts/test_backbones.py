@@ -165,6 +165,19 @@ def test_poolings_by_name(pooling: str) -> None:
     assert torch.equal(encoder(images), expected["class_token"])  # ViT's own
 
 
+@pytest.mark.parametrize("name", ["test_vit2", "eva02_tiny_patch14_224", "beit_base_patch16_224", "hiera_tiny_224"])
+def test_poolings_by_name_have_the_norm_that_follows_the_mean(name: str) -> None:
+    """These average their patch tokens and lay the last norm over the mean: by name it is the same feature."""
+    plan = initializations.resolve("random", name, 224)
+    assert isinstance(plan, NetworkPlan)
+    encoder = backbones.build(plan).eval()
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(encoder(images, pooling="patch_tokens"), encoder(images), atol=1e-5)
+        everything = encoder(images, pooling="all_tokens")
+    assert everything.var(correction=0) == pytest.approx(1, abs=1e-2)  # a layer norm's, its weights being new
+
+
 def test_a_class_token_is_not_taken_from_where_there_is_none() -> None:
     plan = initializations.resolve("random", "test_vit3", 32)  # one register, whose token is the first
     assert isinstance(plan, NetworkPlan)
