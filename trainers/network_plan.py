@@ -1,6 +1,5 @@
 """What is known about a network before it is built: names, sizes, licences. No torch here: `plan` reads it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -161,9 +160,3 @@ def true_size(resolution: int, *, patch_size: int | None, smallest: int) -> tupl
             f"is more than {LARGEST_SIZE_CHANGE:.0%} away; use {below} or {below + patch_size} px"
         )
     return below, f"largest multiple of patch {patch_size} not above {resolution}: {below} px, images are resized to it"
-
-
-def patch_size_of(architecture: str) -> int | None:
-    """Return the patch size that timm writes into an architecture's name, or None."""
-    found = re.search(r"_patch(\d+)(?:_|$|\.)", architecture)
-    return int(found.group(1)) if found else None

@@ -204,6 +204,55 @@ def test_the_paper_pools_dino_tokens_and_leaves_others_to_their_family() -> None
         assert assembly.pooling_of(plan, "paper") == expected
 
 
+@pytest.mark.parametrize("name", ["flexivit_small", "cait_xxs24_224", "mixer_s16_224", "gmlp_ti16_224"])
+def test_patches_that_a_name_does_not_tell_are_known_before_anything_is_built(name: str) -> None:
+    refusal = initializations.resolve("random", name, 236)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason.endswith("more than 5% away; use 224 or 240 px")
+    plan = initializations.resolve("random", name, 230)  # 14 × 16 = 224 ≤ 230, less than 5 % away
+    assert isinstance(plan, NetworkPlan)
+    assert (plan.input_size, plan.patch_size) == (224, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("pit_ti_224", 236, "leave out 4 px at the right and the lower edge; use 232 px or 240 px"),  # 16 + 27 × 8
+        ("swinv2_tiny_window8_256", 230, "leave out 2 px at the right and the lower edge; use 228 px or 232 px"),
+        ("levit_128s", 236, "196.*225.*; use 224 px or 240 px"),  # 14² and 15² positions
+    ],
+)
+def test_a_size_that_a_network_would_crop_or_break_at_is_refused_with_those_that_fit(
+    name: str, asked: int, message: str
+) -> None:
+    plan = initializations.resolve("random", name, asked)
+    assert isinstance(plan, NetworkPlan)
+    with pytest.raises(TrialError, match=f"^{name} cannot read {asked} px: .*{message}$"):
+        backbones.build(plan)
+
+
+@pytest.mark.parametrize(("name", "side"), [("volo_d1_224", 236), ("pit_ti_224", 232), ("visformer_tiny", 224)])
+def test_what_is_read_is_read_to_its_edges(name: str, side: int) -> None:
+    plan = initializations.resolve("random", name, side)
+    assert isinstance(plan, NetworkPlan)
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    backbones.build(plan).eval()(images).square().sum().backward()
+    assert images.grad is not None
+    assert images.grad[0, :, -1].abs().max() > 0 and images.grad[0, :, :, -1].abs().max() > 0
+
+
+def test_trying_a_size_draws_no_numbers() -> None:
+    plan = initializations.resolve("random", "test_resnet", 64)
+    assert isinstance(plan, NetworkPlan)
+    import timm  # after `trainers.timm_networks`, which makes it importable everywhere
+
+    torch.manual_seed(0)
+    tried = backbones.build(plan).body.state_dict()
+    torch.manual_seed(0)
+    plain = timm.create_model("test_resnet", num_classes=0).state_dict()
+    assert all(torch.equal(tried[name], value) for name, value in plain.items())
+
+
 def test_one_grey_channel_is_three_equal_ones() -> None:
     plan = initializations.resolve("random", "test_convnext2", 64)
     assert isinstance(plan, NetworkPlan)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers import plugins, timm_names
-from trainers.network_plan import Backbone, Family, NetworkPlan, patch_size_of
+from trainers.network_plan import Backbone, Family, NetworkPlan
 
 if TYPE_CHECKING:
     from trainers.timm_networks import TimmNetwork
@@ -39,7 +39,7 @@ def find(name: str) -> Backbone:
         name=name,
         architecture=architecture,
         family=_family(architecture),
-        patch_size=patch_size_of(architecture),
+        patch_size=timm_names.patch_size_of(architecture),
         mean=None,
         std=None,
     )

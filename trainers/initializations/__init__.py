@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from trainers import backbones, plugins, timm_names
-from trainers.network_plan import Backbone, Initialization, NetworkPlan, Pretrained, Refusal, patch_size_of, true_size
+from trainers.network_plan import Backbone, Initialization, NetworkPlan, Pretrained, Refusal, true_size
 
 FILE_PREFIX = "file:"
 
@@ -111,7 +111,7 @@ def _plan(initialization: str, shape: Backbone, weights: Pretrained | None, reso
     architecture = _architecture(shape, weights)
     patch_size = weights.patch_size if weights else shape.patch_size
     if patch_size is None and shape.family == "vit":
-        patch_size = patch_size_of(architecture)
+        patch_size = timm_names.patch_size_of(architecture)
     smallest = 2 * patch_size if patch_size else shape.smallest
     size = true_size(resolution, patch_size=patch_size, smallest=smallest)
     if isinstance(size, Refusal):
