@@ -98,7 +98,7 @@ class Preprocessing:
         else:
             low, high = 0.0, 1.0 if self.window is not None else float(2**radiograph.bits - 1)
         if high <= low:
-            return np.zeros(image.shape, np.uint8)
+            raise Unreadable("99 % of its pixels or more have one value")
         unit = np.clip((image - low) * (255.0 / (high - low)), 0, 255)
         # The paper's `astype(uint8)` cuts off; the others round.
         return np.asarray(unit if self.intensity == "minmax" else np.rint(unit)).astype(np.uint8)

@@ -376,6 +376,19 @@ def test_images_of_one_value_are_quarantined_and_no_black_squares(tmp_path: Path
     assert not any(result.again for result in results)
 
 
+@pytest.mark.parametrize("preprocessing", ["standard", "standard_crop"])
+def test_a_window_that_shows_a_lead_marker_only_gives_no_black_square(tmp_path: Path, preprocessing: str):
+    values = np.random.default_rng(0).integers(200, 1800, (200, 200)).astype(np.uint16)
+    values[95:105, 95:105] = 4000  # 0.25 % of the pixels
+    tags = {"PhotometricInterpretation": "MONOCHROME2", "WindowCenter": 3500, "WindowWidth": 1000}
+    _write(tmp_path / "marked", values, tags)
+    with pytest.raises(Unreadable, match="99 % of its pixels or more have one value"):
+        resolve(preprocessing).square(read(tmp_path / "marked"), 64)
+    values[80:120, 80:120] = 3500  # 4 %: there is something to see
+    _write(tmp_path / "seen", values, tags)
+    assert np.ptp(resolve(preprocessing).square(read(tmp_path / "seen"), 64)) == 255
+
+
 @pytest.mark.parametrize("rescale", [("nan", 0), (1, "inf"), ("1e308", 0)])
 def test_a_rescale_that_is_not_finite_is_refused(tmp_path: Path, rescale: tuple[object, object]):
     """It came out as a black square with labels."""
