@@ -24,7 +24,7 @@ from datasets.whole_file import replacing
 
 _ASKED_AT_ONCE = 16
 _LOCK = "lock"
-_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".json", ".xlsx")
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".json", ".xlsx")
 """Endings of label files. A corrected label often leaves the size as it was, and to copy them costs little."""
 _PRIVATE = frozenset({KEY_FILE, "quarantine.csv"})
 """What undoes the hashes, and what names files: readable by the owner only, wherever it is."""
@@ -143,7 +143,7 @@ def copy(
     asked = {path: remote.files[path] for path in (remote.files if only is None else only) if path in remote.files}
     asked = {path: file for path, file in asked.items() if path.parent not in building}
     anew = {path for path in asked if path.parent in unmarked and path.name != _LOCK}  # somebody may hold the lock
-    anew |= {path for path in asked if path.name.lower().endswith(_TABLES)} - _of_caches(remote)
+    anew |= {path for path in asked if path.name.lower().endswith(TABLES)} - _of_caches(remote)
     wanted = sorted(path for path, file in asked.items() if path in anew or _size(folder / path) != file.size)
     markers = [path for path in wanted if path.name == MARKER]
     with ThreadPoolExecutor(workers) as pool:

@@ -1,25 +1,23 @@
 """A data root that is an address: what the manifest names is brought to a local mirror and read from there.
 
 Only the manifest knows which images a configuration reads, and only a folder can be read into a manifest. So the label
-files are brought first, anew every time; a skeleton of the data set, in which images are empty files, gives the
-manifest; then the images it names are brought. The mirror's fingerprint is that of the original.
+files are brought first, anew every time; a skeleton of the data set, in which all else are empty files, gives the
+manifest; then the images it names are brought, and no archives beside them. The mirror's fingerprint is that of the
+original.
 """
 
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
-from datasets.remote import Mirrored, RemoteFolder, copy, listing, public
+from datasets.remote import TABLES, Mirrored, RemoteFolder, copy, listing, public
 from datasets.sources import load
-
-_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
-"""What has another ending is brought whole: a label file, or an image that only the manifest knows to be one."""
 
 
 def is_address(root: str) -> bool:
@@ -61,9 +59,9 @@ def bring(
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         remote = listing(address)
         _remove_gone(remote, folder)
-        tables = [path for path in remote.files if path.suffix.lower() not in _IMAGES]
+        tables = {path for path in remote.files if _is_table(path, config)}
         brought = copy(remote, folder, only=tables, workers=workers)
-        named = _named_images(config, remote, folder)
+        named = _named_images(config, remote, folder, tables)
         images = copy(remote, folder, only=named, workers=workers, progress=progress)
     return Mirrored(brought.files + images.files, brought.bytes + images.bytes, brought.copied + images.copied)
 
@@ -75,13 +73,20 @@ def _remove_gone(remote: RemoteFolder, folder: Path) -> None:
             path.unlink()
 
 
-def _named_images(config: DatasetConfig, remote: RemoteFolder, folder: Path) -> list[PurePosixPath]:
+def _is_table(path: PurePosixPath, config: DatasetConfig) -> bool:
+    """Say whether a source may read a file for labels: by its ending, or since the configuration names it."""
+    return path.name.lower().endswith(TABLES) or str(path) == config.options.get("table")
+
+
+def _named_images(
+    config: DatasetConfig, remote: RemoteFolder, folder: Path, tables: Collection[PurePosixPath]
+) -> list[PurePosixPath]:
     """Return the paths that the manifest of a remote data set names."""
     with tempfile.TemporaryDirectory(prefix="radsweep-") as place:
         for path in remote.files:
             target = Path(place) / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix.lower() not in _IMAGES:
+            if path in tables:
                 target.symlink_to((folder / path).absolute())
             else:
                 target.touch()

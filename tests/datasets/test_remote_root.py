@@ -87,6 +87,28 @@ def test_an_interrupted_copy_goes_on(bucket: str, tmp_path: Path, monkeypatch: p
     assert done.copied == done.files - 100 + LABEL_FILES
 
 
+def test_archives_that_lie_beside_the_images_are_left_there(bucket: str, tmp_path: Path):
+    system = fsspec.filesystem("memory")
+    for name in ("images_01.tar.gz", "0.zip", "README.pdf"):
+        system.pipe_file(f"/bucket/nih/{name}", b"x" * 1000)
+    done = bring(CONFIG, bucket, tmp_path / "near")
+    assert done.files == len(load(CONFIG, tmp_path / "near")) + LABEL_FILES
+    assert not [path for path in (tmp_path / "near").iterdir() if path.suffix in (".gz", ".zip", ".pdf")]
+
+
+def test_a_table_and_images_of_any_ending_are_brought_where_they_are_named(tmp_path: Path):
+    original = tmp_path / "original"
+    original.mkdir()
+    rows = ["path,patient,nodule", *(f"film{number},p{number},{number % 2}" for number in range(40))]
+    (original / "export.dat").write_text("\n".join(rows))
+    for number in range(41):  # one more than the table names
+        miniatures.write_png(original / f"film{number}", miniatures.picture(number))
+    config = DatasetConfig(name="ours", source="csv", options={"table": "export.dat"})
+    bring(config, f"file://{original}", tmp_path / "near")
+    assert load(config, tmp_path / "near").fingerprint == load(config, original).fingerprint
+    assert not (tmp_path / "near" / "film40").exists()
+
+
 def corrected(system: fsspec.AbstractFileSystem) -> bytes:
     """The table with nodules for hernias and hernias for nodules, as long as it was."""
     table: bytes = system.cat_file("/bucket/nih/Data_Entry_2017_v2020.csv")
