@@ -10,6 +10,8 @@ from datasets.dataset_config import UncertainPolicy
 from datasets.errors import DatasetError
 from datasets.source_table import UNCERTAIN
 
+NO_FINDING = "no_finding"
+"""Not a finding but that there is none: it holds where all others are absent."""
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "aortic_elongation": (),
     "aortic_enlargement": (),
@@ -31,7 +33,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "lung_lesion": (),
     "lung_opacity": ("airspace_opacity",),
     "mass": (),
-    "no_finding": ("normal", "healthy", "no_findings"),
+    NO_FINDING: ("normal", "healthy", "no_findings"),
     "nodule": (),
     "nodule_mass": ("nodule_or_mass",),
     "other_disease": ("other_diseases",),  # VinDr-CXR: plural in train, singular in test
@@ -99,7 +101,7 @@ def fill_blanks(labels: np.ndarray, pathologies: Sequence[str], policy: str) -> 
         pathologies: names of the columns.
         policy: zeros or ignore.
     """
-    filled = np.array([policy == "zeros" or name == "no_finding" for name in pathologies])
+    filled = np.array([policy == "zeros" or name == NO_FINDING for name in pathologies])
     return np.where(np.isnan(labels) & filled, np.float32(0), labels)
 
 
@@ -131,7 +133,7 @@ def flip(
         return labels
     noisy = labels.copy()
     part = labels[rows]
-    abnormal = np.array([name != "no_finding" for name in pathologies])
+    abnormal = np.array([name != NO_FINDING for name in pathologies])
     draws = np.random.default_rng(seed).random(part.shape)
     chance = np.where(part > 0.5, share, share / 4 if mode == "asymmetric" else share)
     flipped = np.where((draws < chance) & abnormal & ~np.isnan(part), 1 - part, part)

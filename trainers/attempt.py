@@ -113,8 +113,9 @@ class Attempt:
             raise TrialError("non_finite", f"the validation loss is {loss} after epoch {self.progress.epoch + 1}")
         task = self.training.task
         cases = self.material.instances["case"].to_numpy()[rows]
-        by_case, labels, _ = task.by_case(scores, self.material.labels[rows], cases)
-        measured = task.metrics(by_case, labels, self.material.pathologies)
+        pathologies = self.material.pathologies
+        by_case, labels, _ = task.by_case(scores, self.material.labels[rows], cases, pathologies)
+        measured = task.metrics(by_case, labels, pathologies)
         metrics = {f"val/{name}": value for name, value in measured.items() if value is not None}
         timing = self.progress.timing
         timing["evaluation_seconds"] = timing.get("evaluation_seconds", 0.0) + time.monotonic() - started

@@ -49,7 +49,7 @@ class Task(Protocol):
         ...
 
     def by_case(
-        self, scores: np.ndarray, labels: np.ndarray, cases: np.ndarray
+        self, scores: np.ndarray, labels: np.ndarray, cases: np.ndarray, pathologies: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return scores and labels per case, and the index of each case's first instance."""
         ...

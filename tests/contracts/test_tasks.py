@@ -29,7 +29,7 @@ def test_every_task_keeps_its_promises(name: str) -> None:
     assert int(loss.weight(targets)) > 0
     scores = task.scores(outputs).detach().numpy()
     cases = np.array(["b", "a", "b", "c", "c", "d"])
-    by_case, truth, first = task.by_case(scores, labels, cases)
+    by_case, truth, first = task.by_case(scores, labels, cases, FINDINGS)
     assert first.tolist() == [0, 1, 3, 5]
     metrics = task.metrics(by_case, truth, FINDINGS)
     assert declared.primary_metric.removeprefix("val/") in metrics
@@ -58,11 +58,19 @@ def test_positive_weights_are_negatives_over_positives_of_the_given_labels() -> 
 def test_a_case_is_the_mean_of_its_films_and_positive_if_any_is() -> None:
     task = tasks.load("multilabel")
     scores, labels, first = task.by_case(
-        np.array([[0.2], [0.6], [0.9]]), np.array([[0.0], [1.0], [NAN]]), np.array(["x", "x", "y"])
+        np.array([[0.2], [0.6], [0.9]]), np.array([[0.0], [1.0], [NAN]]), np.array(["x", "x", "y"]), ("nodule",)
     )
     assert scores[:, 0].tolist() == [pytest.approx(0.4), 0.9]
     assert labels[0, 0] == 1.0 and np.isnan(labels[1, 0])
     assert first.tolist() == [0, 2]
+
+
+def test_a_case_has_no_finding_only_if_no_film_has_one() -> None:
+    labels = np.array([[1, 0], [0, 1], [1, 0], [1, NAN], [NAN, NAN]], dtype=np.float64)  # the second film shows it
+    cases = np.array(["ill", "ill", "well", "well", "unknown"])
+    _, truth, _ = tasks.load("multilabel").by_case(np.zeros((5, 2)), labels, cases, ("no_finding", "nodule"))
+    assert truth[:2].tolist() == [[0, 1], [1, 0]]
+    assert np.isnan(truth[2]).all()
 
 
 def test_an_undefined_metric_is_none_and_macro_names_no_class_it_lacks() -> None:

@@ -63,7 +63,7 @@ def metadata_baseline(
             fitted = LogisticRegression(max_iter=1000).fit(features[train[known]], labels[known])
             scores[:, index] = fitted.predict_proba(features[scored])[:, 1]
     cases = manifest.instances["case"].iloc[scored].to_numpy()
-    scores, labels, _ = tasks.load(TASK).by_case(scores, harden(manifest.labels[scored]), cases)
+    scores, labels, _ = tasks.load(TASK).by_case(scores, harden(manifest.labels[scored]), cases, manifest.pathologies)
     found = {
         name: None if np.isnan(scores[:, index]).any() else auroc(labels[:, index], scores[:, index])
         for index, name in enumerate(manifest.pathologies)

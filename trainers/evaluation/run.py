@@ -65,7 +65,7 @@ def by_case(
     columns = [material.pathologies.index(name) for name in pathologies]
     labels = harden(material.labels[rows][:, columns])
     instances = material.instances.iloc[rows]
-    cases, truth, first = tasks.load(config.task).by_case(scores, labels, instances["case"].to_numpy())
+    cases, truth, first = tasks.load(config.task).by_case(scores, labels, instances["case"].to_numpy(), pathologies)
     key = case_key(operation.key_folder or operation.cache)
     return collect(_identity(instances.iloc[first], key), cases, truth, pathologies=pathologies)
 

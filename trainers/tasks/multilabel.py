@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasets.labels import NO_FINDING
 from trainers.evaluation.auroc import auroc, average_precision
 from trainers.recipes import Recipe
 from trainers.trial import TaskDeclaration
@@ -44,18 +45,19 @@ class Multilabel:
         return outputs.float().sigmoid()
 
     def by_case(
-        self, scores: np.ndarray, labels: np.ndarray, cases: np.ndarray
+        self, scores: np.ndarray, labels: np.ndarray, cases: np.ndarray, pathologies: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Average the scores over each case's instances; a label given for any instance holds for the case.
+        """Average the scores over each case's instances; a finding of any instance is the case's, no_finding of all.
 
         Args:
             scores: (n, P).
             labels: (n, P), NaN not given.
             cases: (n,) identifiers.
+            pathologies: the P names.
 
         Returns:
-            Scores (c, P), labels (c, P): the largest given one, and first (c,): each case's first instance.
-            Cases are in the order of their first instance.
+            Scores (c, P), labels (c, P): the largest given one, of no_finding the smallest, and first (c,): each
+            case's first instance. Cases are in the order of their first instance.
         """
         _, first, which = np.unique(cases, return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -65,9 +67,10 @@ class Multilabel:
         totals = np.zeros((len(first), scores.shape[1]))
         np.add.at(totals, which, scores.astype(np.float64))
         counts = np.bincount(which, minlength=len(first))
+        sign = np.where(np.array(pathologies) == NO_FINDING, -1.0, 1.0)
         given = np.full((len(first), labels.shape[1]), -np.inf)
-        np.maximum.at(given, which, np.where(np.isnan(labels), -np.inf, labels))
-        return totals / counts[:, None], np.where(np.isinf(given), np.nan, given), first[order]
+        np.maximum.at(given, which, np.where(np.isnan(labels), -np.inf, sign * labels))
+        return totals / counts[:, None], np.where(np.isinf(given), np.nan, sign * given), first[order]
 
     def metrics(self, scores: np.ndarray, labels: np.ndarray, pathologies: Sequence[str]) -> dict[str, float | None]:
         """Return AUROC and average precision per pathology and their macro means.
