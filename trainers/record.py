@@ -38,7 +38,6 @@ def at_start(config: TrialConfig, training: Training, material: Material, trial:
         "recipe": config.recipe.model_dump(mode="json"),
         "device": str(training.device),
         "torch": torch.__version__,
-        "macro_over": macro_list(material),
     }
 
 
@@ -68,13 +67,6 @@ def after_epoch(config: TrialConfig, training: Training, timing: dict[str, float
     if training.device.type == "cuda":
         record["gpu_seconds"] = (seconds + evaluation) * training.ranks.count
     return record
-
-
-def macro_list(material: Material) -> list[str]:
-    """Return the pathologies with both classes among the validation labels: what macro metrics average."""
-    labels = material.labels[material.rows("val")]
-    both = [(column == 1).any() and (column == 0).any() for column in labels.T]
-    return [name for name, kept in zip(material.pathologies, both, strict=True) if kept]
 
 
 def forward_flops(network: nn.Module, one: torch.Tensor, device: torch.device) -> int:
