@@ -49,16 +49,22 @@ def _larger(cache: Path, wanted: dict[str, Any]) -> tuple[Path, int] | None:
     """Return the complete cache of the same files and preparation that is next in resolution, and that resolution."""
     found = []
     for path in cache.glob(f"*/{MARKER}"):
-        try:
-            described = json.loads(path.read_text())
-        except ValueError:  # damaged: it says nothing
-            continue
-        folder, side = path.parent, described["resolution"]
-        same = all(described.get(key) == wanted[key] for key in ("pixels", "preprocessing", "images"))
+        told = description(path)
+        folder, side = path.parent, told.get("resolution", 0)
+        same = all(told.get(key) == wanted[key] for key in ("pixels", "preprocessing", "images"))
         serves = same and side > wanted["resolution"] and (folder / VERBATIM).is_file()
         if serves and have_their_sizes(folder, rows=wanted["images"], side=side):
             found.append((folder, side))
     return min(found, key=lambda pair: pair[1], default=None)
+
+
+def description(marker: Path) -> dict[str, Any]:
+    """Return what the marker of a complete cache says of it; nothing if it is damaged."""
+    try:
+        told: dict[str, Any] = json.loads(marker.read_text())
+    except ValueError:
+        return {}
+    return told
 
 
 def have_their_sizes(folder: Path, *, rows: int, side: int) -> bool:

@@ -14,6 +14,7 @@ import pandas as pd
 from datasets.cache import cache_key, content_hashes
 from datasets.dataset_config import DatasetConfig
 from datasets.decoding import Task, decode_all
+from datasets.derivation import MARKER, description
 from datasets.manifest import PARTITIONS, Manifest
 from datasets.preprocessing import names, resolve
 from datasets.sources import load, read
@@ -75,8 +76,9 @@ def _once(manifest: Manifest) -> Manifest:
 
 def unreadable(manifest: Manifest, *, workers: int = 1) -> list[tuple[str, str]]:
     """Return (path, reason) of every image that cannot be decoded. Names files: for the data's keeper only."""
-    paths = manifest.instances["path"]
-    return sorted((str(paths.iloc[d.row]), d.reason) for d in _decoded(manifest, workers) if d.reason is not None)
+    once = _once(manifest)
+    paths = once.instances["path"]
+    return sorted((str(paths.iloc[d.row]), d.reason) for d in _decoded(once, workers) if d.reason is not None)
 
 
 def changed_since_prepared(manifest: Manifest, cache: Path) -> list[str] | None:
@@ -105,9 +107,10 @@ def changed_since_prepared(manifest: Manifest, cache: Path) -> list[str] | None:
 
 def prepared(manifest: Manifest, cache: Path) -> list[tuple[int, str]]:
     """Return (resolution, preprocessing) of the caches of this manifest that are complete."""
-    keys = {path.parent.name for path in cache.glob("*/complete.json")}
-    resolutions = sorted({int(key.rsplit("-", 2)[1]) for key in keys if key.count("-") >= 2})
-    return [(r, name) for r in resolutions for name in names() if cache_key(manifest, resolve(name), r) in keys]
+    markers = list(cache.glob(f"*/{MARKER}"))
+    keys = {path.parent.name for path in markers}
+    resolutions = {told["resolution"] for told in map(description, markers) if "resolution" in told}
+    return [(r, name) for r in sorted(resolutions) for name in names() if cache_key(manifest, resolve(name), r) in keys]
 
 
 def _partition(manifest: Manifest, name: str) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class ChexpertOptions(SourceOptions):
 
     partitions: Literal["official", "drawn"] | None = Field(
         None,
-        description="official: valid.csv (or the test set, if it is there) is the test partition; drawn: a fifth "
-        "of the training patients is, as in paper 1; not given: drawn with paper labels, else official",
+        description="official: the test set is the test partition if its table lies beside train.csv as test.csv, a "
+        "name that it must be given, else valid.csv is; drawn: a fifth of the training patients is, as in paper 1; not "
+        "given: drawn with paper labels, else official",
     )
     row_filter: bool | None = Field(
         None, description="leave out rows with an uncertain label, as paper 1 does; not given: with paper labels"
