@@ -1,4 +1,4 @@
-"""Names of pathologies across collections, uncertain labels, shared lists and label noise."""
+"""Names of pathologies across collections, uncertain labels and label noise."""
 
 import re
 import unicodedata
@@ -58,11 +58,6 @@ def canonical(name: str) -> str:
     """
     snake = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).lower()).strip("_")
     return _CANONICAL.get(snake, snake)
-
-
-def shared(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """Return the pathologies that both lists hold, in the order of the first."""
-    return tuple(name for name in first if name in set(second))
 
 
 def resolve_uncertain(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from datasets.errors import DatasetError
-from datasets.labels import SYNONYMS, canonical, flip, harden, indicator, resolve_uncertain, shared
+from datasets.labels import SYNONYMS, canonical, flip, harden, indicator, resolve_uncertain
 
 NAN = np.nan
 NAMES = ("edema", "nodule", "no_finding")
@@ -88,7 +88,3 @@ def test_symmetric_flips_treat_both_classes_alike_and_depend_on_the_seed():
 def test_lists_of_names_become_an_indicator():
     labels = indicator([["nodule", "hernia"], [], ["edema", "nodule"]], NAMES)
     np.testing.assert_array_equal(labels, np.array([[0, 1, 0], [0, 0, 0], [1, 1, 0]], np.float32))
-
-
-def test_shared_keeps_the_order_of_the_first():
-    assert shared(("c", "a", "b"), ("b", "c", "d")) == ("c", "b")

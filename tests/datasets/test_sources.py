@@ -10,7 +10,7 @@ import pytest
 
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
-from datasets.external import check_external, external_test
+from datasets.external import check_external
 from datasets.source_table import UNCERTAIN
 from datasets.sources import load, names, read
 from tests.datasets import miniatures
@@ -248,35 +248,6 @@ def test_a_pathology_with_one_class_is_named_with_its_counts(tmp_path: Path):
                                for line in table.read_text().split()))  # fmt: skip
     with pytest.raises(DatasetError, match=r"only one class in train for pneumonia \(0 positive, \d+ negative\)"):
         load(_config("rsna_pneumonia"), tmp_path)
-
-
-def test_external_evaluation_is_on_shared_pathologies_of_the_other_test_partition(tmp_path: Path):
-    miniatures.nih_chest_xray14(tmp_path / "nih")
-    config = _config("nih_chest_xray14", labels="paper")
-    other = load(config, tmp_path / "nih")
-    trained = ("fracture", "pneumonia", "lung_opacity", "cardiomegaly")
-    external = external_test(other, config=config, trained_on=_config("mimic_cxr"), pathologies=trained)
-    assert external.pathologies == ("pneumonia", "cardiomegaly")
-    assert external.outputs.tolist() == [1, 3]
-    assert set(external.manifest.instances["partition"]) == {"test"}
-    column = other.labels[other.rows("test"), other.pathologies.index("cardiomegaly")]
-    np.testing.assert_array_equal(external.manifest.labels[:, 1], column)
-
-
-@pytest.mark.parametrize(
-    ("trained_on", "pathologies", "message"),
-    [
-        ("nih_chest_xray14", ("pneumonia",), "is not external to"),
-        ("rsna_pneumonia", ("pneumonia",), "is not external to"),
-        ("chexpert", ("fracture",), "share no pathology"),
-    ],
-)
-def test_an_external_evaluation_that_means_nothing_is_refused(tmp_path: Path, trained_on, pathologies, message):
-    miniatures.nih_chest_xray14(tmp_path)
-    config = _config("nih_chest_xray14")
-    other = load(config, tmp_path)
-    with pytest.raises(DatasetError, match=message):
-        external_test(other, config=config, trained_on=_config(trained_on), pathologies=pathologies)
 
 
 @pytest.mark.parametrize(
