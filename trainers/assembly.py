@@ -196,7 +196,7 @@ def take_place(operation: Operation, *, precision: str = "bf16") -> Place:
         TrialError: kind "configuration" if CUDA is asked for and not there.
     """
     torch.set_num_threads(operation.threads)
-    os.environ["OMP_NUM_THREADS"] = str(operation.threads)  # for loader processes
+    os.environ["OMP_NUM_THREADS"] = str(operation.threads)  # for processes that this one starts
     return choose_place(operation.device, precision=precision)
 
 

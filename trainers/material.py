@@ -69,7 +69,7 @@ class ImageMaterial:
         manifest: labels and partitions.
         cache: pixels.
         config: batch size, seed, augmentation.
-        workers: processes that load ahead.
+        workers: threads that load ahead.
         pinned: whether batches lie in page-locked memory, for CUDA.
     """
 

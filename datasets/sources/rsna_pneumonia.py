@@ -44,7 +44,6 @@ def read(root: Path, config: DatasetConfig) -> SourceTable:
         pathologies=pathologies,
         completeness=completeness,
         differences=differences,
-        test_fraction=0.2,
     )
 
 

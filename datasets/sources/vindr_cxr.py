@@ -123,6 +123,5 @@ def _read_kaggle(path: Path, options: VindrOptions, pathologies: tuple[str, ...]
         pathologies=pathologies,
         completeness=completeness,
         differences=differences,
-        test_fraction=0.2,
         validation_on_test=options.validation_on_test,
     )
