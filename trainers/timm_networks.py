@@ -106,11 +106,15 @@ def build(plan: NetworkPlan, *, weights: Path | None = None, load: bool = True) 
         mean, std = _normalisation(plan, body, {})
         return TimmNetwork(body, mean=mean, std=std, source={})
     path = pretrained.locate(plan, weights=weights)
-    body = _loaded_large(plan, path) if large_weights.is_large(path) else create(plan)
-    if not large_weights.is_large(path):
-        load_exactly(body, pretrained.read(path), name=plan.tag)
+    body = _loaded_large(plan, path) if large_weights.is_large(path) else _loaded(plan, path)
     mean, std = _normalisation(plan, body, pretrained.published_configuration(path))
     return TimmNetwork(body, mean=mean, std=std, source=pretrained.source(path))
+
+
+def _loaded(plan: NetworkPlan, path: Path) -> nn.Module:
+    body = create(plan)
+    load_exactly(body, pretrained.read(path), name=plan.tag or "")
+    return body
 
 
 def _loaded_large(plan: NetworkPlan, path: Path) -> nn.Module:
