@@ -40,13 +40,14 @@ def verify(
 ) -> None:
     """Print a data card: counts, prevalence, unreadable files, duplicates, and what differs from what was published."""
     from datasets.remote_root import is_address
-    from datasets.sources import load
+    from datasets.sources import manifest_of, read
     from datasets.verify import changed_since_prepared, data_card, unreadable
 
     config = _config(source, labels, option)
     place = _folder(config, root, cache)
-    card = data_card(config, place, images=images, workers=workers, progress=_progress("read", as_json))
-    manifest = load(config, place)
+    table = read(config, place)
+    manifest = manifest_of(table, config, place)
+    card = data_card(config, table, manifest, images=images, workers=workers, progress=_progress("read", as_json))
     altered = None if cache is None else changed_since_prepared(manifest, cache)
     if cache is not None:
         card["changed_since_prepared"] = None if altered is None else len(altered)

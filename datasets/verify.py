@@ -17,7 +17,7 @@ from datasets.decoding import Task, decode_all
 from datasets.derivation import MARKER, description
 from datasets.manifest import PARTITIONS, Manifest
 from datasets.preprocessing import names, resolve
-from datasets.sources import load, read
+from datasets.source_table import SourceTable
 
 _AGES = (0, 1, 18, 40, 60, 80, 150)
 _PROBE = 32  # pixels: enough to decode a file, cheap to make
@@ -25,25 +25,23 @@ _PROBE = 32  # pixels: enough to decode a file, cheap to make
 
 def data_card(
     config: DatasetConfig,
-    root: Path,
+    table: SourceTable,
+    manifest: Manifest,
     *,
     images: bool = True,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Read labels and, if wanted, every image; describe them without naming a patient.
+    """Describe a data set without naming a patient and, if wanted, read every image.
 
     Args:
         config: of the data set.
-        root: its folder.
+        table: its rows as published, from `datasets.sources.read`.
+        manifest: of these rows.
         images: decode every file to find those that cannot be read, and hash them to find duplicates.
         workers: processes.
         progress: told (files done, files in all).
-
-    Raises:
-        DatasetError: the labels cannot be used at all.
     """
-    table, manifest = read(config, root), load(config, root)
     once = _once(manifest)
     films = once.instances["patient"].value_counts()
     card: dict[str, Any] = {

@@ -54,7 +54,11 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
     Raises:
         DatasetError: with what, where, expected and fix.
     """
-    table = read(config, root)
+    return manifest_of(read(config, root), config, root)
+
+
+def manifest_of(table: SourceTable, config: DatasetConfig, root: Path) -> Manifest:
+    """Return the manifest of rows that were read before; otherwise as `load`."""
     check_cases(table.instances, where=f"data set {config.name}")
     table, validation = _partitioned(table, config)
     apart = table.instances["partition"] != "val" if table.validation_on_test else slice(None)

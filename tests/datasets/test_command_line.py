@@ -10,6 +10,7 @@ import pytest
 
 from datasets.cleaning import record_uses
 from datasets.dataset_config import DatasetConfig
+from datasets.sources import load, read
 from datasets.verify import data_card
 from tests.datasets import miniatures
 
@@ -146,10 +147,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], messa
 
 def test_an_image_that_serves_for_validation_and_test_counts_once(tmp_path: Path):
     miniatures.vindr_pcxr(tmp_path)
-    cards = [
-        data_card(DatasetConfig(name="p", source="vindr_pcxr", options={"validation_on_test": both}), tmp_path)
-        for both in (False, True)
+    configs = [
+        DatasetConfig(name="p", source="vindr_pcxr", options={"validation_on_test": both}) for both in (False, True)
     ]
+    cards = [data_card(config, read(config, tmp_path), load(config, tmp_path)) for config in configs]
     for key in ("images", "patients", "cases", "films_per_patient", "views", "sexes", "ages", "files"):
         assert cards[1][key] == cards[0][key], key
     assert cards[1]["partitions"]["val"] == cards[1]["partitions"]["test"] == cards[0]["partitions"]["test"]
