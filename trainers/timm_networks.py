@@ -132,7 +132,9 @@ def create(plan: NetworkPlan) -> nn.Module:
     Raises:
         TrialError: kind "configuration", timm refuses the architecture or the size.
     """
-    if plan.family == "cnn":  # of the others the plan knows which sizes fit
+    configuration = timm.models.get_pretrained_cfg(plan.architecture)
+    # Of the other families the plan knows which sizes fit, and most convolutions read any.
+    if plan.family == "cnn" and configuration is not None and configuration.fixed_input_size:
         _check_size(plan)
     try:
         return _create_sized(plan)

@@ -242,14 +242,14 @@ def test_what_is_read_is_read_to_its_edges(name: str, side: int) -> None:
 
 
 def test_trying_a_size_draws_no_numbers() -> None:
-    plan = initializations.resolve("random", "test_resnet", 64)
+    plan = initializations.resolve("random", "visformer_tiny", 224)
     assert isinstance(plan, NetworkPlan)
     import timm  # after `trainers.timm_networks`, which makes it importable everywhere
 
     torch.manual_seed(0)
     tried = backbones.build(plan).body.state_dict()
     torch.manual_seed(0)
-    plain = timm.create_model("test_resnet", num_classes=0).state_dict()
+    plain = timm.create_model("visformer_tiny", num_classes=0).state_dict()
     assert all(torch.equal(tried[name], value) for name, value in plain.items())
 
 
