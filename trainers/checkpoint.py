@@ -185,6 +185,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def apart(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return contiguous tensors that share no memory, as safetensors wants them.
+
+    A module that a network uses in several places (CoaT's position encodings) stands in its state dict as often.
+    """
+    apart: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().contiguous()
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place in taken else value
+        taken.add(place)
+    return apart
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer | None, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
     """Flatten an optimizer's state to `<parameter name>//<key>` tensors.
 
@@ -227,28 +242,13 @@ def _write(
         if linked and f"{stem}.safetensors" == NETWORK:
             continue
         if values:
-            save_file(_apart(values), aside / f"{stem}.safetensors")
+            save_file(apart(values), aside / f"{stem}.safetensors")
     for name, text in texts.items():
         (aside / name).write_text(text)
     (aside / MARKER).write_text(_boot())
     if target.exists():  # the same epoch written by an attempt that died before it counted
         remove(target)
     aside.rename(target)
-
-
-def _apart(tensors: Tensors) -> dict[str, torch.Tensor]:
-    """Return contiguous tensors that share no memory, as safetensors wants them.
-
-    A module that a network uses in several places (CoaT's position encodings) stands in its state dict as often.
-    """
-    apart: dict[str, torch.Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().contiguous()
-        place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if place in taken else value
-        taken.add(place)
-    return apart
 
 
 def _link(source: Path, target: Path) -> bool:
