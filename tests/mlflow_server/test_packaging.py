@@ -188,6 +188,15 @@ def test_a_network_whose_patches_do_not_fit_the_resolution_is_packaged_at_its_tr
     assert np.abs(model.predict(square[None]).to_numpy() - expected).max() < 1e-6
 
 
+@pytest.mark.slow
+def test_a_network_that_uses_a_module_in_several_places_is_packaged(tmp_path):
+    made = package(tmp_path, backbone="coat_lite_tiny", side=32)
+    packaging.save_model(made, tmp_path / "model")
+    square = np.arange(SIDE * SIDE).reshape(1, SIDE, SIDE).astype(np.uint8)
+    predicted = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(square[None])
+    assert np.abs(predicted.to_numpy() - scored(made, [square])).max() < 1e-6
+
+
 @pytest.fixture
 def probe(tmp_path):
     """A probe whose checkpoint holds its head alone, the folder of its encoder's weights, and the network it was."""
