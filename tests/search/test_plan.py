@@ -325,6 +325,7 @@ def test_brackets_in_a_reason_are_no_markup():
     }
     written = io.StringIO()
     found = {"study": "s", "cells": 1, "counts": {"FAILED": 1}, "direction": "maximize", "trials": [row]}
+    found |= {"budget": None, "no_longer_asked_for": {"trials": 0}, "to_come": {}, "unusable": {}}
     show(found, Console(file=written, width=200))
     assert told in written.getvalue()
     assert "c[1]" in written.getvalue()
