@@ -38,6 +38,7 @@ from search.study_sections import Budget
 from search.study_state import StudyState
 from search.teachers import teachers
 from search.winners import Winners
+from search.wording import counted
 from trainers import adaptations, checkpoint_files, quota
 from trainers.trial import Operation, TrialState
 
@@ -119,8 +120,12 @@ class StudyRun:
         while wanted is not None:
             self.slots.choose(wanted.trials)
             trials, last = self.enter_trials(wanted), wanted
-            goes_on = self.search(trials) and not Spending(self.study.budget, [], self.desk.state, now_ms).exhausted()
-            wanted = sampling.draw(self.study, last, self.desk.state) if goes_on else None
+            finished = self.search(trials)
+            has_room = not Spending(self.study.budget, [], self.desk.state, now_ms).exhausted()
+            wanted = sampling.draw(self.study, last, self.desk.state) if finished and has_room else None
+        if finished and (missing := sampling.to_come(self.study, self.desk.state)):
+            told = counted(len(missing), "trial")
+            self.desk.progress.note(f"no more is drawn, as the budget had no room: {told} to come; raise it to go on")
         return last, trials
 
     def reopen_what_has_room_again(self) -> None:

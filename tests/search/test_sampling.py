@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 from optuna.distributions import FloatDistribution
@@ -7,7 +8,9 @@ from search import samplers, sampling
 from search.errors import StudyError
 from search.grid import Grid
 from search.identity import entry_event, identified, key_of
+from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
 from search.study_sections import Range
 from search.study_state import OVER_BUDGET, StudyState, TrialProgress
 from tests.search.recorded import DECLARATION, PRIMARY
@@ -260,6 +263,29 @@ def test_where_the_budget_had_no_room_nothing_more_is_drawn_and_with_a_larger_on
     carry_out(asked, state)
     carry_out(asked, whole)
     assert sampling.drawn(asked, state) == sampling.drawn(asked, whole)
+
+
+def test_a_run_says_what_it_draws_no_more(tmp_path, monkeypatch):
+    asked, state, notes = study("tpe"), opened(), []
+
+    def all_but_one(_, trials):
+        new = [trial for trial in trials if not state.trials[trial].done]
+        for trial in new[:-1]:
+            end(state, trial)
+        for trial in new[-1:]:
+            told = {"kind": "ended", "trial": trial, "state": "PRUNED", "time_ms": 0, "result": None}
+            state.apply({**told, "reason": f"{OVER_BUDGET}no room"})
+        return True
+
+    monkeypatch.setattr(StudyRun, "search", all_but_one)
+    desk = SimpleNamespace(
+        state=state,
+        record=lambda *events: [state.apply(event) for event in events],
+        progress=SimpleNamespace(note=notes.append),
+    )
+    slots = SimpleNamespace(choose=lambda _: None)
+    StudyRun(asked, Machine(tmp_path), StudyFolder(tmp_path, "s"), {}, slots, desk).search_rounds()
+    assert notes == ["no more is drawn, as the budget had no room: 24 trials to come; raise it to go on"]
 
 
 def points_by_cell(grid):
