@@ -190,14 +190,14 @@ def apart(tensors: Tensors) -> dict[str, torch.Tensor]:
 
     A module that a network uses in several places (CoaT's position encodings) stands in its state dict as often.
     """
-    apart: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
         value = tensor.detach().contiguous()
         place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if place in taken else value
+        found[name] = value.clone() if place in taken else value
         taken.add(place)
-    return apart
+    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer | None, names: Mapping[int, str]) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import torch
 
 from trainers import adaptations, assembly, memory_model
 from trainers.gpu_memory import Footprint
-from trainers.timm_networks import meta_network
+from trainers.timm_networks import meta_network, parameter_count
 from trainers.trial import TrialConfig
 
 BYTES_OF_BF16 = 2
@@ -25,7 +25,7 @@ def footprint(config: TrialConfig, targets: int) -> Footprint:
     recipe = config.recipe
     if adaptations.load(config.adaptation).on_features:
         plan = assembly.plan_network(config)
-        parameters = sum(parameter.numel() for parameter in meta_network(plan).parameters())
+        parameters = parameter_count(meta_network(plan))
         return Footprint(parameters * BYTES_OF_BF16, 0, 0, shared=True)
     with torch.device("meta"):
         network = assembly.build_network(config, [f"target {n}" for n in range(targets)], weights=None, load=False)

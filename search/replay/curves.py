@@ -285,11 +285,9 @@ def _of_study(folder: Path) -> dict[str, Group]:
             trained[progress.cell, name_in_cell(progress.searched, progress.seed)].append(progress)
     groups: dict[str, Group] = {}
     for (cell, name), same in trained.items():
-        curves = {
-            _name_among(name, one, same): _of_trial(one, sign, _name_among(one.point or cell, one, same))
-            for one in same
-        }
-        groups.setdefault(cell, {}).update(curves)
+        for one in same:
+            point = _name_among(one.point or cell, one, same)  # where nothing is searched a cell is one point
+            groups.setdefault(cell, {})[_name_among(name, one, same)] = _of_trial(one, sign, point)
     if not groups:
         raise StudyError(f"{folder}: no trial of this study trained to its end yet")
     _say_left_out(str(folder), len(state.trials) - sum(len(group) for group in groups.values()))

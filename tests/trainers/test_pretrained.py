@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from trainers import assembly, backbones, cells, initializations, large_weights, offload, pretrained
 from trainers.commands import main
 from trainers.network_plan import NetworkPlan, Refusal
-from trainers.timm_networks import build, create, load_exactly
+from trainers.timm_networks import build, load_exactly
+from trainers.timm_sizes import create
 from trainers.trial import TrialConfig, TrialError
 from trainers.weights_folder import cells_in
 
