@@ -1,8 +1,10 @@
 """Copies finished trials to `optuna.db` in the study folder, so that optuna-dashboard opens a study.
 
-Decisions never read it: SQLite takes about 15 ms a report and breaks under several writers, the ledger neither.
+Decisions never read it: SQLite takes about 15 ms a report and breaks under several writers, the ledger neither. All it
+holds stands in the ledger, so that a file which cannot be used is put aside and made anew.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState as OptunaState
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from search.ledger import Event
 from search.pruning import OPTUNA_STATE, distribution, parameter
@@ -19,6 +22,8 @@ from search.study_folder import StudyFolder
 from search.study_sections import Pruning
 from search.study_state import StudyState, TrialProgress
 from trainers.trial import TrialState
+
+LOG = logging.getLogger(__name__)
 
 Ending = tuple[str, str]
 """A trial and the Unix time in milliseconds when it ended: one that was brought back ends again."""
@@ -35,7 +40,10 @@ class OptunaMirror:
 
     def __init__(self, folder: StudyFolder, pruning: Pruning, told: Sequence[Event]):
         folder.path.mkdir(parents=True, exist_ok=True)
-        self._storage = _opened(folder.optuna.resolve())
+        path = folder.optuna.resolve()
+        _put_aside_if_unusable(path)
+        anew = not path.exists()
+        self._storage = _opened(path)
         self._state = StudyState.of(told)
         self._folder = folder
         self._pruning = pruning
@@ -45,6 +53,9 @@ class OptunaMirror:
         for progress in self._state.trials.values():
             if progress.done:
                 self._ended[group_of(progress, pruning)][progress.trial] = progress
+        if anew:
+            for group in self._ended:
+                self._bring_up_to_date(group)
 
     def receive(self, events: list[Event]) -> None:
         """Add the trials that ended among these events."""
@@ -114,6 +125,20 @@ class OptunaMirror:
 
 def _ending(progress: TrialProgress) -> Ending:
     return progress.trial, str(progress.ended_ms)
+
+
+def _put_aside_if_unusable(path: Path) -> None:
+    """Rename a file that is damaged or of another version of Optuna; what holds it up for a while only is raised."""
+    if not path.exists():
+        return
+    try:
+        optuna.storages.RDBStorage(f"sqlite:///{path}").engine.dispose()
+    except OperationalError:  # locked, or not to be read by this user
+        raise
+    except (DatabaseError, RuntimeError) as problem:
+        aside = path.with_name(f"{path.name}.unusable")
+        path.replace(aside)
+        LOG.warning("%s cannot be used (%s); it is %s now, and made anew", path, str(problem).splitlines()[0], aside)
 
 
 def _opened(path: Path) -> optuna.storages.RDBStorage:

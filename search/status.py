@@ -96,7 +96,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     for dataset, reason in found["unusable"].items():
         told = f"[red]failed[/red] data set {escape(dataset)}: data: {escape(reason)}"
         console.print(told, f"  data: {failures.POLICIES['data'].meaning}", sep="\n", soft_wrap=True, highlight=False)
-    if (used_up := found["budget"]) and any(row["state"] in {"PAUSED", "WAITING"} for row in found["trials"]):
+    if (used_up := found["budget"]) and (found["counts"]["PAUSED"] or found["counts"]["WAITING"]):
         console.print(f"[yellow]stopped[/yellow] {used_up}; raise the budget to go on", soft_wrap=True, highlight=False)
     several = len({row["seed"] for row in found["trials"]}) > 1
     for row in found["trials"]:

@@ -102,6 +102,7 @@ def lock(folder: StudyFolder) -> Iterator[None]:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
     finally:
+        holder.unlink(missing_ok=True)  # or `status` on another host would take this driver for alive
         guard.release()
 
 

@@ -1,12 +1,14 @@
-"""A driver that is killed while it makes a new optuna.db."""
+"""Optuna's file of a study: killed while it is made, lost, unusable, and what it holds."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from search.optuna_mirror import OptunaMirror
 from search.study_folder import StudyFolder
@@ -79,16 +81,45 @@ def test_a_searched_value_may_be_added_whatever_it_is(tmp_path, values, runs):
     assert [by_trial[f"t{n}"] for n in range(len(values))] == [str(v) if v is None else v for v in values]
 
 
-def test_what_a_lost_file_held_is_there_again_with_the_next_trial(tmp_path):
+def of_another_optuna(path):
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "left"),
+    [
+        (Path.unlink, []),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), ["optuna.db.unusable"]),
+        (lambda path: path.write_text("no database" * 100), ["optuna.db.unusable"]),
+        (of_another_optuna, ["optuna.db.unusable"]),
+    ],
+    ids=["lost", "cut off", "overwritten", "of another version"],
+)
+def test_a_file_that_is_lost_or_unusable_is_made_anew_from_what_was_told(tmp_path, spoil, left):
+    """MLflow hears nothing more while Optuna's file cannot be told."""
     folder = StudyFolder(tmp_path, "s")
     told = [{"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}]
     told += ended("a", 1.0)
     OptunaMirror(folder, Pruning(), told[:1]).receive(told[1:])
-    folder.optuna.unlink()
-    OptunaMirror(folder, Pruning(), told).receive(ended("b", 2.0))
+    spoil(folder.optuna)
+    mirror = OptunaMirror(folder, Pruning(), told)
     (name,) = optuna.get_all_study_names(f"sqlite:///{folder.optuna}")
+    mirror.receive(ended("b", 2.0))
     trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.optuna}").trials
     assert [trial.user_attrs["trial"] for trial in trials] == ["a", "b"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["optuna.db", *left]
+
+
+def test_a_file_that_somebody_holds_is_waited_for(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    OptunaMirror(folder, Pruning(), [])
+    held = sqlite3.connect(folder.optuna)
+    held.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(OperationalError, match="locked"):
+        OptunaMirror(folder, Pruning(), [])
+    held.close()
+    assert [path.name for path in folder.path.iterdir()] == ["optuna.db"]
 
 
 def test_a_trial_whose_metric_is_undefined_fails_as_it_does_in_optuna(tmp_path):

@@ -20,7 +20,7 @@ from search.recorded_speed import Speeds
 from search.report import summary, words
 from search.status import show, status
 from search.study_config import StudyConfig
-from search.study_folder import StudyFolder
+from search.study_folder import StudyFolder, lock
 from search.study_state import OVER_BUDGET, StudyState
 from tests.search.recorded import DECLARATION
 from trainers import backbones
@@ -283,6 +283,14 @@ def test_a_trial_runs_while_it_has_a_slot_and_the_driver_lives(ran, driver, stat
     counts = status(study(), ran)["counts"]
     assert counts[state] == 1
     assert counts["RUNNING"] + counts["PAUSED"] == 1
+
+
+def test_a_driver_that_ended_runs_nothing_wherever_it_was(ran, monkeypatch):
+    folder = StudyFolder(ran, "s")
+    with lock(folder):
+        assert status(study(), ran)["counts"]["RUNNING"] == 1
+    monkeypatch.setattr(socket, "gethostname", lambda: "the login node")
+    assert status(study(), ran)["counts"]["RUNNING"] == 0
 
 
 def test_a_study_that_has_not_run_to_its_end_is_not_promoted(ran):

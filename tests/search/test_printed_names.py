@@ -40,7 +40,7 @@ ROW = {
     "log": [],
 }
 STATED = {
-    "study": "s", "cells": 1, "direction": None, "counts": {"FAILED": 1}, "budget": None,
+    "study": "s", "cells": 1, "direction": None, "counts": {"FAILED": 1, "DROPPED": 1}, "budget": None,
     "no_longer_asked_for": {"trials": 0}, "to_come": {}, "unusable": {STYLE: STYLE},
     "trials": [ROW | {"state": "FAILED", "reason": f"crashed: {STYLE}"},
                ROW | {"state": "DROPPED", "reason": STYLE}],

@@ -18,6 +18,7 @@ from search.schedule import Entry
 from search.status import show, status
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
+from search.study_sections import Budget
 from search.study_state import StudyState
 from tests.search.recorded import DECLARATION, PRIMARY
 
@@ -64,6 +65,17 @@ def test_status_counts_what_is_not_drawn_yet_as_waiting(state, tmp_path, trials,
     written = io.StringIO()
     show(found, Console(file=written, width=200))
     assert f"8/{8 + missing}" in written.getvalue()
+
+
+@pytest.mark.parametrize(("trials", "told"), [(4, False), (6, True)])
+def test_status_says_that_what_is_not_drawn_yet_waits_for_a_larger_budget(state, tmp_path, trials, told):
+    """All that was drawn is done: without this line nothing would say why the rest does not come."""
+    with Ledger(StudyFolder(tmp_path, "s").ledger) as ledger:
+        ledger.append({"kind": "study", "study": {}, "version": "t", "time_ms": 0})
+        ledger.append({"kind": "closed", "status": "FINISHED", "time_ms": 3_600_000})
+    asked, written = study(trials).model_copy(update={"budget": Budget(wall_clock_hours=1)}), io.StringIO()
+    show(status(asked, tmp_path), Console(file=written, width=200))
+    assert ("stopped wall-clock: 1 of 1 h are used; raise the budget to go on" in written.getvalue()) is told
 
 
 @pytest.mark.parametrize(("trials", "missing"), [(4, 0), (6, 4), (9, 10)])
