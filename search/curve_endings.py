@@ -11,13 +11,13 @@ All of it is in units of each group's own spread or rise, because one group's AU
 another's between 0.98 and 0.99, and because curves that have flattened do not overtake each other.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from search.agreement import telling_keys
 from search.keyed_ridge import KeyedRidge, Rows
 from search.standings import Keys, Past, Standings, Values, of_past, standings_of
 
@@ -57,11 +57,11 @@ class Endings:
     def __init__(self, past: Sequence[Past], rungs: Sequence[float]):
         self._rungs = tuple(rungs)
         self._past = [of_past(group, self._rungs) for group in past if group.curves]
-        self._recurring = recurring_keys(past)
+        self._telling = telling_keys(past)
 
     def knows(self, keys: Sequence[str]) -> bool:
-        """Say whether enough groups are over and had at least half of the keys; else there is little to carry over."""
-        return len(self._past) >= FEWEST_GROUPS and 2 * sum(key in self._recurring for key in keys) >= len(keys)
+        """Say whether enough groups are over and had at least half of the keys, with much the same outcome."""
+        return len(self._past) >= FEWEST_GROUPS and 2 * sum(key in self._telling for key in keys) >= len(keys)
 
     def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> Ends:
         """Return how far behind the best each live trial is expected to end, and how sure that is.
@@ -75,7 +75,7 @@ class Endings:
         now = begun.of([row for row, goes_on in enumerate(live) if goes_on])
         unit = now.unit(rung)
         keys = frozenset(now.keys)
-        known = tuple(sorted(keys & self._recurring))
+        known = tuple(sorted(keys & self._telling))
         found = [(group, _lesson(group, keys, known, rung)) for group in self._past]
         lessons = [(group, lesson) for group, lesson in found if lesson is not None]
         if not lessons:
@@ -128,12 +128,6 @@ def _lesson(group: Standings, keys: Keys, known: tuple[str, ...], rung: int) -> 
     unit = then.unit(rung)
     moves = _placed(then.ends - then.ends.max(), unit) - _placed(then.behind(rung), unit)
     return _Lesson(_rows(then, rung, unit, known), moves, _gaps(then, keys, rung, unit))
-
-
-def recurring_keys(past: Sequence[Past]) -> frozenset[str]:
-    """Return the keys that more than one group had."""
-    counts = Counter(key for group in past for key in {key for key, _ in group.curves})
-    return frozenset(key for key, count in counts.items() if count > 1)
 
 
 def _rows(standings: Standings, rung: int, unit: float, known: Sequence[str]) -> Rows:

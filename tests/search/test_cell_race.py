@@ -68,9 +68,14 @@ def test_a_group_is_foreseen_without_its_own_end():
     assert only.doubts.min() > 0.05
 
 
-@pytest.mark.parametrize(("groups", "keys", "early"), [(20, "abc", True), (19, "abc", False), (20, None, False)])
+@pytest.mark.parametrize(
+    ("groups", "keys", "early"),
+    [(20, "xyz", True), (19, "xyz", False), (20, None, False), (20, "xyz yzx zxy", False)],
+    ids=["many alike", "too few", "other names", "names that mean nothing"],
+)
 def test_the_rungs_are_early_where_many_groups_had_the_same_hyperparameters(groups, keys, early):
-    past = [Past([(key, EARLY_BIRD) for key in keys or (f"{g}p", f"{g}q")]) for g in range(groups)]
+    named = [keys.split()[g % len(keys.split())] if keys else (f"{g}x", f"{g}y", f"{g}z") for g in range(groups)]
+    past = [Past(list(zip(names, (EARLY_BIRD, LATE_RISER, OTHER), strict=True))) for names in named]
     assert CellRacePruner(48, past=past).rungs == ((1, 2, 3, 6, 12, 24, 36) if early else (6, 12, 18, 24, 36))
     assert CellRacePruner(48, past=past, restarts=True).rungs == ((1, 2, 4, 8) if early else (6, 12, 24))
 
@@ -93,7 +98,8 @@ def test_a_quota_counts_the_trials_that_began():
     [
         (3, (3, 5, 8, 10, 15), [3, 2, 2, 2, 2]),
         (5, (3, 5, 8, 10, 15), [4, 3, 3, 2, 2]),
-        (15, (3, 5, 8, 10, 15), [8, 4, 4, 2, 2]),
+        (4, (3, 5, 8, 10, 15), [4, 3, 3, 2, 2]),
+        (15, (3, 5, 8, 10, 15), [10, 6, 6, 4, 3]),
         (16, (2, 4, 7, 13), [11, 8, 7, 4]),
         (100, (2, 4, 7, 13), [51, 32, 20, 10]),
     ],
@@ -201,7 +207,12 @@ def test_groups_with_other_trials_do_not_bring_the_rungs_forward():
     """25 groups share their trials' names among themselves, but not with the one that is judged."""
     rng = np.random.default_rng(0)
     rows = [
-        {"group": f"g{g}", "trial": f"{'own' if g == 0 else 'theirs'} {t}", "epoch": e, "value": float(rng.random())}
+        {
+            "group": f"g{g}",
+            "trial": f"{'own' if g == 0 else 'theirs'} {t}",
+            "epoch": e,
+            "value": t + float(rng.random()),
+        }
         for g in range(26)
         for t in range(6)
         for e in range(1, 49)
