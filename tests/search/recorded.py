@@ -25,11 +25,12 @@ class Clock:
         return self.now
 
 
-def opening(entries: Sequence[Entry]) -> list[Event]:
+def opening(entries: Sequence[Entry], *, direction: str = "maximize") -> list[Event]:
     """The events ahead of a search."""
+    declaration = {**DECLARATION, "direction": direction}
     events: list[Event] = [
         {"kind": "study", "study": {"name": "recorded"}, "version": "test", "time_ms": 0},
-        {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION},
+        {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": declaration},
     ]
     return events + [
         {
@@ -60,6 +61,7 @@ class Search:
         within: what is compared: a cell, or the whole study.
         own_ends: epochs at which trials come to their own end (patience), before the last one.
         searched: of each trial; equal values are seeds of one point; by default all differ.
+        direction: of the metric.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Search:
         searched: Mapping[str, float] | None = None,
         within: str = "cell",
         own_ends: Mapping[str, int] | None = None,
+        direction: str = "maximize",
     ):
         self.curves = curves
         self.kind = kind
@@ -94,7 +97,7 @@ class Search:
             )
             for i, (trial, c) in enumerate(curves.items())
         ]
-        self.events: list[Event] = list(events if events is not None else opening(self.entries))
+        self.events: list[Event] = list(events if events is not None else opening(self.entries, direction=direction))
         self.ends_of_records = [len(self.events)]
         """Numbers of events after each record: a ledger holds a record whole or not at all."""
         self.state = StudyState.of(self.events)
@@ -186,8 +189,9 @@ class Search:
         curve = self.curves[trial]
         over = done >= self.own_ends.get(trial, len(curve))
         state = TrialState.COMPLETE if over else TrialState.PAUSED
+        sign = self.state.declaration.sign
         defined = [(v, -e) for e, v in enumerate(curve[:done], 1) if v is not None]
-        best = max(defined, default=None)
+        best = max(defined, key=lambda one: (sign * one[0], one[1]), default=None)
         return TrialResult(
             state=state,
             epochs=done,

@@ -42,6 +42,7 @@ def lose(search: Search, kinds: list[str]) -> None:
         (["host_memory"] * 4, "host_memory: 4 times, the last: gone"),
         (["node_lost"] * 40, None),
         (["process_died", "node_lost", "host_memory"] * 3, None),
+        (["process_died", "node_lost"] * 3 + ["process_died"], "process_died: 4 times, the last: gone"),
     ],
 )
 def test_a_lost_process_is_tried_again_as_its_policy_says(kinds, reason):
@@ -74,6 +75,13 @@ def test_data_that_cannot_be_read_stop_the_cell_and_no_other(kind, others):
     if others == "FAILED":
         assert search.state.trials["b"].reason == "data: not begun, since another trial of its cell failed by it"
         assert search.state.trials["b"].starts == []
+
+
+def test_trials_of_the_cell_that_were_begun_go_on():
+    """Their own images could be read so far."""
+    search = Search(dict.fromkeys(("a", "b", "c"), FLAT), pruning=NONE, fails={"b": 1}, kind="data")
+    search.run(slots=2)  # b and another one have begun
+    assert sorted(search.ends().values()) == ["COMPLETE", "FAILED", "FAILED"]
 
 
 def test_a_full_disk_stops_the_study_and_the_next_run_goes_on():
@@ -292,6 +300,24 @@ def test_a_budget_that_is_used_up_stops_the_search_and_a_larger_one_goes_on():
     again = Search(curves, cells={"b": "two"}, pruning=NONE, gpus=1.0, events=search.events)
     again.run()
     assert again.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
+
+
+def test_a_budget_that_is_used_up_by_the_last_epoch_leaves_nothing_to_stop():
+    search = Search({"a": FLAT}, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=4 / 3600))
+    search.run()
+    assert search.ends() == {"a": "COMPLETE"}
+    assert search.state.trials["a"].use.gpu_seconds >= 4
+    assert search.schedule.out_of_budget is None
+
+
+def test_a_budget_that_leaves_no_room_is_heeded_before_anything_starts():
+    curves = dict.fromkeys("abc", FLAT)
+    first = Search(curves, pruning=NONE, gpus=1.0)
+    first.run(stop_after=5)  # the first one whole
+    lower = Search(curves, pruning=NONE, gpus=1.0, budget=Budget(gpu_hours=6 / 3600), events=first.events)
+    lower.run()
+    assert sorted(progress.outcome for progress in lower.state.trials.values()) == ["COMPLETE", "DROPPED", "DROPPED"]
+    assert "started" not in [event["kind"] for event in lower.events[len(first.events) :]]
 
 
 def test_a_budget_of_bytes_holds_while_the_search_goes_on_and_for_what_is_asked_for_no_more(tmp_path):

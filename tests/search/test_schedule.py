@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from search import selection
 from search.pruning import Decision, create_group
 from search.study_sections import Pruning
-from tests.search.recorded import Search
-from trainers.trial import TrialState
+from tests.search.recorded import PRIMARY, Search
+from trainers.trial import EpochMetrics, TrialState
 
 CLEAR = {  # b leads from the start, the others never come near
     "a": [0.50, 0.51, 0.52, 0.52, 0.53, 0.53, 0.54, 0.54],
@@ -140,10 +140,27 @@ def test_an_epoch_told_again_changes_nothing():
     search = Search(CLEAR)
     search.run()
     before = list(search.events)
-    from trainers.trial import EpochMetrics
-
-    assert search.schedule.epoch("b", EpochMetrics(epoch=3, timestamp_ms=9, metrics={"val/score": 0.1})) is False
+    assert search.schedule.epoch("b", EpochMetrics(epoch=3, timestamp_ms=9, metrics={PRIMARY: 0.1})) is False
     assert search.events == before
+
+
+def test_a_running_trial_that_tells_an_epoch_again_goes_on():
+    """Its checkpoint tells it after the process was lost."""
+    search = Search(CLEAR)
+    trial = search.schedule.next().trial
+    assert search.schedule.epoch(trial, EpochMetrics(epoch=1, timestamp_ms=8, metrics={PRIMARY: 0.5})) is True
+    before = list(search.events)
+    assert search.schedule.epoch(trial, EpochMetrics(epoch=1, timestamp_ms=9, metrics={PRIMARY: 0.1})) is True
+    assert search.events == before
+
+
+@pytest.mark.parametrize(("epochs", "ends"), [(2, "COMPLETE"), (3, "PRUNED")])
+def test_a_trial_at_its_last_epoch_is_not_stopped_any_more(epochs, ends):
+    """The pruner would stop "poor" after the second one: of two epochs that is the end, which costs nothing."""
+    pruning = Pruning(pruner="median", settings={"n_startup_trials": 1, "n_warmup_steps": 2}, spare_share=0.0)
+    search = Search({"good": [0.9] * epochs, "poor": [0.5] * epochs}, pruning=pruning)
+    search.run()
+    assert search.ends() == {"good": "COMPLETE", "poor": ends}
 
 
 def test_a_trial_without_a_defined_metric_is_not_compared():
