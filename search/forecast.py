@@ -1,5 +1,6 @@
 """What the rest of a search is expected to take, from what has trained so far."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -107,9 +108,9 @@ class Forecast:
 
 
 def standing(state: StudyState, trial: str) -> float:
-    """Return what a trial is judged by so far, larger is better; 0 while there is nothing."""
+    """Return what a trial is judged by so far, larger is better; -infinity while there is nothing."""
     if not state.datasets:
-        return 0.0
+        return -math.inf
     sign = state.declaration.sign
     value = state.trials[trial].judged(sign)
-    return 0.0 if value is None else sign * value
+    return -math.inf if value is None else sign * value

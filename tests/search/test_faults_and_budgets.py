@@ -297,6 +297,7 @@ def test_a_budget_that_is_used_up_stops_the_search_and_a_larger_one_goes_on():
     assert search.schedule.out_of_budget == "GPU-hours: 0.00167 of 0.00167 h are used"
     assert search.ends() == {"a": "COMPLETE", "b": "None"}
     assert len(search.state.trials["b"].epochs) == 2
+    assert search.state.trials["b"].use.since_ms is None  # it has left its slot
     again = Search(curves, cells={"b": "two"}, pruning=NONE, gpus=1.0, events=search.events)
     again.run()
     assert again.ends() == {"a": "COMPLETE", "b": "COMPLETE"}
@@ -335,6 +336,62 @@ def test_a_budget_of_bytes_holds_while_the_search_goes_on_and_for_what_is_asked_
     run = StudyRun(study, Machine(tmp_path), folder, {}, SimpleNamespace(of=None), SimpleNamespace(state=search.state))
     run._tidy("b", asked)  # as when a trial has left its slot
     assert [path.parts[-2] for path in folder.path.glob("trials/*/best-0001")] == ["b"]
+
+
+def dropped(told, *, room, direction="maximize", ended=(), epochs=4):
+    """Name the trials that go, in order, of a cell whose trials told these values, an epoch a second each."""
+    search = Search({trial: [0.5] * epochs for trial in told}, pruning=NONE, gpus=1.0, direction=direction)
+    for trial, values in told.items():
+        if values:
+            search.record({"kind": "started", "trial": trial, "time_ms": search.clock.now, "gpus": 1.0})
+        for epoch, value in enumerate(values, 1):
+            metrics = {} if value is None else {PRIMARY: value}
+            search.record(
+                {"kind": "epoch", "trial": trial, "epoch": epoch, "timestamp_ms": search.moment(), "metrics": metrics}
+            )
+        if trial in ended:
+            end = {"state": "PRUNED", "reason": "", "time_ms": search.clock.now, "result": None}
+            search.record({"kind": "ended", "trial": trial, **end})
+        elif values:
+            search.record({"kind": "paused", "trial": trial, "time_ms": search.clock.now})
+    used = sum(map(len, told.values()))
+    spending = Spending(Budget(gpu_hours=(used + room) / 3600), search.entries, search.state, now=search.clock)
+    return list(spending.to_drop(lambda trial, leaving: len(set(told) - set(ended) - leaving) > 1))
+
+
+BEGUN = {"a": [0.5, 0.9], "b": [0.5, 0.6], "c": [0.5, 0.8], "d": [0.5, 0.7]}
+"""What is left of each takes 2 s, and 2.1 s with some room: 8.4 s in all."""
+
+
+@pytest.mark.parametrize(
+    ("told", "words", "names"),
+    [
+        (BEGUN, {"room": 8.5}, []),
+        (BEGUN, {"room": 6.35}, ["b"]),
+        (BEGUN, {"room": 6.25}, ["b", "d"]),
+        (BEGUN, {"room": 1.0}, ["b", "d", "c"]),  # the last one of a cell stays
+        ({"a": [0.9, 0.4], "b": [0.9, 0.6], "c": [0.9, 0.5]}, {"room": 4.25, "direction": "minimize"}, ["b"]),
+        (dict.fromkeys("abcd", [0.5, 0.6]), {"room": 6.25}, ["d", "c"]),  # of equals those that stand last
+        ({**BEGUN, "b": [0.5, 0.6, 0.6, 0.6]}, {"room": 4.25}, ["d"]),  # "b" has only to say that it is over
+        (BEGUN | {"e": []}, {"room": 8.5}, ["e"]),  # 4.2 s
+        ({k: [0.5] for k in "abc"} | {"e": []}, {"room": 9.5, "direction": "minimize", "ended": "c"}, ["e"]),
+        ({"undefined": [None, None], "a": [0.5, 0.4], "b": [0.5, 0.3]}, {"room": 4.5}, ["undefined"]),
+        (
+            {"undefined": [None, None], "a": [0.5, 0.4], "b": [0.5, 0.3]},
+            {"room": 4.5, "direction": "minimize"},
+            ["undefined"],
+        ),
+    ],
+)
+def test_under_a_budget_those_go_first_that_have_not_begun_and_then_the_lowest(told, words, names):
+    assert dropped(told, **words) == names
+
+
+def test_nothing_is_foreseen_by_the_first_tenth_of_a_budget_unless_a_trial_has_ended():
+    told = {"a": [0.5, 0.5]} | {name: [] for name in "bcdefgh"}
+    assert dropped(told, room=18.5, epochs=4) == []  # 30 s would be needed, but these are the first two of 20.5
+    assert dropped(told, room=17.5, epochs=4) != []
+    assert dropped(told, room=18.5, epochs=4, ended="a") != []
 
 
 def test_wall_clock_counts_runs_and_not_the_time_between_them():

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
 from search import selection
-from search.pruning import Decision, create_group
+from search.live_regret import live_regret
+from search.pruning import Decision, create_group, distribution
 from search.study_sections import Pruning
 from tests.search.recorded import PRIMARY, Search
 from trainers.trial import EpochMetrics, TrialState
@@ -56,6 +59,20 @@ def test_the_result_does_not_depend_on_which_trial_runs_first(slots, seed):
 
 
 curve = st.lists(st.floats(0, 1), min_size=6, max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("values", "space"),
+    [
+        ([1e-5, 1e-3, 1e-4], FloatDistribution(1e-5, 1e-3, log=True)),
+        ([0.0, 0.1], FloatDistribution(0.0, 0.1)),
+        ([-1, 1], FloatDistribution(-1.0, 1.0)),
+        ([True, False], CategoricalDistribution([True, False])),
+        ([0.1, "cosine", None], CategoricalDistribution([0.1, "cosine", "None"])),
+    ],
+)
+def test_searched_numbers_are_told_to_optuna_on_their_scale_and_all_else_as_choices(values, space):
+    assert distribution(values) == space
 
 
 def test_what_one_of_optunas_pruners_had_before_it_is_told():
@@ -141,6 +158,23 @@ def test_an_epoch_told_again_changes_nothing():
     search.run()
     before = list(search.events)
     assert search.schedule.epoch("b", EpochMetrics(epoch=3, timestamp_ms=9, metrics={PRIMARY: 0.1})) is False
+    assert search.events == before
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda schedule, result: schedule.ended("a", result),
+        lambda schedule, result: schedule.failed("a", "bug", "too late"),
+        lambda schedule, result: schedule.interrupted("a", "node_lost", "too late"),
+        lambda schedule, result: schedule.released("a"),
+    ],
+)
+def test_what_is_heard_of_a_trial_after_its_end_changes_nothing(tell):
+    search = Search(CLEAR)
+    search.run()
+    before = list(search.events)
+    tell(search.schedule, search.state.trials["b"].result)
     assert search.events == before
 
 
@@ -246,6 +280,66 @@ SEEDS = {  # "low" ends better on average, one seed of "high" best of all
     ),
     "poor": ([0.50, 0.51, 0.52, 0.52, 0.52, 0.52],) * 3,
 }
+
+
+def mirrored(curves, **words):
+    """Carry a search out as it is, and one whose metric is the negative and better when smaller."""
+    negative = {trial: [None if value is None else -value for value in curve] for trial, curve in curves.items()}
+    searches = Search(curves, **words), Search(negative, direction="minimize", **words)
+    for search in searches:
+        search.run()
+    return searches
+
+
+HARD = {"h1": [0.5] * 8, "h2": [0.75] * 8, "h3": [0.6] * 8}
+
+
+@pytest.mark.parametrize(
+    ("curves", "words"),
+    [
+        (CLEAR, {}),
+        (LATE, {}),
+        (CLEAR, {"pruning": Pruning(spare_share=1.0)}),
+        (CLEAR, {"fails": {"b": 5}}),  # the better of the pruned ones is brought back
+        (CLEAR | {"a": [None] * 8}, {"fails": {"b": 5}}),
+        (CLEAR, {"pruning": Pruning(pruner="median", settings={"n_startup_trials": 1})}),
+        (
+            {"e1": [0.9] * 8, "e2": [0.91] * 8, **HARD},
+            {
+                "within": "study",
+                "cells": {"e1": "easy", "e2": "easy"} | dict.fromkeys(HARD, "hard"),
+                "pruning": Pruning(spare_share=0.0, settings={"rungs": [0.25], "exponents": [0.2]}),
+            },
+        ),
+    ],
+)
+def test_a_metric_that_is_better_when_smaller_is_searched_as_its_negative_would_be(curves, words):
+    larger, smaller = mirrored(curves, **words)
+    assert smaller.ends() == larger.ends()
+    epochs = [{trial: len(p.epochs) for trial, p in search.state.trials.items()} for search in (larger, smaller)]
+    assert epochs[0] == epochs[1]
+    cells = {trial: progress.cell for trial, progress in larger.state.trials.items()}
+    won = [[winner.trial for winner in selection.winners(search.state, cells)] for search in (larger, smaller)]
+    assert won[0] == won[1]
+    regrets = [live_regret(search.state, cells) for search in (larger, smaller)]
+    assert regrets[0] == regrets[1]
+
+
+@pytest.mark.parametrize(
+    ("selected", "epoch_2"),
+    [("loss", {}), ("metric", {"val/loss": 0.1}), ("loss", {"val/loss": 0.9})],
+)
+def test_a_trial_is_judged_at_the_epoch_that_its_recipe_would_choose(selected, epoch_2):
+    """The metric is best in the second epoch, the loss in the third; one that told no loss is not chosen by it."""
+    search = Search({"a": [0.6, 0.9, 0.7, 0.5]})
+    progress = search.state.trials["a"]
+    progress.config = {"recipe": {"selection": selected}}
+    losses = ({"val/loss": 0.5}, epoch_2, {"val/loss": 0.2}, {"val/loss": 0.3})
+    for epoch, (value, loss) in enumerate(zip(search.curves["a"], losses, strict=True), 1):
+        told = EpochMetrics(epoch=epoch, timestamp_ms=epoch, metrics={PRIMARY: value, **loss})
+        search.record({"kind": "epoch", "trial": "a", **told.model_dump(mode="json")})
+    assert progress.judged(1.0) == (0.7 if selected == "loss" else 0.9)
+    assert progress.judged(-1.0) == (0.7 if selected == "loss" else 0.5)
 
 
 @pytest.mark.parametrize("slots", [1, 4])
