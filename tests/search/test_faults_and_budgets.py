@@ -3,6 +3,7 @@
 import errno
 import random
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from search import failures, selection
 from search.budget import Spending
 from search.desk import Desk
 from search.errors import StudyError
+from search.forecast import Forecast
 from search.ledger import Ledger
 from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
@@ -338,12 +340,12 @@ def test_a_budget_of_bytes_holds_while_the_search_goes_on_and_for_what_is_asked_
     assert [path.parts[-2] for path in folder.path.glob("trials/*/best-0001")] == ["b"]
 
 
-def dropped(told, *, room, direction="maximize", ended=(), epochs=4):
-    """Name the trials that go, in order, of a cell whose trials told these values, an epoch a second each."""
-    search = Search({trial: [0.5] * epochs for trial in told}, pruning=NONE, gpus=1.0, direction=direction)
+def dropped(told, *, room, ended=(), gpus=1.0, **words):
+    """Name the trials that go, in order, of a cell whose trials told these values, an epoch of four a second each."""
+    search = Search(dict.fromkeys(told, FLAT), pruning=NONE, gpus=gpus, **words)
     for trial, values in told.items():
         if values:
-            search.record({"kind": "started", "trial": trial, "time_ms": search.clock.now, "gpus": 1.0})
+            search.record({"kind": "started", "trial": trial, "time_ms": search.clock.now, "gpus": gpus})
         for epoch, value in enumerate(values, 1):
             metrics = {} if value is None else {PRIMARY: value}
             search.record(
@@ -354,7 +356,7 @@ def dropped(told, *, room, direction="maximize", ended=(), epochs=4):
             search.record({"kind": "ended", "trial": trial, **end})
         elif values:
             search.record({"kind": "paused", "trial": trial, "time_ms": search.clock.now})
-    used = sum(map(len, told.values()))
+    used = gpus * sum(map(len, told.values()))
     spending = Spending(Budget(gpu_hours=(used + room) / 3600), search.entries, search.state, now=search.clock)
     return list(spending.to_drop(lambda trial, leaving: len(set(told) - set(ended) - leaving) > 1))
 
@@ -371,9 +373,12 @@ BEGUN = {"a": [0.5, 0.9], "b": [0.5, 0.6], "c": [0.5, 0.8], "d": [0.5, 0.7]}
         (BEGUN, {"room": 6.25}, ["b", "d"]),
         (BEGUN, {"room": 1.0}, ["b", "d", "c"]),  # the last one of a cell stays
         ({"a": [0.9, 0.4], "b": [0.9, 0.6], "c": [0.9, 0.5]}, {"room": 4.25, "direction": "minimize"}, ["b"]),
-        (dict.fromkeys("abcd", [0.5, 0.6]), {"room": 6.25}, ["d", "c"]),  # of equals those that stand last
+        ({key: [0.5, 0.6] for key in "abcd"}, {"room": 6.25}, ["d", "c"]),  # of equals those that stand last
+        (BEGUN, {"room": 12.7, "gpus": 2.0}, ["b"]),
         ({**BEGUN, "b": [0.5, 0.6, 0.6, 0.6]}, {"room": 4.25}, ["d"]),  # "b" has only to say that it is over
         (BEGUN | {"e": []}, {"room": 8.5}, ["e"]),  # 4.2 s
+        # "f" is a seed of the point of "a", "e" would be a new one.
+        (BEGUN | {"e": [], "f": []}, {"room": 12.7, "searched": {"a": 9.0, "f": 9.0}}, ["e"]),
         ({k: [0.5] for k in "abc"} | {"e": []}, {"room": 9.5, "direction": "minimize", "ended": "c"}, ["e"]),
         ({"undefined": [None, None], "a": [0.5, 0.4], "b": [0.5, 0.3]}, {"room": 4.5}, ["undefined"]),
         (
@@ -387,11 +392,87 @@ def test_under_a_budget_those_go_first_that_have_not_begun_and_then_the_lowest(t
     assert dropped(told, **words) == names
 
 
+def ran(search, trial, *seconds):
+    """Let a trial start at the first of these times and tell an epoch at each of the others."""
+    start, *epochs = (1000 * second for second in seconds)
+    search.record({"kind": "started", "trial": trial, "time_ms": start, "gpus": 1.0})
+    for epoch, time_ms in enumerate(epochs, 1):
+        told = {"epoch": epoch, "timestamp_ms": time_ms, "metrics": {PRIMARY: 0.5}}
+        search.record({"kind": "epoch", "trial": trial, **told})
+
+
+def over(search, trial, second, *, state="PRUNED", reason=""):
+    end = {"state": state, "reason": reason, "time_ms": 1000 * second, "result": None}
+    search.record({"kind": "ended", "trial": trial, **end})
+
+
+def test_of_the_clock_a_trial_takes_its_share_where_several_run_at_once():
+    """Two of four ran side by side for 2 s; the 12 s that are left take 6.3 s with some room."""
+    search = Search(dict.fromkeys("abcd", FLAT), pruning=NONE)
+    for trial in "ab":
+        ran(search, trial, 0, 1, 2)
+    for limit, names in ((8.4, []), (8.2, ["d"])):
+        budget = Budget(wall_clock_hours=limit / 3600)
+        spending = Spending(budget, search.entries, search.state, now=lambda: 2000)
+        assert list(spending.to_drop(lambda *_: True)) == names
+
+
+def test_what_one_budget_drops_another_one_need_not_find_room_for():
+    """8 s are left; GPU-hours have room for three of four trials, and so has the clock."""
+    search = Search(dict.fromkeys(BEGUN, FLAT), pruning=NONE, gpus=1.0)
+    for number, trial in enumerate(BEGUN):
+        ran(search, trial, 2 * number, 2 * number + 1, 2 * number + 2)
+        search.record({"kind": "paused", "trial": trial, "time_ms": 2000 * number + 2000})
+    budget = Budget(gpu_hours=14.35 / 3600, wall_clock_hours=14.35 / 3600)
+    told = Spending(budget, search.entries, search.state, now=lambda: 8000).to_drop(lambda *_: True)
+    assert told == {
+        "d": f"{OVER_BUDGET}the rest of the search would take 0.00233 h of GPU-hours, 0.00176 h are left; "
+        "this trial would tell least"
+    }
+
+
+def foreseen(search, look=1):
+    return Forecast({e.trial: e for e in search.entries}, search.state, lambda entry: look).seconds()
+
+
+def test_pruning_is_foreseen_as_it_went_where_it_is_over():
+    """In cell 1 one trial finished, one was stopped half-way and one dropped; cell 4 stopped one, and is not over.
+
+    An epoch takes 3 s in cell 2 and 1 s in cell 1; in the others as long as on average, or by its cost.
+    """
+    cells = {"a": "1", "b": "1", "dropped": "1", "c": "2", "d": "2", "e": "3", "f": "3", "g": "4", "h": "4"}
+    search = Search(dict.fromkeys(cells, FLAT), cells=cells, pruning=NONE)
+    ran(search, "a", 0, 1, 2, 3, 4)
+    over(search, "a", 4, state="COMPLETE")
+    ran(search, "b", 0, 1, 2)
+    over(search, "b", 2)
+    over(search, "dropped", 2, reason=OVER_BUDGET)
+    ran(search, "c", 0, 5, 8)
+    ran(search, "g", 0, 1)
+    over(search, "g", 1)
+    mean = (3 + 1 + 3) / (3 + 1 + 1)  # seconds of an epoch that no start is ahead of
+    expected = {"c": 2 * 3, "d": 2 * 3, "e": 4 * mean, "f": 2 * mean, "h": 4 * mean}
+    assert foreseen(search) == pytest.approx(expected)
+    assert foreseen(search, look=3) == pytest.approx(expected | {"d": 3 * 3, "f": 3 * mean})
+    search.entries = [replace(entry, cost=2.0 if entry.trial == "h" else 1.0) for entry in search.entries]
+    assert foreseen(search) == pytest.approx(expected | {"h": 2 * 4 * mean})
+
+
+def test_a_trial_that_was_stopped_amid_an_epoch_does_not_tell_how_long_one_takes():
+    search = Search(dict.fromkeys("abc", FLAT), pruning=NONE)
+    assert foreseen(search) == {}
+    ran(search, "a", 0, 5)
+    over(search, "a", 5)
+    ran(search, "b", 0)
+    over(search, "b", 3, reason=OVER_BUDGET)
+    assert foreseen(search) == {"c": 4 * 5}
+
+
 def test_nothing_is_foreseen_by_the_first_tenth_of_a_budget_unless_a_trial_has_ended():
     told = {"a": [0.5, 0.5]} | {name: [] for name in "bcdefgh"}
-    assert dropped(told, room=18.5, epochs=4) == []  # 30 s would be needed, but these are the first two of 20.5
-    assert dropped(told, room=17.5, epochs=4) != []
-    assert dropped(told, room=18.5, epochs=4, ended="a") != []
+    assert dropped(told, room=18.5) == []  # 30 s would be needed, but these are the first two of 20.5
+    assert dropped(told, room=17.5) != []
+    assert dropped(told, room=18.5, ended="a") != []
 
 
 def test_wall_clock_counts_runs_and_not_the_time_between_them():
