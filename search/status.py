@@ -34,10 +34,12 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
     if not folder.ledger.exists():
         raise StudyError(f"{folder.path}: study {study.name} was not run in this storage; another --storage?")
     state = StudyState.of(ledger.read(folder.ledger).events)
+    if not is_driven(folder):
+        state.close_what_died()  # as the next run will have it
     sign = state.declaration.sign if state.datasets else 1.0
     wanted, coming = sampling.expand(study, state), sampling.to_come(study, state)
     trials = identified(wanted, state)
-    rows, driven = [], is_driven(folder)
+    rows = []
     for identity, trial in trials.items():
         progress = state.trials.get(identity)
         seconds, gpu_seconds = progress.use.so_far if progress else (0.0, 0.0)
@@ -47,7 +49,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
                 "cell": trial.cell.name,
                 "searched": dict(trial.searched),
                 "seed": trial.seed,
-                "state": _state(progress, driven=driven),
+                "state": _state(progress),
                 "epochs": len(progress.epochs) if progress else 0,
                 "of": trial.config.recipe.epochs,
                 "best": progress.judged(sign) if progress else None,
@@ -66,7 +68,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "no_longer_asked_for": _cost([state.trials[t] for t in state.trials.keys() - trials.keys()]),
         "to_come": dict(Counter(trial.cell.name for trial in (*coming, *unidentified(wanted, state)))),
         "unusable": dict(state.unusable),
-        "budget": Spending(study.budget, [], state, now_ms if driven else lambda: 0).exhausted(),
+        "budget": Spending(study.budget, [], state, now_ms).exhausted(),
         "counts": _counts(rows, len(wanted.trials) + len(coming)),
     }
 
@@ -128,12 +130,12 @@ def _show_failure(row: dict[str, Any], where: str, console: Console) -> None:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _state(progress: TrialProgress | None, *, driven: bool) -> str:
+def _state(progress: TrialProgress | None) -> str:
     if progress is None or not (progress.starts or progress.done):
         return "WAITING"
     if progress.done:
         return progress.outcome
-    return "RUNNING" if driven and progress.use.since_ms is not None else "PAUSED"
+    return "RUNNING" if progress.use.since_ms is not None else "PAUSED"
 
 
 def _counts(rows: list[dict[str, Any]], trials: int) -> dict[str, int]:

@@ -233,10 +233,12 @@ def test_what_is_left_of_a_budget_is_compared_with_what_is_left_to_do(ran):
     )
 
 
-def test_the_status_tells_of_a_budget_that_is_used_up(ran):
+@pytest.mark.parametrize("last", [{"kind": "closed", "status": "FINISHED"}, {"kind": "unusable", "dataset": "d"}])
+def test_the_status_tells_of_a_budget_that_is_used_up(ran, last):
+    """Also where the driver was killed: what was heard of it last is what it took."""
     with Ledger(StudyFolder(ran, "s").ledger) as ledger:
         ledger.append({"kind": "study", "study": {}, "version": "t", "time_ms": 1_000_000})
-        ledger.append({"kind": "closed", "status": "FINISHED", "time_ms": 1_000_000 + 7_200_000})
+        ledger.append(last | {"reason": "", "time_ms": 1_000_000 + 7_200_000})
     for hours, used_up in ((2, True), (5, False)):
         found, written = status(study(budget={"wall_clock_hours": hours}), ran), io.StringIO()
         assert (found["budget"] is not None) is used_up
