@@ -113,7 +113,7 @@ def gpus_of(want: Footprint, gpu_gb: float) -> float:
     for share in range(MOST_TRIALS_PER_GPU, 1, -1):
         if want.fixed + want.batch <= room / share and not want.shared:
             return 1.0 / share
-    if want.fixed + want.per_image <= room or (not want.shared and want.fixed <= room):
+    if want.fixed <= room:
         return 1.0  # smaller micro-batches, and recomputed activations if need be
     return float(math.ceil(want.fixed / room)) if want.shared else math.inf
 

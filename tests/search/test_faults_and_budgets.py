@@ -22,6 +22,7 @@ from search.study_state import OVER_BUDGET
 from tests.search.recorded import PRIMARY, Search, opening
 from trainers import checkpoint_files
 from trainers.parallel import LostProcessError
+from trainers.trial import EpochMetrics
 
 NONE = Pruning(pruner="none")
 FLAT = [0.5] * 4
@@ -67,7 +68,11 @@ def test_attempts_are_counted_over_a_restart_of_the_driver_and_forgotten_when_re
     assert again.state.trials["a"].interruptions == []
 
 
-@pytest.mark.parametrize(("kind", "others"), [("data", "FAILED"), ("bug", "COMPLETE"), ("out_of_memory", "COMPLETE")])
+@pytest.mark.parametrize(
+    ("kind", "others"),
+    [("data", "FAILED")]
+    + [(kind, "COMPLETE") for kind in ("bug", "out_of_memory", "non_finite", "weights", "configuration")],
+)
 def test_data_that_cannot_be_read_stop_the_cell_and_no_other(kind, others):
     curves = dict.fromkeys(("b", "a", "c", "other"), FLAT)
     search = Search(curves, cells={"other": "two"}, pruning=NONE, fails={"a": 2}, kind=kind)
@@ -117,6 +122,9 @@ def test_a_full_disk_or_memory_is_nobodys_bug(failure, kind):
         raise ValueError("the checkpoint was not written") from failure
     except ValueError as wrapped:
         assert failures.class_of(wrapped) == kind
+    amid = KeyError("what came of it while it was handled")
+    amid.__context__ = failure
+    assert failures.class_of(amid) == kind
 
 
 def test_every_kind_a_trial_can_tell_has_a_policy():
@@ -194,6 +202,19 @@ def test_time_is_counted_over_attempts_pauses_and_cut_off_runs():
         use = again.state.trials[trial].use
         assert use.seconds == pytest.approx(4, abs=0.1)
         assert use.gpu_seconds == pytest.approx(2, abs=0.05)
+
+
+def test_an_attempt_that_was_lost_is_counted_up_to_its_loss_and_no_further():
+    search = Search({"a": FLAT}, pruning=NONE, gpus=0.5)
+    trial = search.schedule.next().trial
+    search.schedule.epoch(trial, EpochMetrics(epoch=1, timestamp_ms=search.moment(), metrics={PRIMARY: 0.5}))
+    search.clock.now += 30_000  # half an epoch more, and then it went away
+    search.schedule.interrupted(trial, "node_lost", "gone")
+    search.clock.now += 3_600_000  # until a node came back
+    search.run()
+    use = search.state.trials["a"].use
+    assert use.seconds == pytest.approx(1 + 30 + 3, abs=0.1)
+    assert use.gpu_seconds == pytest.approx(use.seconds / 2)
 
 
 @pytest.mark.parametrize("slots", [1, 3])

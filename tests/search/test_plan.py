@@ -1,6 +1,7 @@
 """What a plan says of cost, and of what is done already."""
 
 import io
+import math
 import os
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ from search import grid, recorded_speed
 from search import plan as planning
 from search.candidate import best_winner
 from search.errors import StudyError
-from search.estimate import GIGA_MACS, MILLION_PARAMETERS, estimate, relative_cost
+from search.estimate import GIGA_MACS, MILLION_PARAMETERS, estimate, giga_macs, relative_cost
 from search.identity import identified
 from search.ledger import Ledger, read
 from search.plan import Known, plan
@@ -83,6 +84,22 @@ def test_checkpoints_and_cache_have_ranges():
     assert found.cache_bytes.low == 9125 * (224**2 + 512**2)
     weights = 4e6 * 85.7
     assert (found.checkpoint_bytes.low, found.checkpoint_bytes.high) == (5 * weights, 7 * weights)
+    at_once = estimate(grid.expand(study()), gpus=2).checkpoint_bytes  # three times the weights more: and two moments
+    assert (at_once.low, at_once.high) == (8 * weights, 10 * weights)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "resolution", "expected"),
+    [
+        ("vit_base", 224, 17.9),
+        ("vit_base", 448, 17.9 * 2 ** (math.log(107.5 / 17.9) / math.log(512 / 224))),  # as from 224 to 512
+        ("vit_base", 2048, 660.7 * 2 ** (math.log(660.7 / 107.5) / math.log(2))),  # as from 512 to 1024
+        ("tf_efficientnet_lite0", 448, 1.6),  # one size is known: with the pixels
+        ("unheard_of", 112, 1.25),
+    ],
+)
+def test_arithmetic_between_measured_sizes_follows_a_power_law(backbone, resolution, expected):
+    assert giga_macs(backbone, resolution) == pytest.approx(expected)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ SMALL = Footprint(int(0.4 * GIGABYTE), int(2 * GIGABYTE), int(0.06 * GIGABYTE), 
 LARGE = Footprint(int(1.4 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
 HUGE = Footprint(int(60 * GIGABYTE), int(400 * GIGABYTE), int(12.5 * GIGABYTE), shared=False)
 BIG = Footprint(int(20 * GIGABYTE), int(40 * GIGABYTE), int(1 * GIGABYTE), shared=False)
+FROZEN_SMALL = Footprint(int(0.1 * GIGABYTE), 0, 0, shared=True)
 FROZEN_7B = Footprint(int(13.5 * GIGABYTE), 0, 0, shared=True)
 T4 = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
 A100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
@@ -28,6 +29,9 @@ K80 = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:P4": 1.0}
         (FROZEN_7B, [T4], 1.0),  # 13.5 of 13.6 GB
         (FROZEN_7B, [K80], 2.0),
         (FROZEN_7B, [T4, K80], 2.0),  # the smallest GPU of the cluster counts
+        (FROZEN_7B, [{**K80, "GPU": 1.0}], 1.0),  # offloaded where there are too few
+        (FROZEN_SMALL, [T4], 1.0),  # what a batch takes of its memory is not known
+        (SMALL, [{"CPU": 8.0, "GPU": 1.0}, K80], 0.5),  # 8 GB, and 16 for a GPU without a name
     ],
 )
 def test_gpus_follow_from_the_footprint(want, nodes, gpus):
