@@ -8,6 +8,7 @@ from search.schedule import Entry, Schedule
 from search.study_sections import Pruning
 from search.study_state import StudyState
 from tests.search.recorded import Clock, opening
+from trainers.trial import EpochMetrics, TrialResult
 
 A100 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A100": 1.0}
 V100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:V100": 1.0}
@@ -23,6 +24,7 @@ class Cluster:
             for rank, (trial, slot) in enumerate(slots.items())
         ]
         self.state = state = StudyState.of(opening(entries))
+        self.after = []
 
         def record(*events):
             for event in events:
@@ -33,7 +35,7 @@ class Cluster:
             schedule,
             order=lambda assignment: assignment.trial,
             slot_of=slots.__getitem__,
-            after_trial=lambda trial: None,
+            after_trial=self.after.append,
             nodes=lambda: nodes,
         )
         self.asked = 0
@@ -83,7 +85,42 @@ def test_a_slot_that_no_node_alive_could_hold_holds_up_nobody():
     assert cluster.give(2) == ["small", None]
 
 
-@pytest.mark.parametrize(("kind", "again"), [("host_memory", True), ("process_died", True), ("bug", False)])
+RESULT = TrialResult(
+    state="COMPLETE", epochs=1, best_epoch=1, best_value=0.5, checkpoint="best", checkpoint_sha256="0" * 64
+)
+
+
+def test_a_process_that_goes_away_after_it_told_its_end_has_ended():
+    cluster = Cluster([V100], {"small": ANY})
+    cluster.give(1)
+    assert cluster.dispatcher.told("1", {"result": RESULT.model_dump_json()}, dict)
+    assert not cluster.state.trials["small"].done  # it has its slot until Tune says that it left
+    cluster.dispatcher.lost("1", "its process died")
+    assert cluster.state.trials["small"].outcome == "COMPLETE"
+    assert cluster.state.trials["small"].interruptions == []
+    assert cluster.after == ["small"]
+    cluster.dispatcher.left("1")
+    assert cluster.after == ["small"]
+
+
+def test_who_was_given_up_for_lost_is_heard_no_more():
+    """Its node could not be reached and lives on; the trial goes on elsewhere."""
+    cluster = Cluster([V100], {"small": ANY})
+    cluster.give(1)
+    cluster.dispatcher.lost("1", "its node died")
+    told = EpochMetrics(epoch=1, timestamp_ms=1, metrics={"val/score": 0.5})
+    assert cluster.dispatcher.told("1", {"epoch": told.model_dump_json()}, dict) is False
+    assert cluster.state.trials["small"].epochs == {}
+    assert cluster.after == ["small"]
+    assert cluster.give(1) == ["small"]
+    assert cluster.dispatcher.told("2", {"epoch": told.model_dump_json()}, dict) is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "again"),
+    [("host_memory", True), ("process_died", True)]
+    + [(kind, False) for kind in ("bug", "data", "non_finite", "out_of_memory", "weights", "configuration")],
+)
 def test_a_failure_that_a_trial_tells_is_tried_again_as_its_policy_says(kind, again):
     cluster = Cluster([V100], {"small": ANY})
     for attempt in range(1, 5 if again else 2):
@@ -93,4 +130,15 @@ def test_a_failure_that_a_trial_tells_is_tried_again_as_its_policy_says(kind, ag
     reason = f"{kind}: 4 times, the last: why" if again else f"{kind}: why"
     assert cluster.state.trials["small"].reason == reason
     assert cluster.state.trials["small"].log == ["here", "there"]
+    assert cluster.dispatcher.over
+
+
+def test_after_a_full_disk_nothing_starts_and_the_first_one_is_told():
+    cluster = Cluster([{"CPU": 2.0}], dict.fromkeys("abc", Slot(1)))
+    assert cluster.give(3) == ["a", "b", None]
+    for tune_trial in ("2", "1"):
+        cluster.dispatcher.told(tune_trial, {"failure": "full", "failure_kind": "disk_full"}, dict)
+        cluster.dispatcher.left(tune_trial)
+    assert str(cluster.dispatcher.problem).startswith("trial b: its disk is full")
+    assert cluster.give(1) == [None]
     assert cluster.dispatcher.over

@@ -4,7 +4,9 @@ import io
 import math
 import os
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -61,6 +63,12 @@ def test_measured_speeds_replace_arithmetic_and_carry_over_to_other_resolutions(
     assert "speeds from a test" in scaled.basis
 
 
+def test_the_speed_of_another_adaptation_says_nothing():
+    wanted = grid.expand(study())
+    of_probes = estimate(wanted, speeds=Speeds({("vit_base", 224, "probe"): 1e6}, "a test"))
+    assert of_probes.gpu_hours == estimate(wanted).gpu_hours
+
+
 def test_more_gpus_take_less_time_until_one_trial_is_the_whole():
     wanted = grid.expand(study())
     hours = [estimate(wanted, gpus=gpus, prunes=False).wall_clock_hours.high for gpus in (1, 2, 1000)]
@@ -77,6 +85,9 @@ def test_a_frozen_encoder_passes_over_the_images_once_for_all_its_heads():
         study(axes=AXES | {"adaptation": "probe"}, search={"learning_rate": [1e-2, 1e-3, 1e-4]}, seeds=[0, 1, 2]),
     )
     assert estimate(grid.expand(few)).gpu_hours == estimate(grid.expand(many)).gpu_hours
+    operations = 2e9 * (17.9 + 107.5) * 9125  # a pass forward over every image, at either resolution
+    high = operations / 40e12 / 3600
+    assert estimate(grid.expand(few)).gpu_hours.high == pytest.approx(high, rel=0.005)
 
 
 def test_checkpoints_and_cache_have_ranges():
@@ -147,6 +158,25 @@ def test_speeds_are_read_from_what_ran(ran):
     found = recorded_speed.from_ledgers(ran)
     assert found.images_per_second == {("vit_base", 224, "finetune"): 200.0}  # 2 x 1000 images in 10 s
     assert recorded_speed.from_ledgers(ran / "nowhere") is None
+
+
+def test_of_each_kind_of_trial_the_gentlest_is_probed(monkeypatch):
+    """A loss that is no number would end the probe."""
+    speed = SimpleNamespace(images_per_second=lambda config, *, steps: config.recipe.learning_rate)
+    monkeypatch.setitem(sys.modules, "trainers.speed", speed)
+    for rates in ([1e-4, 1e-5], [1e-5, 1e-4]):
+        configs = [trial.config for trial in grid.expand(study(search={"learning_rate": rates})).trials]
+        found = recorded_speed.probe(configs, steps=20).images_per_second
+        assert found == {("vit_base", side, "finetune"): 1e-5 for side in (224, 512)}
+
+
+def test_what_a_trial_took_that_failed_is_no_speed(ran):
+    path = StudyFolder(ran, "s").ledger
+    told = [{**e, "state": "FAILED"} if e["kind"] == "ended" else e for e in read(path).events]
+    path.unlink()
+    with Ledger(path) as ledger:
+        ledger.append(*told)
+    assert recorded_speed.from_ledgers(ran) is None
 
 
 def test_a_gpu_that_is_shared_is_as_fast_as_those_who_share_it(ran):

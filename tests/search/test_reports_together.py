@@ -99,7 +99,7 @@ class Backend:
             value = CURVES[name][self.told[name] - 1]
             told = EpochMetrics(epoch=self.told[name], timestamp_ms=self.told[name], metrics={PRIMARY: value})
             messages[self.trials[name]] = {"epoch": told.model_dump_json()}
-        arrived = dict(messages) if together else {}
+        arrived = dict(reversed(messages.items())) if together else {}  # in whatever order they came
         answers = {tune: self.dispatcher.told(tune, message, lambda: arrived) for tune, message in messages.items()}
         for name, tune in list(self.trials.items()):
             if not answers.get(tune, True) or self.told[name] == EPOCHS:

@@ -85,6 +85,8 @@ def test_a_trial_says_which_code_trained_it(tmp_path):
     ended = {"kind": "ended", "trial": "t", "state": "FAILED", "reason": "", "time_ms": 5, "result": None}
     receiver.receive([{**told[0], "version": "w"}, {**told[-1], "time_ms": 4}, ended])
     assert tracker.tags["t"]["radsweep.version"] == "v, w"
+    receiver.receive([told[0], {**told[-1], "time_ms": 6}, {**ended, "time_ms": 7}])  # and the first one again
+    assert tracker.tags["t"]["radsweep.version"] == "w, v"
 
 
 def test_a_trial_that_a_run_leaves_unfinished_is_paused_until_the_next(tmp_path):
