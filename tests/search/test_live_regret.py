@@ -80,6 +80,21 @@ def test_a_search_that_is_rebuilt_keeps_spared_trials_out_of_the_race(killed_aft
     assert again.ends() == whole.ends()
 
 
+def test_what_a_spared_trial_came_to_later_decides_nothing_in_a_race_that_is_rebuilt():
+    """In its fourth epoch "soon" is at 0.9: had the group risen so far, "b" might still catch up with "a"."""
+    falling = [round(0.7 - 0.0075 * epoch, 4) for epoch in range(8)]
+    curves = {"a": FLAT, "soon": [0.5] * 3 + [0.9] * 5, "b": falling, "c": [0.3] * 8}
+    settings = {"pruning": Pruning(spare_share=0.5, spare_seed=3)}
+    whole = Search(curves, **settings)
+    whole.run()
+    assert whole.state.trials["soon"].spared_at == 2
+    assert (whole.ends()["b"], len(whole.state.trials["b"].epochs)) == ("PRUNED", 6)
+    for end in whole.ends_of_records[::4]:
+        again = Search(curves, **settings, events=whole.events[:end])
+        again.run()
+        assert again.ends() == whole.ends()
+
+
 SEEDS = {"a0": 1.0, "a1": 1.0, "b0": 2.0, "b1": 2.0}
 
 

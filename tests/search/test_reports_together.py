@@ -179,6 +179,14 @@ def test_an_answer_is_forgotten_when_its_trial_is_lost(tmp_path):
     assert [event["class"] for event in progress.interruptions] == ["process_died"]
 
 
+def test_a_message_of_somebody_who_was_given_up_is_no_report(tmp_path):
+    backend = Backend(tmp_path / "ledger.jsonl")
+    told = EpochMetrics(epoch=1, timestamp_ms=1, metrics={PRIMARY: 0.5}).model_dump_json()
+    tune = next(iter(backend.trials.values()))
+    assert backend.dispatcher.told(tune, {"epoch": told}, lambda: {"given up": {"epoch": told}})
+    assert sum(event["kind"] == "epoch" for event in backend.events()) == 1
+
+
 def test_a_full_disk_ends_all_that_runs_and_starts_nothing_more(tmp_path):
     """Tune logs what is raised where a trial ends, and would go on."""
     backend = Backend(tmp_path / "ledger.jsonl")
