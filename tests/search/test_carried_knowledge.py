@@ -92,3 +92,36 @@ def test_teachers_are_cells_of_the_same_kind_at_lower_resolutions():
     assert teachers(cells, Pruning(within="study")) == {}
     assert teachers(cells, Pruning(pruner="median")) == {}
     assert teachers({n: c for n, c in cells.items() if not n.startswith("nih")}, Pruning()) == {}  # two are too few
+
+
+def test_a_cell_teaches_what_is_known_of_its_trials():
+    """Losses: larger is better in what is taught. Who failed or was never defined teaches nothing."""
+    curves = {
+        "whole": [0.5, 0.4, 0.3, 0.35],
+        "patient": [0.51, 0.40, 0.31, 0.0],  # its own end is the third epoch
+        "stopped": [0.9, 0.9, 0.9, 0.9],
+        "failed": [0.5, 0.4, 0.3, 0.3],
+        "undefined": [None] * 4,
+        "pupil": [0.5] * 4,
+    }
+    cells = dict.fromkeys(curves, "low") | {"pupil": "high"}
+    search = Search(
+        curves,
+        cells=cells,
+        teachers={"high": ("low",)},
+        own_ends={"patient": 3},
+        fails={"failed": 2},
+        direction="minimize",
+        pruning=Pruning(spare_share=0.0, settings={"rungs": [0.25], "exponents": [0.75]}),  # three of four go on
+    )
+    taught = []
+    search.schedule._groups.of("pupil").race.learn_from = taught.extend
+    search.run()
+    assert search.ends()["stopped"] == "PRUNED"
+    (past,) = taught
+    assert past.by_best
+    assert sorted(past.curves) == [
+        ("x=1.0", {0.25: -0.5, 0.5: -0.4, 0.75: -0.3, 1.0: -0.35}),
+        ("x=2.0", {0.25: -0.51, 0.5: -0.4, 0.75: -0.31, 1.0: -0.31}),
+        ("x=3.0", {0.25: -0.9}),
+    ]

@@ -66,6 +66,8 @@ def test_on_a_node_of_its_own_nobody_goes_ahead_of_one_that_waits():
     assert cluster.give(2) == ["whole", None]
     two = Cluster([node, node], {"a": TWO, "b": TWO, "c": TWO, **{f"small{n}": QUARTER for n in range(9)}})
     assert two.give(3) == ["a", "b", None]
+    half = Cluster([node, node], {"a": ANY, "b": TWO, "c": TWO, "small": QUARTER})
+    assert half.give(3) == ["a", "b", None]  # the node of "a" is nearest to having two GPUs for "c"
     three = Cluster([node, node, {"CPU": 8.0, "GPU": 1.0}], {"a": TWO, "b": TWO, "c": TWO, "small": QUARTER})
     assert three.give(4) == ["a", "b", "small", None]
 

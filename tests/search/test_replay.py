@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -511,6 +512,39 @@ def test_one_pruner_with_several_settings_has_a_row_for_each():
     texts = ["median: {n_startup_trials: 0}", "median: {n_startup_trials: 3}"]
     found = run.replay(GROUPS, run.asked([*texts, "cell_race"]), seeds=1)
     assert [next(found).pruner for _ in range(3)] == [*texts, "cell_race"]
+
+
+def of_curves(**values):
+    rows = [
+        {"group": "g", "trial": trial, "epoch": epoch, "value": value}
+        for trial, curve in values.items()
+        for epoch, value in enumerate(curve, 1)
+    ]
+    return curves.of_table(pd.DataFrame(rows), name="t")["g"]
+
+
+@pytest.mark.parametrize(
+    ("share", "finished"),
+    [(0.1, "a"), (0.54, "a"), (0.55, "ab"), (0.99, "abc"), (1.0, "abcd")],  # the first looks take 4 of 40, each end 9
+)
+def test_one_shot_trains_as_many_of_the_best_as_it_can_pay_and_one_whatever_it_costs(share, finished):
+    ahead = {"d": 0.6, "b": 0.8, "a": 0.9, "c": 0.7}
+    group = of_curves(**{trial: [first] + [1 - first] * 9 for trial, first in ahead.items()})
+    found = policies.one_shot(share, first=0.1)(group, RNG)
+    assert sorted(found.finished(group)) == list(finished)
+    assert found.cost == 4 + 9 * len(finished)
+
+
+def test_asha_stops_who_is_not_among_the_best_quarter_of_those_before():
+    """At epochs 1, 4 and 16 of 17; equals of the bound go on, and so does the first one."""
+    flat = {"first": 0.4, "low": 0.1, "near": 0.3, "best": 0.5, "late": 0.35}
+    group = of_curves(**{trial: [value] * 17 for trial, value in flat.items()}, falls=[0.6] * 3 + [0.2] * 14)
+    order = SimpleNamespace(permutation=lambda _: [*flat, "falls"])
+    # The bounds at epoch 1: 0.4, 0.325 of (0.4, 0.1), 0.35, 0.425 and 0.4.
+    rows = {"first": 17, "low": 1, "near": 1, "best": 17, "late": 1, "falls": 4}
+    assert policies.asha()(group, order).rows == rows
+    alike = of_curves(a=[0.5] * 17, b=[0.5] * 17, c=[0.5] * 17)
+    assert policies.asha()(alike, np.random.default_rng(0)).finished(alike) == ["c", "a", "b"]
 
 
 def test_random_choices_cost_what_they_are_given():

@@ -383,6 +383,16 @@ def test_of_a_cell_that_loses_against_others_the_best_trial_stays(best):
     assert kept["reason"].startswith("last live trial of its cell, goes on; ")
 
 
+def test_a_rung_is_no_rung_for_a_trial_that_ends_there():
+    """A group may have trials of several lengths; at its end nothing is saved by stopping one."""
+    curves = {"short": [0.6] * 2, "shorter": [0.5] * 2, "long": [0.9] * 8, "longer": [0.8] * 8}
+    cells = {trial: trial.removesuffix("er") for trial in curves}
+    settings = Pruning(spare_share=0.0, within="study", settings={"rungs": [0.25], "exponents": [0.0]})
+    search = Search(curves, cells=cells, within="study", pruning=settings)
+    search.run()
+    assert search.ends() == {"short": "COMPLETE", "shorter": "COMPLETE", "long": "COMPLETE", "longer": "PRUNED"}
+
+
 def test_of_a_cell_that_loses_against_others_all_seeds_of_the_best_point_stay():
     hard = {
         "h1a": [0.60] * 8,
