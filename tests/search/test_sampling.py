@@ -108,6 +108,16 @@ def test_every_cell_gets_its_points_in_rounds_inside_the_bounds(sampler):
         assert float(f"{point['learning_rate']:.4g}") == point["learning_rate"]
 
 
+def test_every_cell_and_every_seed_of_a_sampler_draws_points_of_its_own():
+    drawn = []
+    for seed in (0, 1):
+        state = opened()
+        carry_out(study("random", seed=seed), state)
+        drawn += sampling.drawn(study("random", seed=seed), state).values()
+    points = [str(point) for points in drawn for point in points]
+    assert len(set(points)) == len(points) == 40
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_goes_on_draws_what_an_undisturbed_one_draws(sampler):
     whole, cut = opened(), opened()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from search import selection
+from search.groups import Entry, in_order
 from search.live_regret import live_regret
 from search.pruning import Decision, create_group, distribution
 from search.study_sections import Pruning
@@ -42,6 +43,23 @@ def test_every_decision_says_what_was_compared():
     reasons = [e["reason"] for e in search.events if e["kind"] == "decision"]
     assert any(r.startswith("goes on at epoch 2: value 0.7500, place 1 of 3 (2 go on)") for r in reasons)
     assert all("epoch" in r for r in reasons)
+
+
+def test_the_dearest_cells_start_first_and_each_in_the_middle_of_what_is_searched():
+    """Costs of all epochs: 5 x 2 x 4 = 40 of "wide", 30 x 1 = 30 of "dear" and 10 x 2 = 20 of "long"."""
+
+    def entry(cell, x, seed, epochs, cost):
+        return Entry(f"{cell} {x} {seed}", cell, cell, {"x": x}, epochs, cost=cost)
+
+    long = [entry("long", 1, 0, 10, 2.0)]
+    wide = [entry("wide", x, seed, 4, 1.0) for x in range(1, 6) for seed in (0, 1)]
+    dear = [entry("dear", 1, 0, 1, 30.0)]
+    names = [one.trial for one in in_order([*long, *wide, *dear])]
+    assert names == [
+        *(f"wide {x} {seed}" for x in (3, 2, 4, 1, 5) for seed in (0, 1)),
+        "dear 1 0",
+        "long 1 0",
+    ]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
@@ -355,6 +373,14 @@ def test_seeds_of_the_same_hyperparameters_go_on_or_stop_together(slots):
     (winner,) = selection.winners(search.state, dict.fromkeys(curves, "cell"))
     assert winner.trial == "low 0"
     assert any("over 3 seeds" in e["reason"] for e in search.events if e["kind"] == "decision")
+
+
+def test_seeds_do_not_make_a_group_one_of_many_trials():
+    curves = {f"{point} {seed}": [0.5] * 20 for point in range(8) for seed in range(2)}
+    few = Search(curves, searched={trial: float(trial[0]) for trial in curves})
+    many = Search(curves)
+    assert few.schedule._groups.of("0 0").race.rungs == (3, 5, 8, 10, 15)
+    assert many.schedule._groups.of("0 0").race.rungs == (2, 4, 7, 13)
 
 
 def test_equal_hyperparameters_of_two_cells_are_no_seeds_of_one_another():
