@@ -32,11 +32,11 @@ def scores(strength, *, cases=120, first=0):
     return collect(identity, noise + strength * labels, labels, pathologies=PATHOLOGIES)
 
 
-def add_study(storage, name, cells, *, first=0):
+def add_study(storage, name, cells, *, first=0, unit="patient"):
     """Write a study whose cells have measured winners: {cell: (trial, strength)}."""
     folder = StudyFolder(storage, name)
     folder.path.mkdir(parents=True)
-    content = {"name": name, "evaluation": {"redraws": 200, "unit": "patient", "confidence": 0.9, "seed": 3}}
+    content = {"name": name, "evaluation": {"redraws": 200, "unit": unit, "confidence": 0.9, "seed": 3}}
     with Ledger(folder.ledger) as ledger:
         ledger.append({"kind": "study", "study": content, "version": "1", "time_ms": 1})
         ledger.append({"kind": "data", "dataset": "d", "key": "k", "fingerprint": "f", "declaration": DECLARATION})
@@ -69,6 +69,15 @@ def test_the_figures_are_those_of_the_stored_test_scores(storage):
     assert nodule["low"] <= nodule["difference"] <= nodule["high"]
     assert [row["pathology"] for row in found["rows"]] == [*PATHOLOGIES, "macro"]
     assert found["rows"][-1]["first"] == pytest.approx((found["rows"][0]["first"] + nodule["first"]) / 2)
+
+
+def test_what_is_redrawn_is_that_of_the_first_ones_study(storage):
+    """Two cases of a patient are alike in nothing here; drawn together they are half as many draws."""
+    add_study(storage, "cases", {"d/vit/224": ("eeeeee0005", 2.0)}, unit="case")
+    by_case, by_patient = (ask(storage, first, "bbbbbb") for first in ("eeeeee", "aaaaaa"))
+    assert (by_case["unit"], by_patient["unit"]) == ("case", "patient")
+    assert by_case["rows"][0]["difference"] == by_patient["rows"][0]["difference"]
+    assert by_case["rows"][0]["low"] != by_patient["rows"][0]["low"]
 
 
 def test_p_values_are_corrected_over_the_pathologies_asked_for(storage):

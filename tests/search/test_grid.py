@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from datasets.dataset_config import DatasetConfig
 from search import grid
 from search.errors import StudyError
+from search.grid import Cell
+from search.identity import key_of
 from search.plan import plan
 from search.study import Machine, run_study
 from search.study_config import StudyConfig, load_study
@@ -117,6 +120,44 @@ def test_identity_is_the_canonical_configuration_and_the_data():
     assert one.identity("f") == two.identity("f")
     assert one.identity("f") != one.identity("g")
     assert len({trial.config.identity("f") for trial in grid.expand(study()).trials}) == 8
+
+
+def test_an_axis_overrules_what_all_cells_share_and_the_searched_values_both():
+    recipe = {"epochs": 10, "batch_size": 8, "learning_rate": 1e-2}
+    asked = study(recipe=recipe, axes={"recipe": [{"epochs": 3}], "weight_decay": [0.5]})
+    recipes = [trial.config.recipe for trial in grid.expand(asked).trials]
+    found = {(one.epochs, one.batch_size, one.weight_decay, one.learning_rate) for one in recipes}
+    assert found == {(3, 8, 0.5, 1e-4), (3, 8, 0.5, 1e-3)}
+
+
+@pytest.mark.parametrize(
+    ("data", "axes", "noise"),
+    [
+        ({"label_noise": 0.1}, {}, 0.1),
+        ({"label_noise": 0.1, "phantom": {"label_noise": 0.2}}, {}, 0.2),
+        ({"label_noise": 0.1, "phantom": {"label_noise": 0.2}}, {"label_noise": 0.3}, 0.3),
+    ],
+)
+def test_a_data_set_has_settings_of_its_own_and_an_axis_overrules_them(data, axes, noise):
+    assert {trial.config.dataset.label_noise for trial in grid.expand(study(data=data, axes=axes)).trials} == {noise}
+
+
+@pytest.mark.parametrize(
+    ("within", "group"),
+    [("cell", "nih/vit/224"), ("study", "study"), (["dataset"], "nih"), (["resolution", "dataset"], "nih/224")],
+)
+def test_a_comparison_group_is_named_by_the_axes_whose_values_it_shares(within, group):
+    assert Cell((("dataset", "nih"), ("backbone", "vit"), ("resolution", 224))).group(within) == group
+
+
+def test_a_data_set_is_the_same_whatever_the_order_of_its_options():
+    options = {"patients": 3, "size": 64}
+    one, other = (
+        DatasetConfig(name="phantom", source="phantom", options=dict(ordered))
+        for ordered in (options.items(), reversed(options.items()))
+    )
+    assert key_of(one) == key_of(other)
+    assert key_of(one) != key_of(one.model_copy(update={"options": {"patients": 4, "size": 64}}))
 
 
 def test_any_setting_may_be_an_axis():

@@ -69,6 +69,19 @@ def test_what_was_appended_together_is_there_together_or_not_at_all(tmp_path):
     assert (list(between.events), between.end) == (EVENTS[1:4], ends[1])
 
 
+def test_what_is_left_of_a_torn_batch_is_gone_before_anything_is_appended(tmp_path, monkeypatch):
+    """However long it was: its whole records would stand behind the new one after the next crash."""
+    monkeypatch.setattr(ledger, "ROOM", 0)
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as opened:
+        opened.append(*EVENTS)
+    path.write_bytes(path.read_bytes()[:-1])
+    killed = Ledger(path)
+    killed.append({"kind": "after"})
+    assert list(ledger.read(path).events) == [{"kind": "after"}]
+    killed.close()
+
+
 def test_damage_before_whole_records_is_refused_and_nothing_is_cut(path):
     content = bytearray(path.read_bytes())
     content[10] ^= 1
