@@ -74,6 +74,29 @@ def test_a_tracker_that_is_away_gets_everything_later_in_order(folder):
     assert receiver.told == list(range(20))
 
 
+def test_after_a_failure_the_receivers_are_built_anew(folder):
+    """They may have kept half of what they were told when it came."""
+    receivers, told_before = [Memory(away=1), Memory()], []
+    left = list(receivers)
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1, 2))
+    found = Delivery(folder, lambda told: told_before.append(len(told)) or [left.pop(0)])
+    found.start()
+    assert found.finish() == 0
+    assert [receiver.told for receiver in receivers] == [[], [1, 2]]
+    assert told_before == [0, 0]
+
+
+@pytest.mark.parametrize("offset", [10**6, 0])
+def test_a_cursor_beyond_the_end_of_a_ledger_is_of_another_one(folder, offset):
+    """Files of earlier versions say nothing else."""
+    with Ledger(folder.ledger) as opened:
+        opened.append(*events(1))
+    folder.delivery.write_text(json.dumps({"offset": offset}))
+    assert cursor.read(folder, "") == 0
+    assert cursor.waiting(folder, "") == 1
+
+
 def test_the_next_driver_goes_on_where_the_last_one_stood(folder):
     with Ledger(folder.ledger) as opened:
         opened.append(*events(1, 2))

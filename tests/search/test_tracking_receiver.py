@@ -14,10 +14,12 @@ class Kept:
         self.renamed = {}
         self.tags = {}
         self.measured = []
+        self.metrics = []
+        self.finished = []
         self.versions = []
 
     def finish(self, identity, status, time_ms):
-        pass
+        self.finished.append((identity, status, time_ms))
 
     def open(self, run, *, parent=None):
         self.opened.append(run.name)
@@ -33,6 +35,7 @@ class Kept:
 
     def log(self, identity, measurements):
         self.measured.append(identity)
+        self.metrics += [(each.step, each.metrics) for each in measurements]
 
     def tag(self, identity, tags):
         self.tags.setdefault(identity, {}).update(tags)
@@ -96,6 +99,34 @@ def test_a_trial_that_a_run_leaves_unfinished_is_paused_until_the_next(tmp_path)
     assert tracker.tags["t"]["radsweep.state"] == "PAUSED"
     receiver.receive([told[0], {**told[-1], "time_ms": 4}])
     assert tracker.tags["t"]["radsweep.state"] == "RUNNING"
+
+
+@pytest.mark.parametrize(("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAILED", "FAILED")])
+def test_how_a_trial_ended_is_told_in_the_words_of_mlflow(tmp_path, state, status):
+    told, tracker = events({"resolution": [224]}, [1]), Kept()
+    never = {**told[2], "trial": "never begun"}
+    ended = {"kind": "ended", "state": state, "reason": "why", "time_ms": 5, "result": None}
+    both = [{**ended, "trial": "t"}, {**ended, "trial": "never begun"}]
+    closed = {"kind": "closed", "status": "FINISHED", "time_ms": 9}
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive([*told, never, {**never, "trial": "waits"}, *both, closed])
+    assert tracker.finished == [("t", status, 5), ("s", "FINISHED", 9)]
+    assert tracker.tags["t"]["radsweep.state"] == state
+    assert tracker.tags["t"]["radsweep.reason"] == "why"
+    assert set(tracker.tags) == {"t"}
+
+
+def test_a_winner_that_is_measured_again_gets_rows_for_what_came_out_otherwise(tmp_path):
+    told, tracker = events({"dataset": ["phantom"]}, [1]), Kept()
+    result = {"state": "COMPLETE", "epochs": 3, "best_epoch": 2, "best_value": 0.8}
+    told.append({"kind": "ended", "trial": "t", "state": "COMPLETE", "reason": "", "time_ms": 3, "result": result})
+    measured = {"kind": "evaluated", "trial": "t", "cell": told[2]["cell"], "time_ms": 4}
+    first, again, last = (measured | {"metrics": {"test/a": 0.7, "test/b": b}} for b in (0.6, 0.5, 0.4))
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive([*told, first])
+    receiver.receive([again])
+    TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [*told, first, again]).receive([last])
+    assert tracker.metrics == [(2, {"test/a": 0.7, "test/b": 0.6}), (2, {"test/b": 0.5}), (2, {"test/b": 0.4})]
 
 
 def test_a_study_that_grows_renames_the_runs_it_had_and_one_that_shrinks_none(tmp_path):
