@@ -178,6 +178,8 @@ def test_any_setting_may_be_an_axis():
 def test_two_cells_that_are_the_same_training_are_refused(axes):
     with pytest.raises(StudyError, match="are the same training: one axis or searched value overrules"):
         grid.expand(study(axes=axes))
+    with pytest.raises(StudyError, match="are the same training: one axis or searched value overrules"):
+        grid.expand(study(search=axes | {"learning_rate": [0.3]}))  # two points of one cell
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from rich.console import Console
 
 from search import progress
 from search.errors import StudyError
+from search.study_sections import Pruning
+from search.study_state import OVER_BUDGET
 from tests.search.recorded import Search
 
 CURVES = {"t1": [0.6, 0.7], "t2": [0.5, 0.8]}
@@ -35,6 +37,50 @@ def test_time_left_is_unknown_before_the_first_epoch(capsys):
     shown("json", search)
     now = json.loads(capsys.readouterr().out)["progress"]
     assert (now["epochs_left"], now["seconds_left"], now["best"]) == (4, None, {})
+
+
+def test_epochs_of_earlier_runs_tell_nothing_of_the_speed_of_this_one(capsys):
+    search = Search(CURVES, pruning=Pruning(pruner="none"))
+    search.run(slots=2, stop_after=2)
+    shown("json", search)
+    now = json.loads(capsys.readouterr().out)["progress"]
+    assert (now["epochs"], now["epochs_left"], now["running"], now["seconds_left"]) == (2, 2, 2, None)
+
+
+def test_who_was_stopped_has_no_epochs_left_and_is_counted_by_what_stopped_it(capsys):
+    curves = {"good": [0.9] * 4, "poor": [0.5] * 4, "fails": [0.9] * 4, "drops": [0.9] * 4, "waits": [0.9] * 4}
+    search = Search(curves, gpus=0.5)
+    result = {"state": "COMPLETE", "epochs": 4, "best_epoch": 1, "best_value": 0.9}
+    for trial, state, reason in (
+        ("good", "COMPLETE", ""),
+        ("poor", "PRUNED", "far behind"),
+        ("fails", "FAILED", "bug: x"),
+        ("drops", "PRUNED", f"{OVER_BUDGET}no room"),
+    ):
+        search.record({"kind": "started", "trial": trial, "time_ms": 0, "gpus": 0.5})
+        told = result if state == "COMPLETE" else None
+        search.record(
+            {"kind": "ended", "trial": trial, "state": state, "reason": reason, "time_ms": 7_200_000, "result": told}
+        )
+    search.record({"kind": "started", "trial": "waits", "time_ms": 7_200_000, "gpus": 0.5})
+    shown("json", search)
+    now = json.loads(capsys.readouterr().out)["progress"]
+    counts = {name: now[name] for name in ("complete", "pruned", "failed", "dropped", "running", "epochs_left")}
+    assert counts == {"complete": 1, "pruned": 1, "failed": 1, "dropped": 1, "running": 1, "epochs_left": 4}
+    assert (now["gpus"], now["gpu_hours"]) == (0.5, 4.0)
+
+
+def test_a_log_has_no_line_for_every_epoch():
+    search = Search({"t1": [0.6, 0.7], "t2": [0.5, 0.8]})
+    console = Console(file=io.StringIO(), width=200)
+    lines = progress.create("lines", console)
+    lines.due = lambda: True
+    lines.searching(search.entries, search.state)
+    for _ in range(3):
+        lines.update(search.state)
+    search.run()
+    lines.update(search.state)
+    assert [line.split()[0] for line in console.file.getvalue().splitlines()] == ["0/2", "2/2"]
 
 
 def test_a_log_says_in_words_where_it_stands():

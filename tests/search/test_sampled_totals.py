@@ -134,6 +134,16 @@ def test_status_and_progress_show_the_value_by_which_a_trial_is_judged(tmp_path,
     assert progress.best_by_cell(entries, state) == {CELL: while_training}
 
 
+@pytest.mark.parametrize(("direction", "best"), [("maximize", "0.9000"), ("minimize", "0.7000")])
+def test_the_best_of_a_cell_is_the_one_that_the_task_calls_so(state, tmp_path, direction, best):
+    found, written = status(study(4), tmp_path), io.StringIO()
+    for number, row in enumerate(found["trials"]):
+        row["best"] = (0.7, None, 0.9)[number % 3]
+    show({**found, "direction": direction}, Console(file=written, width=200))
+    (line,) = (line for line in written.getvalue().splitlines() if CELL in line)
+    assert best in line
+
+
 def test_a_grid_has_nothing_to_draw():
     asked = StudyConfig.model_validate({"name": "s", "axes": AXES})
     assert sampling.to_come(asked, StudyState()) == []
