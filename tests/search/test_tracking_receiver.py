@@ -165,19 +165,22 @@ def test_of_the_trials_of_a_cell_that_were_ever_measured_one_is_its_winner(tmp_p
     """A changed study has another winner, and the first one again when changed back; neither is measured twice."""
     study, data, trial, started = events({"dataset": ["phantom"]}, [1])
     both = [{**event, "trial": name} for name in "ab" for event in (trial, started)]
+    elsewhere = [{**trial, "trial": "other", "cell": "of another cell"}, {**started, "trial": "other"}]
 
     def measured(name, time_ms):
         return {"kind": "evaluated", "trial": name, "cell": trial["cell"], "time_ms": time_ms, "metrics": {}}
 
     tracker = Kept()
     receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
-    receiver.receive([study, data, *both, measured("a", 3)])
+    receiver.receive([study, data, *both, *elsewhere, {**measured("other", 2), "cell": "of another cell"}])
+    receiver.receive([measured("a", 3)])
     assert [tracker.tags.get(name, {}).get("radsweep.winner") for name in "ab"] == ["true", None]
     receiver.receive([measured("b", 4)])
     assert [tracker.tags[name]["radsweep.winner"] for name in "ab"] == ["false", "true"]
     receiver.receive([{"kind": "chosen", "trial": "a", "cell": trial["cell"], "time_ms": 5}])
     assert [tracker.tags[name]["radsweep.winner"] for name in "ab"] == ["true", "false"]
-    assert tracker.measured == ["a", "b"]
+    assert tracker.measured == ["other", "a", "b"]
+    assert tracker.tags["other"]["radsweep.winner"] == "true"
 
 
 def test_a_trial_that_never_began_has_no_run_to_be_reopened(tmp_path):
