@@ -139,3 +139,21 @@ def test_a_point_of_which_a_seed_failed_is_not_held_against_whole_ones():
     search.run()
     told = live_regret(search.state, cells(search))
     assert (told["spared"], told["finished"]) == (1, 0)
+
+
+def test_a_spared_point_is_held_against_whole_points_of_what_is_asked_for():
+    """One seed of "lucky" failed, and "gone" is asked for no more: "spared" would have won by 0.1 over "whole"."""
+    ends = {"whole": (0.7, 0.7), "lucky": (0.95, None), "spared": (0.8, 0.8)}
+    points = {f"{point}{seed}": float(number) for number, point in enumerate(ends) for seed in range(2)}
+    search = Search(dict.fromkeys([*points, "gone", "stopped"], FLAT), searched=points)
+    for trial in search.curves:
+        value = 0.9 if trial not in points else ends[trial[:-1]][int(trial[-1])]
+        state = "PRUNED" if trial not in points else "COMPLETE" if value else "FAILED"
+        action = "spare" if trial.startswith("spared") else "prune" if state == "PRUNED" else "keep"
+        search.record({"kind": "decision", "trial": trial, "epoch": 2, "action": action, "reason": ""})
+        result = {"state": "COMPLETE", "epochs": 8, "best_epoch": 8, "best_value": value}
+        told = {"state": state, "reason": "", "time_ms": 0, "result": result if state == "COMPLETE" else None}
+        search.record({"kind": "ended", "trial": trial, **told})
+    told = live_regret(search.state, dict.fromkeys([*points, "stopped"], "cell"))
+    assert (told["pruned"], told["spared"], told["finished"], told["would_have_won"]) == (1, 1, 1, 1)
+    assert told["mean_regret"] == told["worst_regret"] == pytest.approx(0.1)

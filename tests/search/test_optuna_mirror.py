@@ -122,6 +122,34 @@ def test_a_file_that_somebody_holds_is_waited_for(tmp_path):
     assert [path.name for path in folder.path.iterdir()] == ["optuna.db"]
 
 
+def test_the_dashboard_is_told_which_way_is_better_and_every_end_of_a_trial_that_was_brought_back(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    declaration = {**DECLARATION, "direction": "minimize"}
+    data = {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": declaration}
+    entry, started, end = ended("back", 0.1)
+    pruned = {**end, "state": "PRUNED", "result": None}
+    back = [
+        entry,
+        started,
+        pruned,
+        {"kind": "reopened", "trial": "back", "reason": "x"},
+        started,
+        {**end, "time_ms": 9},
+    ]
+    worse = ended("worse", 0.2)
+    worse[-1]["result"] |= {"best_value": 0.9}
+    OptunaMirror(folder, Pruning(), [data]).receive([*back, *worse])
+    (name,) = optuna.get_all_study_names(f"sqlite:///{folder.optuna}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.optuna}")
+    assert study.direction == optuna.study.StudyDirection.MINIMIZE
+    assert study.best_trial.user_attrs["trial"] == "back"
+    assert sorted((t.user_attrs["trial"], t.state.name) for t in study.trials) == [
+        ("back", "COMPLETE"),
+        ("back", "PRUNED"),
+        ("worse", "COMPLETE"),
+    ]
+
+
 def test_a_trial_whose_metric_is_undefined_fails_as_it_does_in_optuna(tmp_path):
     folder = StudyFolder(tmp_path, "s")
     data = {"kind": "data", "key": "k", "dataset": "d", "fingerprint": "f", "declaration": DECLARATION}

@@ -547,6 +547,22 @@ def test_asha_stops_who_is_not_among_the_best_quarter_of_those_before():
     assert policies.asha()(alike, np.random.default_rng(0)).finished(alike) == ["c", "a", "b"]
 
 
+def test_comparators_get_what_the_first_of_the_asked_pruners_spent():
+    groups = {name: GROUPS[name] for name in ("g0", "g1")}
+    found = {one.pruner: one for one in run.replay(groups, run.asked(["cell_race", "none"]), seeds=1)}
+    spent = float(found["cell_race"].costs.mean())
+    assert spent < found["none"].costs.mean() == 1.0
+    random = policies.random_subset(spent)
+    same = score("random_equal_cost", dict.fromkeys(groups, random), groups, seeds=1)
+    assert found["random_equal_cost"].as_json() == same.as_json()
+
+
+@pytest.mark.parametrize(("budget", "shares"), [(0.04, []), (0.15, ["5%", "10%"]), (0.9, ["5%", "10%", "20%"])])
+def test_a_first_look_at_all_that_costs_more_than_there_is_has_no_row(budget, shares):
+    names = [name for name in run._comparators(budget) if name.startswith("one_shot")]
+    assert names == [f"one_shot_top_k_after_{share}_equal_cost" for share in shares]
+
+
 def test_random_choices_cost_what_they_are_given():
     """Every group draws for itself whether it gets one trial more."""
     groups = curves.of_table(table(groups=60, trials=5, epochs=8), name="t")

@@ -398,10 +398,76 @@ def test_pairs_that_could_not_be_tested_are_not_called_equal(reported, untested,
     assert sentence.endswith(told)
 
 
+def test_pairs_differ_after_the_correction_and_in_the_direction_of_the_difference(reported):
+    """Of nine pairs three do, one of them upwards; by their own p-values all would."""
+    found = reported.found
+    for number, row in enumerate(rows(found, axis="resolution", target="macro")):
+        row |= {"p_value": 0.001, "holm": 0.01 if number < 3 else 0.05, "difference": 0.1 if number == 0 else -0.1}
+    (sentence,) = [one for one in words.findings(found) if one.startswith("resolution: 512 − 224 is ")]
+    assert sentence.endswith("pairs that differ after Holm's correction: 1 higher, 2 lower.")
+
+
+@pytest.mark.parametrize(
+    ("pruning", "told"),
+    [
+        ({"spared": 0}, None),
+        ({"spared": 2, "finished": 0}, "2 ran on to find out what it costs; none of them came to its end."),
+        (
+            {"spared": 3, "finished": 2, "would_have_won": 1, "mean_regret": 0.05, "worst_regret": 0.1},
+            "3 ran on to find out what it costs: 1 of 2 would have won their cell, mean regret 0.0500, worst 0.1000 on "
+            "validation.",
+        ),
+    ],
+)
+def test_what_the_spared_trials_tell_is_said(reported, pruning, told):
+    found = {**reported.found, "pruning": pruning}
+    sentences = [one for one in words.sentences(found) if "the pruner wanted to stop" in one]
+    assert sentences == ([f"Of the trials that the pruner wanted to stop {told}"] if told else [])
+
+
+ROW = {"value": 0.9, "low": 0.85, "high": 1.0, "positives": 4, "negatives": 5}
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (None, "not measured"),
+        (ROW, "0.900 (.850-1.000)"),
+        (ROW | {"low": None, "high": None}, "0.900"),
+        (ROW | {"value": None, "positives": 0}, "undefined (0+ 5-)"),
+        (ROW | {"value": None, "positives": None, "negatives": None}, "undefined"),
+    ],
+)
+def test_a_value_stands_with_its_interval_or_with_why_there_is_none(row, text):
+    assert tables.interval(row) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([0.7], "one seed"), ([0.7, 0.8], "0.750 ± 0.071 (2)"), ([0.6, 0.7, 0.8], "0.700 ± 0.100 (3)")]
+)
+def test_seeds_have_a_mean_and_the_deviation_of_a_sample(values, text):
+    assert tables.mean_and_deviation(values) == text
+
+
+def test_a_table_of_differences_has_every_figure_of_its_pair(reported):
+    found = reported.found
+    pairs = rows(found, target="macro")
+    pairs[0] |= {"p_value": 0.00005, "benjamini_hochberg": 0.01, "holm": None}
+    table = tables.macro_differences(found)
+    assert len(table) == len(pairs)
+    for told, pair in zip(table.to_dict(orient="records"), pairs, strict=True):
+        assert told["difference of"] == f"{pair['value']} − {pair['against']}"
+        assert told["auroc"] == f"{pair['difference']:+.4f}"
+        assert told["interval"] == f"{pair['low']:+.4f} to {pair['high']:+.4f}"
+    assert (table["p"][0], table["p (BH)"][0], table["p (Holm)"][0]) == ("<0.0001", "0.0100", "undefined")
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"positives": 40, "negatives": 60}, None),
+        ({"positives": 10, "negatives": 10}, None),
+        ({"positives": 60, "negatives": 9}, "fewer than 10 test cases of a class for {}; such intervals are narrower"),
         ({"positives": 9, "negatives": 60}, "fewer than 10 test cases of a class for {}; such intervals are narrower"),
         ({"positives": 60, "negatives": 2, "low": None, "high": None}, "no interval for {}, and so none for macro"),
     ],

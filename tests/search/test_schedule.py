@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from search import selection
 from search.groups import Entry, in_order
 from search.live_regret import live_regret
-from search.pruning import Decision, create_group, distribution
+from search.pruning import Decision, create_group, distribution, spared
 from search.study_sections import Pruning
 from tests.search.recorded import PRIMARY, Search
 from trainers.trial import EpochMetrics, TrialState
@@ -60,6 +60,24 @@ def test_the_dearest_cells_start_first_and_each_in_the_middle_of_what_is_searche
         "dear 1 0",
         "long 1 0",
     ]
+
+
+@pytest.mark.parametrize(("pruner", "looks"), [("cell_race", [1, 2, 8]), ("median", [1, 2, 8]), ("none", [8, 8, 8])])
+def test_a_trial_is_looked_at_again_where_its_pruner_may_stop_it(pruner, looks):
+    """At its start, after the first epoch, and when it was spared."""
+    search = Search(CLEAR, pruning=Pruning(pruner=pruner))
+    groups, entry, found = search.schedule._groups, search.entries[0], []
+    for events in (
+        [],
+        [
+            {"kind": "epoch", "trial": "a", "epoch": 1, "timestamp_ms": 1, "metrics": {PRIMARY: 0.5}},
+            {"kind": "decision", "trial": "a", "epoch": 1, "action": "keep", "reason": ""},
+        ],
+        [{"kind": "decision", "trial": "a", "epoch": 1, "action": "spare", "reason": ""}],
+    ):
+        search.record(*events)
+        found.append(groups.next_look(entry))
+    assert found == looks
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
@@ -417,6 +435,22 @@ def test_a_rung_is_no_rung_for_a_trial_that_ends_there():
     search = Search(curves, cells=cells, within="study", pruning=settings)
     search.run()
     assert search.ends() == {"short": "COMPLETE", "shorter": "COMPLETE", "long": "COMPLETE", "longer": "PRUNED"}
+
+
+def test_a_spared_trial_does_not_count_as_the_last_one_of_its_cell():
+    """It would not be there without the draw: "h2" ends as if "h1" had stopped."""
+    curves = EASY | {"h1": [0.5] * 8, "h2": [0.75] * 8}
+    cells = {trial: "easy" if trial in EASY else "hard" for trial in curves}
+    draws = (Pruning(spare_share=0.5, spare_seed=seed) for seed in range(99))
+    seed = next(one.spare_seed for one in draws if spared(one, "h1") and not spared(one, "h2"))
+    settings = {"rungs": [0.25, 0.5], "exponents": [0.86, 0.2]}  # four of five, then two
+    pruning = Pruning(spare_share=0.5, spare_seed=seed, within="study", settings=settings)
+    search = Search(curves, cells=cells, within="study", pruning=pruning)
+    search.run()
+    assert search.state.trials["h1"].spared_at == 2
+    *_, last = search.state.trials["h2"].decisions
+    assert (last["epoch"], last["action"]) == (4, "keep")
+    assert last["reason"].startswith("last live trial of its cell, goes on; stops at epoch 4")
 
 
 def test_of_a_cell_that_loses_against_others_all_seeds_of_the_best_point_stay():
