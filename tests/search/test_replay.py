@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from search.errors import StudyError
 from search.ledger import Ledger
 from search.pruning import ComparisonGroup
 from search.replay import curves, picture, policies, run
-from search.replay.scores import score
+from search.replay.scores import Score, score
 from search.study_sections import Pruning
 from tests.search.recorded import DECLARATION, Search
 
@@ -85,6 +86,23 @@ def test_a_choice_is_judged_by_its_outcome_where_there_is_one():
     assert found["regret_mean"] == pytest.approx(-0.05)
     with pytest.raises(StudyError, match=r"row 3: .*outcome in a trial's last row"):
         curves.of_table(pd.DataFrame(rows).assign(outcome=[0.8, None, 0.85, 0.85]), name="t")
+
+
+@pytest.mark.parametrize(("minimize", "sign"), [(False, 1.0), (True, -1.0)])
+def test_a_choice_is_by_the_best_epoch_of_a_study_and_judged_by_the_outcome_either_way_round(minimize, sign):
+    rows = [{"group": "g", "trial": "t", "epoch": e, "value": v, "outcome": 0.3} for e, v in ((1, 0.9), (2, 0.5))]
+    curve = curves.of_table(pd.DataFrame(rows), name="t", minimize=minimize)["g"]["t"]
+    assert (curve.final, curve.worth) == (sign * 0.5, sign * 0.3)
+    assert replace(curve, best=0.9).final == 0.9
+    assert replace(curve, best=0.9, outcome=None).worth == 0.9
+
+
+def test_the_interval_of_a_mean_regret_is_of_95_percent_over_groups():
+    """Of 100 groups whose regrets spread evenly over 0 to 1: 0.5 +- 1.96 x sqrt(1 / 12) / 10."""
+    regrets = np.linspace(0, 1, 100)[:, None]
+    found = Score("one", np.ones(100), regrets, epochs=1.0, unfinished=0.0).as_json()
+    low, high = found["regret_mean_low"], found["regret_mean_high"]
+    assert (low, high) == pytest.approx((0.5 - 0.0566, 0.5 + 0.0566), abs=0.004)
 
 
 def test_trials_that_a_table_calls_pruned_have_no_end_to_be_compared(caplog):
