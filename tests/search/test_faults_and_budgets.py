@@ -398,6 +398,12 @@ BEGUN = {"a": [0.5, 0.9], "b": [0.5, 0.6], "c": [0.5, 0.8], "d": [0.5, 0.7]}
         (BEGUN, {"room": 12.7, "gpus": 2.0}, ["b"]),
         ({**BEGUN, "b": [0.5, 0.6, 0.6, 0.6]}, {"room": 4.25}, ["d"]),  # "b" has only to say that it is over
         (BEGUN | {"e": []}, {"room": 8.5}, ["e"]),  # 4.2 s
+        # "f" is of a cell with fewer others, but has not begun; a seed of its point has.
+        (
+            BEGUN | {"e": [0.5, 0.5], "f": []},
+            {"room": 12.7, "cells": {"e": "small", "f": "small"}, "searched": {"e": 9.0, "f": 9.0}},
+            ["f"],
+        ),
         # "f" is a seed of the point of "a", "e" would be a new one.
         (BEGUN | {"e": [], "f": []}, {"room": 12.7, "searched": {"a": 9.0, "f": 9.0}}, ["e"]),
         ({k: [0.5] for k in "abc"} | {"e": []}, {"room": 9.5, "direction": "minimize", "ended": "c"}, ["e"]),

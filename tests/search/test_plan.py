@@ -291,6 +291,9 @@ def test_the_status_tells_of_a_budget_that_is_used_up(ran, last):
         assert (found["budget"] is not None) is used_up
         show(found, Console(file=written, width=200))
         assert ("stopped wall-clock: 2 of 2 h are used; raise the budget to go on" in written.getvalue()) is used_up
+        finished, written = [row | {"state": "COMPLETE"} for row in found["trials"]], io.StringIO()
+        show(found | {"trials": finished}, Console(file=written, width=200))
+        assert "stopped" not in written.getvalue()
 
 
 def test_the_status_tells_what_trials_took_that_are_asked_for_no_more(ran):

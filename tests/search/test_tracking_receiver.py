@@ -11,6 +11,7 @@ class Kept:
 
     def __init__(self):
         self.opened = []
+        self.identities = set()
         self.renamed = {}
         self.tags = {}
         self.measured = []
@@ -23,11 +24,12 @@ class Kept:
 
     def open(self, run, *, parent=None):
         self.opened.append(run.name)
+        self.identities.add(run.identity)
         if parent is not None:
             self.versions.append(run.tags["radsweep.version"])
 
     def reopen(self, identity):
-        if identity != "s" and not self.opened[1:]:
+        if identity not in self.identities:
             raise KeyError(identity)
 
     def rename(self, identity, name, *, instead_of):
