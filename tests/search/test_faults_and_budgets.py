@@ -485,6 +485,15 @@ def test_pruning_is_foreseen_as_it_went_where_it_is_over():
     assert foreseen(search) == pytest.approx(expected | {"h": 2 * 4 * mean})
 
 
+def test_the_one_that_finishes_a_cell_is_no_spared_one():
+    """It only shows what stopping it would have cost; whether its cell has a winner does not rest on it."""
+    search = Search(dict.fromkeys("ab", FLAT), pruning=NONE)
+    for trial in "ab":
+        ran(search, trial, 0, 1, 2)
+    search.record({"kind": "decision", "trial": "a", "epoch": 2, "action": "spare", "reason": ""})
+    assert foreseen(search, look=3) == {"a": 1, "b": 2}
+
+
 def test_a_trial_that_was_stopped_amid_an_epoch_does_not_tell_how_long_one_takes():
     search = Search(dict.fromkeys("abc", FLAT), pruning=NONE)
     assert foreseen(search) == {}
