@@ -84,7 +84,8 @@ def test_what_a_spared_trial_came_to_later_decides_nothing_in_a_race_that_is_reb
     """In its fourth epoch "soon" is at 0.9: had the group risen so far, "b" might still catch up with "a"."""
     falling = [round(0.7 - 0.0075 * epoch, 4) for epoch in range(8)]
     curves = {"a": FLAT, "soon": [0.5] * 3 + [0.9] * 5, "b": falling, "c": [0.3] * 8}
-    settings = {"pruning": Pruning(spare_share=0.5, spare_seed=3)}
+    race = {"rungs": [1 / 8, 1 / 4, 1 / 2, 3 / 4], "exponents": [0.75, 0.5, 0.25, 0.1]}
+    settings = {"pruning": Pruning(spare_share=0.5, spare_seed=3, settings=race)}
     whole = Search(curves, **settings)
     whole.run()
     assert whole.state.trials["soon"].spared_at == 2

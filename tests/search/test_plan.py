@@ -291,8 +291,8 @@ def test_the_status_tells_of_a_budget_that_is_used_up(ran, last):
         assert (found["budget"] is not None) is used_up
         show(found, Console(file=written, width=200))
         assert ("stopped wall-clock: 2 of 2 h are used; raise the budget to go on" in written.getvalue()) is used_up
-        finished, written = [row | {"state": "COMPLETE"} for row in found["trials"]], io.StringIO()
-        show(found | {"trials": finished}, Console(file=written, width=200))
+        finished, written = found["counts"] | {"PAUSED": 0, "WAITING": 0}, io.StringIO()
+        show(found | {"counts": finished}, Console(file=written, width=200))
         assert "stopped" not in written.getvalue()
 
 
