@@ -3,15 +3,22 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
 from mlflow.tracking import MlflowClient
 
+from mlflow_server import promotion
 from mlflow_server.errors import PromotionError, TrackingError
-from mlflow_server.promotion import Bound, Measured, Policy, Reason
+from mlflow_server.promotion import MEASURED_SINCE, Bound, Measured, Policy, Reason
 from mlflow_server.promotion import judge as judge_measured
 from mlflow_server.registry import CLAIM, CLAIMED, MADE_OF, Registry
 from mlflow_server.server import ServerSettings, command, environment
 from trainers.evaluation.case_scores import IDENTITY, collect
+from trainers.evaluation.comparison import Comparison, Difference, compare
+from trainers.evaluation.intervals import Estimate
 from trainers.evaluation.redraws import Bootstrap
+
+EXTERNAL = {"elsewhere": Bound("non_inferiority", 0.02)}
 
 
 def scores(strength, *, seed=0, cases=200, first=0):
@@ -49,8 +56,37 @@ def probabilities(sharpness, *, lost=False):
     return collect(found.table[list(IDENTITY)], values, found.labels, pathologies=["a", "b"])
 
 
+def labelled(*columns, score=0.5):
+    """Cases that all get one score, with these labels of each pathology."""
+    labels = np.array(columns, dtype=float).T
+    identity = scores(1.0, cases=len(labels)).table[list(IDENTITY)]
+    return collect(identity, np.full(labels.shape, score), labels, pathologies=["a", "b"][: len(columns)])
+
+
 def test_the_first_model_is_promoted():
     assert judge(scores(1.0), None, policy()).promoted
+
+
+def test_one_pathology_with_both_classes_makes_a_first_model_known():
+    assert judge(labelled([0, 1, 1], [0, 0, 0]), None, policy()).promoted
+
+
+def test_a_model_that_was_measured_anew_since_is_told_as_such():
+    decision = judge(scores(1.0), None, policy(), without_rival=MEASURED_SINCE)
+    assert decision.promoted
+    assert (decision.reasons[0].condition, decision.reasons[0].evidence) == MEASURED_SINCE
+
+
+def test_metric_and_redraws_are_those_of_the_policy():
+    own, other, bootstrap = scores(2.0), scores(0.5), Bootstrap(redraws=50, level=0.8, seed=3)
+    asked = Policy(Bound("superiority", 0.0), "average_precision", bootstrap, external=EXTERNAL)
+    decision = judge_measured(Measured(own, {"elsewhere": own}), Measured(other, {"elsewhere": other}), asked)
+    expected = compare(own, other, metric="average_precision", bootstrap=bootstrap)
+    assert list(decision.differences) == expected.rows()
+    found = expected.macro.difference
+    told = f"challenger minus champion {found.value:+.4f}, interval {found.low:+.4f} to {found.high:+.4f} (50 paired"
+    for words in ("superiority: ", "on elsewhere, "):
+        assert condition(decision, words).evidence.startswith(told)
 
 
 def test_a_first_model_of_which_nothing_is_known_is_refused():
@@ -111,6 +147,58 @@ def test_a_pathology_that_got_lost_refuses_a_challenger_that_is_better_on_the_wh
     assert condition(allowed, "significantly worse").holds
 
 
+@pytest.mark.parametrize(
+    ("interval", "holds", "evidence"),
+    [
+        (Estimate(-0.10, -0.30, +0.01), True, "none of 1 is"),
+        (Estimate(-0.10, -0.30, -0.01), True, "none of 1 is"),
+        (Estimate(-0.10, -0.30, -0.02), True, "none of 1 is"),  # at the bound, not below it
+        (Estimate(-0.10, -0.30, -0.03), False, "a -0.1000 (-0.3000 to -0.0300)"),
+        (Estimate(None), True, "none of 0 is, 1 undefined"),
+    ],
+)
+def test_a_pathology_is_worse_where_its_whole_interval_lies_below_what_is_allowed(
+    monkeypatch, interval, holds, evidence
+):
+    """However bad the macro mean is: that has a condition of its own."""
+    differences = (Difference("a", interval, 0.5, 0.5), Difference("macro", Estimate(-0.5, -0.6, -0.4), 0.5, None))
+    recorded = Comparison("auroc", "two-sided", "benjamini_hochberg", Bootstrap(), differences)
+    monkeypatch.setattr(promotion, "compare", lambda *_, **__: recorded)
+    found = condition(judge(scores(1.0), scores(1.0), policy(per_pathology=0.02)), "significantly worse")
+    assert (found.holds, found.evidence) == (holds, evidence)
+
+
+@pytest.mark.parametrize(
+    ("measured", "largest", "holds", "evidence"),
+    [
+        # 1 of 4 is positive where the score says 0.5: an error of 0.25
+        (labelled([1, 0, 0, 0]), 0.25, True, "0.2500 over 1 of 1 pathologies"),
+        (labelled([1, 0, 0, 0]), 0.24, False, "0.2500 over 1 of 1 pathologies"),
+        (labelled([1, 0, 0, 0], [0, 0, 0, 0]), 0.25, True, "0.2500 over 1 of 2 pathologies"),
+        (labelled([0, 0, 0, 0]), 0.25, False, "undefined: no pathology has both classes"),
+        (labelled([1, 0, 0, 0], score=1.5), 1.0, False, "the scores are no probabilities: some lie outside 0 to 1"),
+        (labelled([1, 0, 0, 0], score=-0.5), 1.0, False, "the scores are no probabilities: some lie outside 0 to 1"),
+    ],
+)
+def test_the_mean_calibration_error_decides(measured, largest, holds, evidence):
+    found = condition(judge(measured, None, policy(calibration=largest)), "calibration error")
+    assert (found.holds, found.evidence) == (holds, evidence)
+
+
+@pytest.mark.parametrize(
+    ("labels", "least", "evidence"),
+    [
+        ([1, 1, 0, 0], 2, "all 1 have"),
+        ([1, 1, 0, 0, 0], 3, "a 2 positive, 3 negative"),
+        ([1, 1, 1, 0, 0], 3, "a 3 positive, 2 negative"),
+        ([1, 1, 1, 0, 0, float("nan")], 3, "a 3 positive, 2 negative"),  # not given is neither
+    ],
+)
+def test_every_pathology_needs_so_many_cases_of_either_class(labels, least, evidence):
+    found = condition(judge(labelled(labels), None, policy(minimum_positives=least)), f"at least {least} positive")
+    assert (found.holds, found.evidence) == (evidence == "all 1 have", evidence)
+
+
 def test_badly_calibrated_scores_are_refused_even_without_a_champion():
     sharp = probabilities(3.0)
     assert judge(sharp, None, policy(calibration=0.2)).promoted
@@ -134,11 +222,9 @@ def test_every_reason_is_reported_and_one_that_fails_refuses():
     decision = judge(scores(2.0), scores(0.5), policy(per_pathology=0.02, minimum_positives=5), checks=[broken])
     assert [reason.holds for reason in decision.reasons] == [True, True, True, False]
     assert not decision.promoted
-    unpaired = judge(scores(2.0), scores(0.5, first=50), policy(minimum_positives=5), checks=[broken])
-    assert [reason.holds for reason in unpaired.reasons] == [False, True, False]
-
-
-EXTERNAL = {"elsewhere": Bound("non_inferiority", 0.02)}
+    asked = policy(minimum_positives=5, external=EXTERNAL)
+    unpaired = judge(scores(2.0), scores(0.5, first=50), asked, checks=[broken])
+    assert [reason.holds for reason in unpaired.reasons] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +281,35 @@ def test_a_run_is_registered_once(registered, tmp_path):
     assert registry.version_of(versions[1].name, versions[1].run_id, None).version == versions[1].version
 
 
+def test_a_run_may_be_registered_under_two_names(registered, registry_uri, tmp_path):
+    registry, (first, _) = registered
+    name = f"{first.name}-2"
+    other = registry.register(name, source=str(tmp_path), run_id=first.run_id, tags={}, description="its card")
+    assert (other.name, other.version) == (name, "1")
+    assert MlflowClient(registry_uri).get_model_version(name, "1").description == "its card"
+
+
+@pytest.mark.parametrize(
+    ("step", "of", "code"),
+    [
+        # A registry that does not say who is champion is not one without: the next would be promoted unrivalled.
+        ("get_model_version_by_alias", lambda registry, version: registry.champion(version.name), INTERNAL_ERROR),
+        # Nor is it another's claim if this user may make none.
+        ("create_registered_model", lambda registry, version: registry.crown(version, instead_of=None),
+         PERMISSION_DENIED),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_registry_is_told_as_such(registered, monkeypatch, step, of, code):
+    registry, (first, _) = registered
+
+    def broken(*_, **__):
+        raise MlflowException("out of order", code)
+
+    monkeypatch.setattr(registry._client, step, broken)
+    with pytest.raises(MlflowException, match="out of order"):
+        of(registry, first)
+
+
 def test_a_run_that_is_measured_anew_is_another_version(registered, tmp_path):
     registry, (first, _) = registered
     again = {"source": str(tmp_path), "run_id": first.run_id}
@@ -212,12 +327,16 @@ def test_the_alias_moves_from_version_to_version(registered):
     assert registry.champion(first.name).version == second.version
 
 
-def test_a_promotion_that_was_overtaken_is_refused(registered):
+def test_a_promotion_that_was_overtaken_is_refused(registered, registry_uri):
     registry, (first, second) = registered
     registry.crown(first, instead_of=None)
     with pytest.raises(PromotionError, match="the champion changed to version 1 while this promotion was judged"):
         registry.crown(second, instead_of=None)
     assert registry.champion(first.name).version == first.version
+    MlflowClient(registry_uri).delete_registered_model_alias(first.name, "champion")
+    with pytest.raises(PromotionError, match="the champion changed to version none while this promotion was judged"):
+        registry.crown(second, instead_of=first)
+    assert registry.champion(first.name) is None
 
 
 def test_a_crowned_challenger_is_no_challenger_any_more(registered):
