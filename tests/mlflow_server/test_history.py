@@ -1,9 +1,12 @@
 import hashlib
 import json
+import os
 import shutil
 import sys
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
@@ -24,6 +27,13 @@ def packaged(folder):
     return folder
 
 
+def raising(problem):
+    def broken(*_, **__):
+        raise problem
+
+    return broken
+
+
 @pytest.fixture
 def promoted(tmp_path, store_uri):
     """A storage whose model `m` had versions 1, 2 and 3 as champions, in this order."""
@@ -34,7 +44,8 @@ def promoted(tmp_path, store_uri):
         run = client.create_run(experiment).info.run_id
         version = registry.register("m", source=str(packaged(tmp_path / number)), run_id=run, tags={})
         registry.crown(version, instead_of=champion)
-        told = {"version": number, "champion_before": champion.version if champion else None, "study": "s"}
+        told = {"version": number, "run_id": run, "study": "s"}
+        told |= {"champion_before": champion.version if champion else None}
         registry.remember(version, history.append("promoted", {**told, "reasons": [], "differences": [1]}))
         champion = version
     return tmp_path, registry, history
@@ -82,7 +93,10 @@ def test_rolling_back_passes_over_a_version_that_was_deleted(promoted):
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
 
 
-@pytest.mark.parametrize("gone", ["", "MLmodel", "artifacts/weights.safetensors", "artifacts/contract.json"])
+@pytest.mark.parametrize(
+    "gone",
+    ["", "MLmodel", "artifacts/weights.safetensors", "artifacts/program.pt2", "artifacts/contract.json"],
+)
 def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted, gone):
     storage, registry, history = promoted
     if gone:
@@ -90,6 +104,20 @@ def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted, gone)
     else:
         shutil.rmtree(storage / "2")
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("problem", "there"),
+    [
+        (MlflowException("no such model", RESOURCE_DOES_NOT_EXIST), False),
+        (MlflowException("the store is away", INTERNAL_ERROR), True),
+        (ConnectionError("the store is away"), True),
+    ],
+)
+def test_files_are_gone_only_where_the_store_says_so(promoted, monkeypatch, problem, there):
+    _, registry, _ = promoted
+    monkeypatch.setattr("mlflow_server.registry.get_artifact_repository", raising(problem))
+    assert registry.is_packaged("m", "2") is there
 
 
 def test_a_version_that_cannot_be_loaded_is_told_with_what_to_do(promoted):
@@ -195,6 +223,8 @@ def test_where_all_earlier_versions_are_deleted_that_is_told(promoted):
     "value",
     ["garbage", "[]", "null", '{"time_ms": "1", "action": "promoted", "version": "3", "who": "x"}',
      '{"time_ms": 1, "action": "promoted", "version": "77", "champion_before": "76", "who": "x"}',
+     '{"time_ms": 1, "action": "promoted", "version": "3"}',
+     '{"time_ms": 1, "action": 5, "version": "3", "who": "x"}',
      '{"time_ms": 1, "action": "promoted", "version": "3", "who": "x", "reasons": [{}]}',
      '{"time_ms": 1, "action": "promoted", "version": "3", "who": "x", "reasons": "ab"}',
      '{"time_ms": 1000000000000000000, "action": "promoted", "version": "3", "who": "x"}'],
@@ -236,6 +266,9 @@ def test_scores_that_were_changed_since_are_no_evidence(promoted, monkeypatch):
     for known in (None, sha256):
         with pytest.raises(PromotionError, match=r"m version 3: evaluation/scores.parquet of run .* was changed since"):
             registry.scores(champion, sha256=known)
+    registry.tag(champion, {SCORES_HASH: hashlib.sha256(b"better").hexdigest()})  # as whoever may write there could
+    with pytest.raises(PromotionError, match="was changed since"):
+        registry.scores(registry.champion("m"), sha256=sha256)
 
 
 def test_scores_on_another_data_set_that_were_changed_since_are_no_evidence(promoted, tmp_path):
@@ -251,6 +284,8 @@ def test_scores_on_another_data_set_that_were_changed_since_are_no_evidence(prom
     registry.tag(champion, {f"{SCORES_HASH}.other": hashlib.sha256(b"as measured").hexdigest()})
     with pytest.raises(PromotionError, match=r"evaluation/scores_other.parquet of run .* was changed since"):
         registry.external_scores(registry.champion("m"), "other")
+    sha256 = hashlib.sha256(b"better").hexdigest()  # as the history has it, which counts more than a tag
+    assert registry.external_scores(registry.champion("m"), "other", sha256=sha256) == b"better"
     registry.tag(champion, {f"{SCORES_HASH}.lost": hashlib.sha256(b"as measured").hexdigest()})
     with pytest.raises(PromotionError, match=r"no artifact evaluation/scores_lost.parquet"):
         registry.external_scores(registry.champion("m"), "lost")
@@ -262,6 +297,21 @@ def test_the_history_is_mirrored_in_the_versions_tags(promoted):
     own = [{key: value for key, value in entry.items() if key != "differences"} for entry in history.read()]
     assert sorted(mirrored, key=lambda e: e["version"]) == own
     assert all(entry["who"] and entry["time_ms"] for entry in mirrored)
+    assert {entry["origin"] for entry in mirrored} == {history.origin()} != {None}
+
+
+def test_an_entry_says_who_acted(tmp_path, monkeypatch):
+    """The user of the tracking server; else of this machine, who need not have a name there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.setattr("getpass.getuser", lambda: "local")
+    monkeypatch.setattr("socket.gethostname", lambda: "node")
+    history = History(tmp_path, "m")
+    assert history.append("refused", {"version": "1"})["who"] == "local@node"
+    for problem in (KeyError("uid"), OSError("no user")):
+        monkeypatch.setattr("getpass.getuser", raising(problem))
+        assert history.append("refused", {"version": "1"})["who"] == f"uid {os.getuid()}@node"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    assert history.append("refused", {"version": "1"})["who"] == "anna@node"
 
 
 @pytest.mark.parametrize("change", ["edited", "taken out", "torn"])
@@ -349,13 +399,16 @@ def test_the_commands_show_the_history_and_roll_back(promoted, capsys, monkeypat
 def test_a_champion_that_was_made_by_hand_is_told(promoted, capsys, monkeypatch):
     storage, registry, history = promoted
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    history.append("refused", {"version": "2", "study": "s", "reasons": []})
+    assert succession.by_hand(registry.champion("m"), registry=registry, history=history) is None
+    roll_back("m", registry=registry, history=history)
     assert succession.by_hand(registry.champion("m"), registry=registry, history=history) is None
     client.set_registered_model_alias("m", "champion", "1")
     monkeypatch.setattr(sys, "argv", ["mlflow_server", "history", "m", "--storage", str(storage)])
     with pytest.raises(SystemExit):
         commands.main()
     assert (
-        "warning: version 1 was made champion by hand; the last one on record is version 3, " in capsys.readouterr().err
+        "warning: version 1 was made champion by hand; the last one on record is version 2, " in capsys.readouterr().err
     )
     client.create_registered_model("other")
     version = client.create_model_version("other", source=str(storage)).version
@@ -416,3 +469,20 @@ def test_entries_that_are_missing_at_the_end_are_told(promoted, left, monkeypatc
     told = CliRunner().invoke(commands.app, ["history", "m", "--storage", str(storage)])
     assert told.exit_code == 0
     assert f"warning: {3 - left} of these entries" in told.output
+
+
+def test_what_follows_an_entry_of_the_ledger_was_in_it_also_where_nothing_says_its_origin(promoted):
+    storage, registry, history = promoted
+    path = storage / "mlpromotions" / "m.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    path.with_suffix(".origin").unlink()
+    found = succession.lost("m", registry=registry, history=history)
+    assert [entry["version"] for entry in found] == ["2", "3"]
+
+
+def test_what_another_storage_folder_promoted_is_not_missing(promoted, tmp_path):
+    """Entries of earlier versions say no origin, as a folder without any entry has none."""
+    _, registry, _ = promoted
+    told = {"action": "promoted", "who": "x", "version": "3", "time_ms": 1, "hash": "1"}
+    registry.remember(registry.champion("m"), told)
+    assert succession.lost("m", registry=registry, history=History(tmp_path / "elsewhere", "m")) == []

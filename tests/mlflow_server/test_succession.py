@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -136,6 +137,43 @@ def test_a_killed_promotion_that_another_storage_folder_overtook_is_on_record(st
     assert told == ["1", "2", "3"]
     assert roll_back("m", registry=registry, history=history)["version"] == "2"
     assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_a_version_becomes_champion_again_with_an_entry_of_its_own(storage):
+    registry, history = opened(storage)
+    crown("2", "1", registry, history)
+    roll_back("m", registry=registry, history=history)
+    crown("2", "1", registry, history)
+    told = [(entry["action"], entry["version"]) for entry in history.read()]
+    assert told == [("promoted", "1"), ("promoted", "2"), ("rolled_back", "1"), ("promoted", "2")]
+
+
+def test_whoever_changes_the_champion_completes_the_record_of_the_one_before(storage):
+    registry, history = opened(storage)
+    history.intend("promoted", {"version": "2", "champion_before": "1"})
+    registry.crown(registry.find("models:/m/2"), instead_of=registry.champion("m"))
+    crown("3", "2", registry, history)
+    assert [entry["version"] for entry in history.read()] == ["1", "2", "3"]
+
+
+def test_the_very_first_promotion_of_a_storage_folder_that_was_killed_is_completed(storage, tmp_path):
+    registry, history = opened(storage)[0], History(tmp_path / "new", "m")
+    history.intend("promoted", {"version": "2", "champion_before": "1"})
+    registry.crown(registry.find("models:/m/2"), instead_of=registry.champion("m"))
+    assert succession.settle("m", registry=registry, history=history)["version"] == "2"
+    assert [entry["version"] for entry in history.read()] == ["2"]
+
+
+def test_what_happened_before_or_to_others_does_not_say_that_a_killed_promotion_came_about(storage):
+    """Version 2 was replaced long ago, and another refused since."""
+    registry, history = opened(storage)
+    crown("2", "1", registry, history)
+    crown("3", "2", registry, history)
+    time.sleep(0.002)  # entries and intents are told apart by the millisecond
+    history.intend("promoted", {"version": "2", "champion_before": "3"})
+    registry.remember(registry.find("models:/m/1"), history.append("refused", {"version": "1", "champion_before": "3"}))
+    assert succession.settle("m", registry=registry, history=history) is None
+    assert [entry["action"] for entry in history.read()] == ["promoted", "promoted", "promoted", "refused"]
 
 
 def test_a_killed_promotion_of_a_version_that_is_gone_holds_up_nobody(storage):
