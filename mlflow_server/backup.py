@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mlflow_server import backup_database, object_store, restoring
-from mlflow_server.credentials import SECRETS
+from mlflow_server.credentials import SECRETS, USERS
 from mlflow_server.errors import TrackingError
 from mlflow_server.history import PROMOTIONS, all_alone
 from mlflow_server.server_config import ServerConfig
@@ -24,7 +24,6 @@ from mlflow_server.server_config import ServerConfig
 MANIFEST = "manifest.json"
 """Written last: a backup without it is not whole."""
 DATABASE, ARTIFACTS, CREDENTIALS = "database", "artifacts", "credentials"
-USERS = "users.db"
 PROMOTION_SECONDS = 60.0
 """A champion changes in a moment: whoever holds the right to it for longer hangs."""
 

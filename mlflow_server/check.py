@@ -71,7 +71,7 @@ def login(config: ServerConfig) -> tuple[str, str] | None:
     name, password = (os.environ.get(key) for key in LOGIN)
     if name and password:
         return name, password
-    return credentials.ADMIN, credentials.read_secret(config.credentials / "admin-password")
+    return credentials.ADMIN, credentials.read_secret(config.credentials / credentials.SECRETS[0])
 
 
 @contextmanager
@@ -104,8 +104,8 @@ def request(
         origin: of a page that posts, as a browser would say; None: it is asked without any.
 
     Raises:
-        TrackingError: what listens there does not speak HTTP.
-        OSError: nothing listens there.
+        TrackingError: nothing listens there, or it does not speak HTTP.
+        OSError: it stopped answering.
     """
     asked = urllib.request.Request(f"{config.uri}{path}")  # noqa: S310 - the configuration says http
     if origin is not None:
@@ -122,6 +122,8 @@ def request(
             return answer.status, answer.read()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read()
+    except urllib.error.URLError as problem:
+        raise TrackingError(f"nothing answers at {config.uri}: {problem.reason}") from problem
     except http.client.HTTPException as problem:
         raise TrackingError(f"what listens at {config.uri} does not speak HTTP: {problem!r}") from problem
 
@@ -142,6 +144,11 @@ def _version(config: ServerConfig) -> str:
         )
     status, body = request(config, "/version", known=True)
     told = body.decode(errors="replace")[:40]
+    if status == 401:
+        raise TrackingError(
+            f"{config.uri} does not let {(login(config) or ('a stranger',))[0]} in; user and password are those of "
+            f"{' and '.join(LOGIN)}, or {credentials.ADMIN} and what {config.credentials / credentials.SECRETS[0]} says"
+        )
     if status != 200 or told != version("mlflow"):
         raise TrackingError(f"{config.uri} answers {status} {told!r}; the client here has mlflow {version('mlflow')}")
     return f"{config.uri}, mlflow {told}"

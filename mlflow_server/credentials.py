@@ -10,6 +10,8 @@ from mlflow_server.errors import TrackingError
 ADMIN = "admin"
 SECRETS = ("admin-password", "session-key", "passphrase")
 """Files, in the order of the attributes of `Credentials`."""
+USERS = "users.db"
+"""MLflow's own file beside them; of a password it has only the hash."""
 OTHERS = 0o077
 
 
@@ -35,11 +37,18 @@ def obtain(folder: Path) -> Credentials:
     """Read the secrets of a server, or make them where there are none.
 
     Raises:
-        TrackingError: others may read a file, or look into the folder, where the users are as well.
+        TrackingError: others may read a file, or look into the folder, where the users are as well; or the users are
+            there, and the password that their administrator was made with is gone.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (mode := folder.stat().st_mode) & OTHERS:
         raise TrackingError(f"{folder} is open to others (mode {mode & 0o777:o}); `chmod 700 {folder}`")
+    password, users = folder / SECRETS[0], folder / USERS
+    if users.exists() and not password.exists():  # MLflow makes the administrator once: a new one would let nobody in
+        raise TrackingError(
+            f"{password} is gone, and {users} has only its hash; bring it back from a backup, or write the password of "
+            f"`{ADMIN}` into it (mode 0600)"
+        )
     return Credentials(*(_secret(folder / name) for name in SECRETS))
 
 

@@ -120,7 +120,7 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     """Return the environment of a server from its file, secrets included; makes them at the first start.
 
     Raises:
-        TrackingError: others may read the secrets.
+        TrackingError: others may read the secrets, or one of them is lost.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
     found = environment()
@@ -129,7 +129,7 @@ def configured_environment(config: ServerConfig) -> dict[str, str]:
     secret = credentials.obtain(config.credentials)
     settings = config.credentials / "basic_auth.ini"
     settings.touch(mode=0o600)
-    users = str(config.credentials / "users.db").replace("%", "%%")  # in an ini a single one names another value
+    users = str(config.credentials / credentials.USERS).replace("%", "%%")  # in an ini a single one names another value
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
         f"database_uri = sqlite:///{users}\n"

@@ -187,7 +187,9 @@ def load(path: Path) -> ServerConfig:
             for e in found.errors(include_input=False)
         ]
         raise TrackingError(f"{path}: " + "; ".join(problems)) from None
-    except (OSError, ValueError, RuntimeError, yaml.YAMLError) as problem:  # a date that is none, a home of nobody
+    except OSError as problem:
+        raise TrackingError(f"{path}: {problem.strerror}") from problem
+    except (ValueError, RuntimeError, yaml.YAMLError) as problem:  # a date that is none, a home of nobody
         raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
 
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
+from mlflow_server import check as checking
 from mlflow_server import credentials, server, server_config
 from mlflow_server.check import Finding, _own_run, check, logged_in, request
 from mlflow_server.errors import PromotionError, TrackingError, refusal
@@ -87,6 +89,18 @@ def test_a_bucket_may_have_a_prefix_with_an_at(tmp_path):
     assert server_config.load(tmp_path / "server.yaml").destination == "s3://bucket/x@1"
 
 
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(TrackingError) as told:
+        server_config.load(tmp_path / "server.yaml")
+    assert str(told.value) == f"{tmp_path}/server.yaml: No such file or directory"
+
+
+def test_all_problems_of_a_file_are_told_at_once(tmp_path):
+    (tmp_path / "server.yaml").write_text("folder: server\nport: 0\nworkers: 0\nallowed_hosts: ['a/b']\n")
+    with pytest.raises(TrackingError, match=r"port: .*; workers: .*; allowed_hosts: 'a/b': a host is NAME"):
+        server_config.load(tmp_path / "server.yaml")
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "server.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(TrackingError, match=r"server\.yaml: 'utf-8' codec"):
@@ -117,12 +131,40 @@ def test_the_secrets_are_made_once_and_nobody_else_reads_them(tmp_path):
     assert first.password not in repr(first)
     path = folder / "admin-password"
     assert path.stat().st_mode & 0o777 == 0o600
-    path.chmod(0o644)
-    with pytest.raises(TrackingError, match=r"can be read by others \(mode 644\); `chmod 600"):
-        credentials.obtain(folder)
+    for mode in (0o640, 0o604):
+        path.chmod(mode)
+        with pytest.raises(TrackingError, match=rf"can be read by others \(mode {mode:o}\); `chmod 600"):
+            credentials.obtain(folder)
 
 
-@pytest.mark.parametrize("installed", ["3.11.1", "3.17.1"])
+@pytest.mark.parametrize("name", credentials.SECRETS)
+def test_a_secret_that_is_empty_is_told_and_made_anew_once_it_is_taken_away(tmp_path, name):
+    credentials.obtain(tmp_path / "credentials")
+    path = tmp_path / "credentials" / name
+    path.write_text("\n")  # as a full disk leaves it
+    with pytest.raises(TrackingError, match=f"{name} is empty; take it away, and the next start makes a new one"):
+        credentials.obtain(tmp_path / "credentials")
+    path.unlink()
+    assert credentials.obtain(tmp_path / "credentials")
+
+
+def test_a_password_that_would_let_nobody_in_is_not_made(tmp_path):
+    """MLflow makes the administrator once, and keeps a hash."""
+    config = ServerConfig(folder=tmp_path)
+    first = credentials.obtain(config.credentials)
+    (config.credentials / "users.db").touch()
+    (config.credentials / "admin-password").unlink()
+    with pytest.raises(
+        TrackingError, match=r"admin-password is gone, and .*users\.db has only its hash; bring it back"
+    ):
+        server.configured_environment(config)
+    (config.credentials / "session-key").unlink()
+    (config.credentials / "admin-password").touch(mode=0o600)
+    (config.credentials / "admin-password").write_text(first.password)
+    assert credentials.obtain(config.credentials).password == first.password
+
+
+@pytest.mark.parametrize("installed", ["3.9.0", "3.11.1", "3.17.1"])
 def test_a_version_of_mlflow_with_known_holes_is_not_started(tmp_path, monkeypatch, installed):
     monkeypatch.setattr(server, "version", lambda _: installed)
     for start in (
@@ -143,6 +185,58 @@ def test_no_secret_is_in_the_command_line(tmp_path):
     assert "postgresql+psycopg://me@db/mlflow" in words
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert "password" not in (tmp_path / "credentials" / "basic_auth.ini").read_text()
+
+
+def test_users_are_kept_apart_by_secrets_of_the_servers_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    config = ServerConfig(folder=tmp_path, workers=3, allowed_hosts=("mlflow.example.org:5000",))
+    found, secret = server.configured_environment(config), credentials.obtain(config.credentials)
+    expected = {
+        "MLFLOW_AUTH_CONFIG_PATH": f"{tmp_path}/credentials/basic_auth.ini",
+        "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secret.password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secret.session_key,
+        "MLFLOW_CRYPTO_KEK_PASSPHRASE": secret.passphrase,
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": f"{server.REPOSITORY}:/elsewhere",
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    settings = tmp_path / "credentials" / "basic_auth.ini"
+    written = configparser.ConfigParser()
+    written.read(settings)
+    assert settings.stat().st_mode & 0o777 == 0o600
+    assert written["mlflow"]["default_permission"] == "READ"
+    assert written["mlflow"]["auth_cache_ttl_seconds"] == "60"
+    words = server.configured_command(config)
+    options = {name: words[words.index(name) + 1] for name in words if name.startswith("--")}
+    assert options["--workers"] == "3"
+    assert options["--allowed-hosts"] == "127.0.0.1:5000,localhost:5000,mlflow.example.org:5000"
+    assert options["--cors-allowed-origins"] == "https://mlflow.example.org:5000,http://mlflow.example.org:5000"
+
+
+def test_a_server_for_other_machines_is_reached_by_loopback_from_this_one(tmp_path):
+    config = ServerConfig(folder=tmp_path, host="0.0.0.0", allowed_hosts=("mlflow.example.org",))
+    assert config.uri == "http://127.0.0.1:5000"
+    assert ServerConfig(folder=tmp_path, host="localhost").uri == "http://localhost:5000"
+
+
+def test_a_storage_folder_that_is_not_there_is_told_and_not_made(tmp_path):
+    with pytest.raises(TrackingError, match=r"typo: no such storage folder; run a study first, or name its --storage"):
+        server.start(server.ServerSettings(tmp_path / "typo", port=free_port()), lambda: pytest.fail("it starts"))
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_port_that_its_last_server_just_left_is_not_taken():
+    """The connections that it closed itself linger for a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted, _ = listener.accept()
+        accepted.close()
+        client.recv(1)
+        client.close()
+    server.refuse_taken("127.0.0.1", port)
 
 
 def test_a_percent_sign_may_be_in_the_path_of_the_users(tmp_path):
@@ -180,6 +274,7 @@ def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
 def test_a_server_that_is_not_there_is_told(tmp_path):
     found = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
     assert [(finding.name, finding.holds) for finding in found] == [("reachable", False), ("schema", False)]
+    assert found[0].evidence.startswith("nothing answers at http://127.0.0.1:9: ")
     assert found[1].evidence == f"{tmp_path}/mlflow.db does not exist; the server makes it when it is started first"
 
 
@@ -283,6 +378,112 @@ def test_what_is_no_mlflow_is_told_and_gets_no_password(tmp_path, answer, told):
     assert not any(b"Authorization" in words for words in heard)
 
 
+WHOLE = {
+    "/health": (200, b"OK"),
+    "/version": (200, server.version("mlflow").encode()),
+    "stranger": (401, b""),
+    "user": (200, b""),
+    "other host": (403, b""),
+    "other origin": (403, b""),
+    "own origin": (200, b""),
+}
+"""What a whole server answers, by who asks for what."""
+
+
+@contextmanager
+def answering(answers):
+    """Listen on a port and answer as a server would."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = answers[self.path if self.path in answers else self.who()]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def who(self):
+            if self.headers["Host"] == "attacker.example":
+                return "other host"
+            if self.headers["Origin"] is not None:
+                return "other origin" if "attacker" in self.headers["Origin"] else "own origin"
+            return "user" if self.headers["Authorization"] else "stranger"
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield listener.server_port
+        listener.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "name", "evidence"),
+    [
+        ("/health", (503, b"OK"), "reachable", r"is no MLflow: it answers 503 b'OK' to /health"),
+        ("/version", (200, b"3.11.0"), "reachable", r"answers 200 '3\.11\.0'; the client here has mlflow"),
+        ("/version", (503, b"3.17.2"), "reachable", r"answers 503 '3\.17\.2'; the client here has mlflow"),
+        ("/version", (401, b"You are not"), "reachable",
+         r"does not let anna in; user and password are those of MLFLOW_TRACKING_USERNAME and .*, or admin and what .*"
+         r"/credentials/admin-password says"),
+        ("stranger", (200, b""), "authentication", r"a stranger is answered 200 instead of 401, a user 200 instead of"),
+        ("user", (403, b""), "authentication", r"a stranger is answered 401 instead of 401, a user 403 instead of 200"),
+        ("other host", (200, b""), "hosts", r"a request for another host is answered 200 instead of 403"),
+        ("other origin", (200, b""), "hosts", r"a page of another origin may post: it is answered 200 instead of 403"),
+        ("own origin", (403, b""), "hosts", r"the UI at https://mlflow.example.org cannot search: it is answered 4"),
+    ],
+)  # fmt: skip
+def test_a_check_fails_where_a_server_answers_otherwise(tmp_path, monkeypatch, asked, answer, name, evidence):
+    monkeypatch.setattr(checking, "_round_trip", lambda _: "")
+    monkeypatch.setattr(checking, "_schema", lambda _: "")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a password of hers")
+    with answering(WHOLE | {asked: answer}) as port:
+        found = check(ServerConfig(folder=tmp_path, port=port, allowed_hosts=("mlflow.example.org",)))
+    (failed,) = (finding for finding in found if not finding.holds)
+    assert failed.name == name
+    assert re.search(evidence, failed.evidence)
+
+
+@pytest.mark.usefixtures("store_uri")
+@pytest.mark.parametrize("lost", ["log_metric", "log_dict"])
+def test_a_check_fails_where_what_is_read_is_not_what_was_written(tmp_path, monkeypatch, lost):
+    class Losing(MlflowClient):
+        def __init__(self, _):
+            super().__init__(f"sqlite:///{tmp_path}/mlflow.db")
+
+        def log_metric(self, run, *words):
+            super().log_metric(run, *words) if lost != "log_metric" else None
+
+        def log_dict(self, run, content, path):
+            super().log_dict(run, content if lost != "log_dict" else {}, path)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", Losing)
+    with pytest.raises(TrackingError, match="what was written is not what was read"):
+        checking._round_trip(ServerConfig(folder=tmp_path, authentication=False))
+
+
+def test_who_checks_is_named_by_the_environment_or_the_servers_own_file(tmp_path, monkeypatch):
+    config = ServerConfig(folder=tmp_path)
+    password = credentials.obtain(config.credentials).password
+    for name in checking.LOGIN:
+        monkeypatch.delenv(name, raising=False)
+    assert checking.login(config) == ("admin", password)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    assert checking.login(config) == ("admin", password)  # a name alone is nobody
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hers")
+    assert checking.login(config) == ("anna", "hers")
+    assert checking.login(ServerConfig(folder=tmp_path, authentication=False)) is None
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    before = dict(os.environ)
+    with logged_in(config):
+        assert [os.environ[name] for name in checking.LOGIN] == ["admin", password]
+    assert dict(os.environ) == before
+
+
 def test_checks_at_once_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -370,6 +571,11 @@ def test_a_server_ends_with_the_command_that_started_it(told):
         assert signal.getsignal(told) is unheeded
     finally:
         signal.signal(told, before)
+
+
+def test_a_server_that_is_stopped_by_hand_ends_well():
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert server._run([sys.executable, "-c", DEAF], os.environ) == 0
 
 
 @pytest.mark.slow
@@ -572,18 +778,39 @@ def test_a_database_that_is_not_there_is_told_and_not_made(tmp_path):
 
 def full(kind):
     """Errors that a full disk ends in, also those that a library raises about it."""
-    cause = OSError(errno.ENOSPC, "No space left on device")
+    cause, error = OSError(errno.ENOSPC, "No space left on device"), OSError("With tag (7FE0,0010) got exception")
     if kind == "wrapped":
-        error = OSError("With tag (7FE0,0010) got exception")
         error.__cause__ = cause
         return error
-    return {"plain": cause, "database": RuntimeError("(sqlite3.OperationalError) database or disk is full")}[kind]
+    if kind == "while handled":
+        error.__context__ = cause
+        return error
+    return {
+        "plain": cause,
+        "quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+        "database": RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+        "words": RuntimeError("API request failed: [Errno 28] No space left on device"),
+    }[kind]
 
 
-@pytest.mark.parametrize("kind", ["plain", "wrapped", "database"])
+@pytest.mark.parametrize("kind", ["plain", "quota", "wrapped", "while handled", "database", "words"])
 def test_a_full_disk_is_told_as_such_whoever_noticed(kind):
     assert refusal(full(kind)) == "no space left on device; make room and run the same command again"
     assert refusal(KeyError("a")) is None
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/srv/a"),
+         "/srv/a: no space left on device; make room and run the same command again"),
+        (PermissionError(errno.EACCES, "Permission denied", "/srv/a"), "/srv/a: Permission denied"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused"),
+        (MlflowException("no such run\nand more"), "MLflow refuses: no such run"),
+    ],
+)  # fmt: skip
+def test_what_the_system_or_mlflow_refuses_is_told_in_one_line(problem, told):
+    assert refusal(problem) == told
 
 
 def test_what_a_database_refuses_is_told_in_one_line():
