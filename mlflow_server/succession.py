@@ -124,8 +124,10 @@ def _settle(name: str, registry: Registry, history: History) -> Entry | None:
     if intent is None:
         return None
     registry.release(name, intent["intent"])
-    number = intent["evidence"]["version"]
-    if number not in registry.runs(name) or not _has_happened(name, number, intent, registry):
+    number, runs = intent["evidence"]["version"], registry.runs(name)
+    # The number may be another's by now: of a model that was made anew, or of another registry.
+    is_there = number in runs and is_of_now(intent["evidence"], runs)
+    if not is_there or not _has_happened(name, number, intent, registry):
         history.forget()
         return None
     version = registry.find(f"models:/{name}/{number}")

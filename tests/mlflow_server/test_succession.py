@@ -185,6 +185,14 @@ def test_a_killed_promotion_of_a_version_that_is_gone_holds_up_nobody(storage):
     assert registry.champion("m").version == "3"
 
 
+def test_a_killed_promotion_of_a_version_whose_number_another_bears_has_not_happened(storage):
+    """Of a model that was made anew, or in another registry."""
+    registry, history = opened(storage)
+    history.intend("promoted", {"version": "1", "run_id": "of the first model"})
+    assert succession.settle("m", registry=registry, history=history) is None
+    assert len(history.read()) == 1
+
+
 def test_with_a_history_that_cannot_be_read_the_alias_does_not_move(storage):
     registry, history = opened(storage)
     path = storage / "mlpromotions" / "m.jsonl"
