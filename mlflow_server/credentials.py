@@ -74,6 +74,10 @@ def _secret(path: Path) -> str:
         made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return read_secret(path)
-    with os.fdopen(made, "w") as stream:
-        stream.write(secrets.token_urlsafe(32) + "\n")
+    try:
+        with os.fdopen(made, "w") as stream:
+            stream.write(secrets.token_urlsafe(32) + "\n")
+    except OSError:
+        path.unlink()  # an empty one would be taken for a secret that is there
+        raise
     return read_secret(path)

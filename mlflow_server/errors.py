@@ -18,8 +18,8 @@ def refusal(problem: Exception) -> str | None:
     from sqlalchemy.exc import SQLAlchemyError
 
     if _disk_is_full(problem):
-        where = f"{problem.filename}: " if isinstance(problem, OSError) and problem.filename else ""
-        return f"{where}no space left on device; make room and run the same command again"
+        where = (problem.filename2 or problem.filename) if isinstance(problem, OSError) else None  # a copy names two
+        return f"{f'{where}: ' if where else ''}no space left on device; make room and run the same command again"
     if isinstance(problem, MlflowException):
         return f"MLflow refuses: {str(problem).splitlines()[0]}"
     if isinstance(problem, SQLAlchemyError | sqlite3.Error):  # SQLAlchemy adds its statement and an address, in lines

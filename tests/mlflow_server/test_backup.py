@@ -1,6 +1,12 @@
 import json
 import os
 import shutil
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -106,6 +112,32 @@ def test_a_backup_is_not_written_into_what_it_copies(backed_up, folder):
     assert not list(inside.parent.glob("*copy*"))
 
 
+def test_a_backup_is_not_written_into_what_it_copies_by_way_of_a_link(backed_up, tmp_path):
+    before, _, _, _ = backed_up
+    (tmp_path / "link").symlink_to(before.artifact_folder)
+    with pytest.raises(TrackingError, match=r"lies in .*mlartifacts, which is to be copied"):
+        back_up(before, tmp_path / "link" / "copy")
+
+
+def test_the_database_is_copied_before_the_artifacts(server, tmp_path, monkeypatch):
+    """A file that its rows name is there by then: a server goes on meanwhile."""
+    real = backup._copy_artifacts
+
+    def later(config, target):
+        filled(ServerConfig(folder=config.folder))
+        real(config, target)
+
+    def filled(config):
+        client = MlflowClient(config.backend)
+        run = client.create_run(client.get_experiment_by_name("e").experiment_id).info.run_id
+        client.log_dict(run, {}, "later.json")
+
+    monkeypatch.setattr(backup, "_copy_artifacts", later)
+    counts = back_up(server, tmp_path / "copy")
+    assert counts["runs"] == rows_by_table(server)["runs"] - 1
+    assert len(list((tmp_path / "copy" / "artifacts").rglob("later.json"))) == 1
+
+
 def test_a_link_stays_a_link_and_brings_in_nothing_from_elsewhere(server, tmp_path):
     (tmp_path / "private").write_text("s3cret")
     for name, place in (("dangling", tmp_path / "nowhere"), ("outside", tmp_path / "private")):
@@ -127,8 +159,12 @@ def test_what_cannot_be_copied_leaves_nothing_behind(server, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["server"]
 
 
-@pytest.mark.parametrize("damage", ["a flipped byte", "a missing file", "no manifest"])
+@pytest.mark.parametrize(
+    "damage",
+    ["a flipped byte", "a missing file", "a new file", "a link elsewhere", "no manifest", "a manifest of nothing"],
+)
 def test_a_damaged_backup_is_refused_before_anything_is_written(server, tmp_path, damage):
+    (server.folder / "mlartifacts" / "link").symlink_to(tmp_path / "nowhere")
     back_up(server, tmp_path / "copy")
     if damage == "a flipped byte":
         content = bytearray((tmp_path / "copy" / "database").read_bytes())
@@ -136,6 +172,13 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(server, tmp_path
         (tmp_path / "copy" / "database").write_bytes(content)
     elif damage == "a missing file":
         next((tmp_path / "copy" / "artifacts").rglob("a.json")).unlink()
+    elif damage == "a new file":
+        (tmp_path / "copy" / "artifacts" / "b.json").touch()
+    elif damage == "a link elsewhere":
+        (tmp_path / "copy" / "artifacts" / "link").unlink()
+        (tmp_path / "copy" / "artifacts" / "link").symlink_to(tmp_path / "elsewhere")
+    elif damage == "a manifest of nothing":
+        (tmp_path / "copy" / "manifest.json").write_text("[]")
     else:
         (tmp_path / "copy" / "manifest.json").unlink()
     empty = ServerConfig(folder=tmp_path / "empty")
@@ -248,6 +291,74 @@ def test_a_database_that_is_damaged_is_told_when_it_is_copied(copied, tmp_path, 
         upgrade(damaged)
 
 
+@pytest.mark.parametrize("used", ["mlartifacts/1/a.json", "mlpromotions/m.jsonl", "mlflow.db"])
+def test_what_is_there_is_not_restored_over(copied, tmp_path, used):
+    after = ServerConfig(folder=tmp_path / "after")
+    (after.folder / used).parent.mkdir(parents=True)
+    (after.folder / used).write_text("theirs")
+    with pytest.raises(TrackingError, match="exists; a backup is restored into an empty place"):
+        restore(after, copied[1])
+    assert [path.read_text() for path in after.folder.rglob("*") if path.is_file()] == ["theirs"]
+
+
+def test_a_backup_of_another_kind_of_database_is_refused(copied, tmp_path):
+    other = ServerConfig(folder=tmp_path / "other", database="postgresql://me@127.0.0.1:9/mlflow")
+    with pytest.raises(TrackingError, match=r"copy is of a sqlite database, this server has postgresql"):
+        restore(other, copied[1])
+    assert not other.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("a.json", "mlartifacts is not what was backed up"), ("mlflow.db", "these tables differ in their rows: metrics$")],
+)
+def test_what_is_missing_after_it_was_restored_is_told(copied, tmp_path, monkeypatch, name, told):
+    after, real = ServerConfig(folder=tmp_path / "after"), backup._verified
+
+    def lose_and_verify(config, manifest):
+        if name == "a.json":
+            next(config.artifact_folder.rglob(name)).unlink()
+        else:
+            with closing(sqlite3.connect(config.sqlite)) as connection, connection:
+                connection.execute("DELETE FROM metrics WHERE step = 4")
+        return real(config, manifest)
+
+    monkeypatch.setattr(backup, "_verified", lose_and_verify)
+    with pytest.raises(TrackingError, match=told):
+        restore(after, copied[1])
+
+
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "place", "moved"),
+    [
+        *((column, "file:///srv/a_b/1", "file:///new/1") for column in PLACES),
+        (("runs", "artifact_uri"), "file:///srv/a_b", "file:///new"),
+        (("runs", "artifact_uri"), "/srv/a_b/1", "/new/1"),  # MLflow writes a folder without the scheme, too
+        (("runs", "artifact_uri"), "file:///srv/a_bc/1", "file:///srv/a_bc/1"),
+        (("runs", "artifact_uri"), "file:///srv/aXb/1", "file:///srv/aXb/1"),  # `_` is any letter to a database
+        (("runs", "artifact_uri"), "mlflow-artifacts:/1", "mlflow-artifacts:/1"),
+    ],
+)
+def test_places_of_artifacts_are_those_of_where_they_were_restored(tmp_path, column, place, moved):
+    config = ServerConfig(folder=tmp_path)
+    with closing(sqlite3.connect(config.sqlite)) as connection:
+        with connection:
+            for table, columns in groupby(PLACES, itemgetter(0)):
+                connection.execute(f"CREATE TABLE {table} ({', '.join(f'{name} TEXT' for _, name in columns)})")
+            connection.execute(f"INSERT INTO {column[0]} ({column[1]}) VALUES (?)", (place,))
+        backup_database.move_artifacts(config, "file:///srv/a_b", "file:///new")
+        assert connection.execute(f"SELECT {column[1]} FROM {column[0]}").fetchall() == [(moved,)]
+
+
 def test_what_is_restored_is_its_owners_alone(copied, tmp_path):
     after = ServerConfig(folder=tmp_path / "after")
     before = os.umask(0)
@@ -345,4 +456,16 @@ def test_a_backup_waits_for_a_promotion_and_says_so_where_that_hangs(server, tmp
     with history.alone(), pytest.raises(PromotionError, match="m: another promotion or rollback is being carried out"):
         back_up(server, tmp_path / "copy")
     assert not list(tmp_path.glob("*copy"))
+    monkeypatch.setattr(backup, "PROMOTION_SECONDS", 60)
+    begun = threading.Event()
+
+    def promote():
+        with history.alone():
+            begun.set()
+            time.sleep(0.3)
+
+    promotion = threading.Thread(target=promote)
+    promotion.start()
+    begun.wait()
     assert back_up(server, tmp_path / "copy")["metrics"] == 5
+    promotion.join()

@@ -148,6 +148,17 @@ def test_a_secret_that_is_empty_is_told_and_made_anew_once_it_is_taken_away(tmp_
     assert credentials.obtain(tmp_path / "credentials")
 
 
+def test_a_full_disk_leaves_no_secret_without_content(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
+        disk.setattr(credentials.secrets, "token_urlsafe", full)
+        credentials.obtain(tmp_path / "credentials")
+    assert not list((tmp_path / "credentials").iterdir())
+    assert credentials.obtain(tmp_path / "credentials")
+
+
 def test_a_password_that_would_let_nobody_in_is_not_made(tmp_path):
     """MLflow makes the administrator once, and keeps a hash."""
     config = ServerConfig(folder=tmp_path)
@@ -803,6 +814,8 @@ def test_a_full_disk_is_told_as_such_whoever_noticed(kind):
     ("problem", "told"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/srv/a"),
+         "/srv/a: no space left on device; make room and run the same command again"),
+        (OSError(errno.ENOSPC, "No space left on device", "/backup/a", None, "/srv/a"),  # copied from one to the other
          "/srv/a: no space left on device; make room and run the same command again"),
         (PermissionError(errno.EACCES, "Permission denied", "/srv/a"), "/srv/a: Permission denied"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused"),
