@@ -20,13 +20,13 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from datasets import images
 from datasets.dataset_config import DatasetConfig
 from datasets.limits import Limits
 from datasets.preprocessing import resolve
-from mlflow_server import packaging, reader
+from mlflow_server import inference, packaging, reader
 from mlflow_server.model_card import DESCRIPTION_CHARACTERS
 from tests.datasets.miniatures import picture, write_dicom
 from trainers import assembly, checkpoint, recipes
@@ -174,6 +174,18 @@ def test_decisions_are_made_at_the_thresholds_of_validation(saved, film):
     assert model.predict([film], params={"decisions": False}).shape == (1, 3)
 
 
+def test_a_score_at_its_threshold_reaches_it(saved, film, tmp_path):
+    made, _, model = saved
+    at = {name: float(score) for name, score in model.predict([film]).iloc[0].items()}
+    above = {name: float(np.nextafter(score, 1)) for name, score in at.items()}  # less than a float32 would tell
+    for thresholds, reached in ((at, True), (above, False)):
+        evaluation = made.evaluation | {"thresholds": thresholds}
+        folder = tmp_path / str(reached)
+        packaging.save_model(dataclasses.replace(made, evaluation=evaluation), folder)
+        answer = mlflow.pyfunc.load_model(str(folder)).predict([film], params={"decisions": True})
+        assert answer.iloc[0, 3:].tolist() == [reached] * 3
+
+
 @pytest.mark.slow
 def test_a_network_whose_patches_do_not_fit_the_resolution_is_packaged_at_its_true_size(tmp_path, film):
     made = package(tmp_path, backbone="eva02_tiny_patch14_224", side=58)
@@ -243,6 +255,9 @@ def test_a_probe_without_its_weights_is_refused_with_what_to_do(probe, tmp_path)
         ([Path("/nowhere.dcm")], "image 0: file is missing"),
         ([np.zeros((4, 4))], r"image 0: grey values are uint8 or uint16 \(H, W\), not float64 \(4, 4\)"),
         (np.zeros((2, 1, 8, 8), np.uint8), r"prepared squares are uint8 \(N, 1, 32, 32\), not uint8 \(2, 1, 8, 8\)"),
+        (np.zeros((2, 1, SIDE, SIDE), np.float32), r"prepared squares are uint8 \(N, 1, 32, 32\), not float32"),
+        ([np.zeros((1, SIDE, SIDE), np.float32)], r"image 0: prepared squares are uint8 \(N, 1, 32, 32\), not float32"),
+        ([np.eye(8, dtype=np.uint8)] * 40 + [b""], "image 40: file is empty"),
         (np.zeros((40, 40, 3), np.uint8), r"an array \(40, 40, 3\) looks like a colour image; give its grey values"),
         (np.zeros((40, 40, 2), np.uint8), r"an array \(40, 40, 2\) looks like a colour image; give its grey values"),
         ({"image": np.zeros((40, 40, 3), np.uint8)}, r"an array \(40, 40, 3\) looks like a colour image"),
@@ -379,6 +394,21 @@ def test_nothing_in_it_is_a_pickle(saved):
     assert [name for name in contents if name.endswith((".pkl", ".pickle", ".pth"))] == []
 
 
+def test_the_weights_are_in_one_file_alone(saved, tmp_path):
+    """Its hash says which they are."""
+    _, folder, _ = saved
+    program, weights = (folder / "artifacts" / name for name in ("program.pt2", "weights.safetensors"))
+    tensors = load_file(weights)
+    exported = torch.export.load(program)
+    assert exported.state_dict.keys() == tensors.keys()
+    assert {tensor.numel() for tensor in exported.state_dict.values()} == {0}
+    assert exported.example_inputs is None
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, tmp_path / "others.safetensors")
+    with pytest.raises(ValueError, match="the weights are not those of the program"):
+        inference.load_network(program, tmp_path / "others.safetensors")
+
+
 @pytest.mark.parametrize("file", ["weights.safetensors", "program.pt2", "reader/images.py"])
 def test_a_changed_file_is_refused_at_the_load(saved, tmp_path, file):
     shutil.copytree(saved[1], tmp_path / "model")
@@ -408,12 +438,15 @@ def test_the_copied_modules_lean_on_nothing_but_one_another(tmp_path):
 
 
 def test_the_metadata_say_what_the_model_is(saved):
-    _, folder, model = saved
+    made, folder, model = saved
     facts = model.metadata.metadata
     assert facts["pathologies"] == list(PATHOLOGIES)
     assert facts["thresholds"] == THRESHOLDS
     assert facts["preprocessing"]["name"] == "standard"
     assert facts["weights_sha256"] == checkpoint.sha256(folder / "artifacts" / "weights.safetensors")
+    assert facts["checkpoint_sha256"] == checkpoint.sha256(made.checkpoint / checkpoint.NETWORK)
+    assert facts["licence"] == checkpoint.read_trial(made.checkpoint)["plan"]["licence"]
+    assert {name: facts[name] for name in made.facts} == made.facts
     assert [column.name for column in model.metadata.signature.outputs] == list(PATHOLOGIES)
     assert model.predict(model.input_example).shape == (1, 3)
 
@@ -485,7 +518,11 @@ def test_a_card_says_over_how_many_pathologies_a_macro_is(tmp_path):
 def test_a_version_is_made_of_its_weights_and_of_all_that_was_measured(tmp_path):
     made = package(tmp_path / "a")
     measured = {**made.evaluation, "external": [{"dataset": "elsewhere", "cases": 9, **rows(PATHOLOGIES)[0]}]}
-    others = [dataclasses.replace(made, evaluation=measured), package(tmp_path / "b", seed=1)]
+    others = [
+        dataclasses.replace(made, evaluation=measured),
+        dataclasses.replace(made, procedure="90% intervals"),
+        package(tmp_path / "b", seed=1),
+    ]
     told = {one.made_of() for one in (made, *others)}
-    assert len(told) == 3
+    assert len(told) == 4
     assert package(tmp_path / "c").made_of() == dataclasses.replace(made, name="other").made_of() in told
