@@ -6,6 +6,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
+from mlflow_server import retention
 from mlflow_server.check import OWN_EXPERIMENT
 from mlflow_server.errors import TrackingError
 from mlflow_server.garbage import collect, place_of
@@ -123,6 +124,32 @@ def test_the_experiment_of_a_check_goes_once_its_run_is_gone(stored):
     assert client.get_experiment(forgotten).lifecycle_stage == "deleted"
 
 
+def test_of_the_experiments_of_checks_those_at_work_stay(stored):
+    config, client, _, _ = stored
+    gone, at_work = (client.create_experiment(f"{OWN_EXPERIMENT}anna-{number}") for number in (0, 1))
+    client.delete_experiment(gone)
+    collect(config, days=30, dry_run=True)
+    assert client.get_experiment(gone).lifecycle_stage == "deleted"
+    collect(config, days=30)
+    with pytest.raises(MlflowException, match="No Experiment"):
+        client.get_experiment(gone)
+    assert client.get_experiment(at_work).lifecycle_stage == "active"
+
+
+def test_a_run_that_somebody_restores_meanwhile_stays(stored, monkeypatch):
+    config, client, runs, _ = stored
+    judge = retention.judge
+
+    def judge_and_restore(*words, **more):
+        found = judge(*words, **more)
+        client.restore_run(runs["old"])
+        return found
+
+    monkeypatch.setattr(retention, "judge", judge_and_restore)
+    assert collect(config, days=30).collected == ()
+    assert artifacts(config) == EVERYTHING
+
+
 def test_an_interrupted_collection_goes_on(stored, monkeypatch):
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -156,6 +183,7 @@ def test_an_interrupted_collection_goes_on(stored, monkeypatch):
         ("file:///home/somebody", "file:///srv/a", None),
         ("s3://other/prefix/e/r", "s3://bucket/prefix", None),
         ("s3://bucket/e/r", "file:///e", None),
+        ("file://elsewhere/srv/a/e/r", "file:///srv/a", None),
     ],
 )
 def test_nothing_outside_the_servers_own_place_is_deleted(uri, destination, place):

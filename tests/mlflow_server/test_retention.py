@@ -43,6 +43,27 @@ def test_only_deleted_old_runs_that_nothing_rests_on_may_go(tmp_path, store_uri)
     assert set(judge(store_uri, days=1).removable) == {runs["old"], runs["young"]}
 
 
+@pytest.mark.parametrize(
+    ("began", "ended", "deleted", "removable"),  # days ago
+    [
+        (40, 40, 40, True),
+        (40, 40, 2, False),
+        (40, 2, 40, False),  # a driver that lived on closed it
+        (40, None, 40, True),
+        (2, None, 40, False),  # it never ended, and was deleted before by a clock that goes wrong
+    ],
+)
+def test_a_run_goes_so_long_after_its_end_and_its_deletion(tmp_path, store_uri, began, ended, deleted, removable):
+    client, now = MlflowClient(store_uri), time.time_ns() // 1_000_000
+    tags = {"radsweep.winner": "false"}  # another won its cell since
+    run = client.create_run(client.create_experiment("e"), start_time=now - began * DAY_MS, tags=tags).info.run_id
+    if ended is not None:
+        client.set_terminated(run, end_time=now - ended * DAY_MS)
+    client.delete_run(run)
+    deleted_at(tmp_path / "mlflow.db", run, now - deleted * DAY_MS)
+    assert judge(store_uri, days=30).removable == ((run,) if removable else ())
+
+
 def test_a_version_without_a_run_keeps_the_runs_that_its_files_lie_in(tmp_path, store_uri):
     client = MlflowClient(store_uri)
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
@@ -64,16 +85,23 @@ def test_a_version_without_a_run_keeps_the_runs_that_its_files_lie_in(tmp_path, 
     assert found.kept == {run.run_id: f"version {n} of m" for n, run in enumerate(runs[:3], 1)}
 
 
-def test_no_number_of_experiments_hides_a_deleted_run(tmp_path, store_uri, monkeypatch):
-    """MLflow lists experiments by the page."""
+def test_no_number_of_things_hides_a_deleted_run(tmp_path, store_uri, monkeypatch):
+    """MLflow lists experiments by the page, and runs, and versions."""
     monkeypatch.setattr(retention, "PAGE", 2)
-    client = MlflowClient(store_uri)
-    run = client.create_run(client.create_experiment("study")).info.run_id
-    client.set_terminated(run, end_time=1)
-    client.delete_run(run)
+    client, registry = MlflowClient(store_uri), Registry(store_uri)
+    study, gone = client.create_experiment("study"), client.create_experiment("gone")
+    runs = [client.create_run(place).info.run_id for place in (study, study, study, study, study, study, gone)]
+    for run in runs[:3]:
+        registry.register("m", source=str(tmp_path), run_id=run, tags={})
+    for run in runs:
+        client.set_terminated(run, end_time=1)
+        client.delete_run(run)
+    client.delete_experiment(gone)
     for number in range(5):
         client.delete_experiment(client.create_experiment(f"other-{number}"))
-    assert judge(store_uri, days=0).removable == (run,)
+    found = judge(store_uri, days=0)
+    assert set(found.removable) == set(runs[3:])
+    assert found.kept.keys() == set(runs[:3])
 
 
 @pytest.fixture
