@@ -21,7 +21,9 @@ def refusal(problem: Exception) -> str | None:
         where = (problem.filename2 or problem.filename) if isinstance(problem, OSError) else None  # a copy names two
         return f"{f'{where}: ' if where else ''}no space left on device; make room and run the same command again"
     if isinstance(problem, MlflowException):
-        return f"MLflow refuses: {str(problem).splitlines()[0]}"
+        login = "; it takes the user and password of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        refused = problem.error_code == "UNAUTHENTICATED"
+        return f"MLflow refuses: {str(problem).splitlines()[0]}{login if refused else ''}"
     if isinstance(problem, SQLAlchemyError | sqlite3.Error):  # SQLAlchemy adds its statement and an address, in lines
         return f"the database refuses: {str(problem).splitlines()[0]}"
     if isinstance(problem, OSError) and problem.strerror:  # a full disk names no file

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from mlflow.tracking import MlflowClient
 
 from mlflow_server import __main__ as commands
@@ -82,6 +83,12 @@ def test_a_place_may_be_below_the_home_folder(tmp_path, monkeypatch):
     (tmp_path / "server.yaml").write_text("folder: ~/server\nartifacts: ~/artifacts@2\n")
     config = server_config.load(tmp_path / "server.yaml")
     assert (config.folder, config.destination) == (tmp_path / "server", (tmp_path / "artifacts@2").as_uri())
+
+
+def test_a_folder_of_artifacts_may_hold_a_blank(tmp_path):
+    config = ServerConfig(folder=tmp_path / "a b")
+    assert config.destination.endswith("/a%20b/mlartifacts")
+    assert config.artifact_folder == tmp_path / "a b" / "mlartifacts"
 
 
 def test_a_bucket_may_have_a_prefix_with_an_at(tmp_path):
@@ -584,6 +591,24 @@ def test_a_server_ends_with_the_command_that_started_it(told):
         signal.signal(told, before)
 
 
+def test_a_server_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
+        assert server._run([sys.executable, "-c", "import time; time.sleep(0.6)"], os.environ) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_bucket_is_there_before_the_server_starts(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("mlflow_server.object_store.ensure_bucket", made.append)
+    monkeypatch.setattr(server, "_run", lambda *_, **__: len(made))
+    config = ServerConfig(folder=tmp_path, artifacts="s3://bucket/prefix", port=free_port())
+    assert server.start_configured(config) == 1
+    assert made == ["s3://bucket/prefix"]
+
+
 def test_a_server_that_is_stopped_by_hand_ends_well():
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert server._run([sys.executable, "-c", DEAF], os.environ) == 0
@@ -613,12 +638,14 @@ def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path):
         pytest.param("artifacts: ..", id="above its folder"),
         pytest.param("artifacts: link", id="a link to its folder"),
         pytest.param("artifacts: data\ndatabase: sqlite:///{folder}/data/mlflow.db", id="where its database is"),
+        pytest.param("artifacts: data\ndatabase: sqlite:///{folder}/linked.db", id="where its database leads"),
     ],
 )
 def test_artifacts_that_would_give_the_servers_own_files_to_every_user_are_refused(tmp_path, lines):
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "link").symlink_to(folder)
+    (folder / "linked.db").symlink_to(folder / "data" / "mlflow.db")
     (folder / "server.yaml").write_text(f"folder: .\n{lines.format(folder=folder)}\n")
     with pytest.raises(TrackingError, match="holds the server's own database or credentials"):
         server_config.load(folder / "server.yaml")
@@ -698,6 +725,37 @@ def test_a_database_is_reached_where_one_of_its_servers_listens(tmp_path, monkey
         listener.bind(f"{tmp_path}/.s.PGSQL.5432")
         listener.listen()
         reach(f"postgresql+psycopg://me@/db?host={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("uri", "environment", "asked"),
+    [
+        ("http://h/x", {}, [("h", 80)]),
+        ("https://h/x", {}, [("h", 443)]),
+        ("https://h:5000", {}, [("h", 5000)]),
+        ("postgresql+psycopg://me@h/db", {"PGHOST": "other"}, [("h", 5432)]),
+        ("postgresql://me@/db", {"PGHOST": "h", "PGPORT": "6"}, [("h", 6)]),
+        ("postgresql://me@/db?host=a,b&port=1,2", {}, [("a", 1), ("b", 2)]),
+        ("postgresql://me@/db?host=a,b&port=1", {}, [("a", 1), ("b", 1)]),
+        ("postgresql://me@/db?host=a:3&host=b:4", {}, [("a", 3), ("b", 4)]),
+        ("postgresql://me@[::1]:7/db", {}, [("::1", 7)]),
+    ],
+)
+def test_every_place_that_may_answer_is_asked_in_turn(monkeypatch, uri, environment, asked):
+    tried = []
+
+    def away(place, timeout):
+        tried.append((place, timeout))
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    for name in ("PGHOST", "PGPORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(socket, "create_connection", away)
+    with pytest.raises(TrackingError, match="cannot be reached"):
+        reach(uri)
+    assert tried == [(place, SECONDS) for place in asked]
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
@@ -820,6 +878,9 @@ def test_a_full_disk_is_told_as_such_whoever_noticed(kind):
         (PermissionError(errno.EACCES, "Permission denied", "/srv/a"), "/srv/a: Permission denied"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused"),
         (MlflowException("no such run\nand more"), "MLflow refuses: no such run"),
+        (MlflowException("You are not authenticated", UNAUTHENTICATED),
+         "MLflow refuses: You are not authenticated; it takes the user and password of MLFLOW_TRACKING_USERNAME and "
+         "MLFLOW_TRACKING_PASSWORD"),
     ],
 )  # fmt: skip
 def test_what_the_system_or_mlflow_refuses_is_told_in_one_line(problem, told):
