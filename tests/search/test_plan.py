@@ -21,6 +21,7 @@ from search.ledger import Ledger, read
 from search.plan import Known, plan
 from search.recorded_speed import Speeds
 from search.report import summary, words
+from search.selection import winners
 from search.status import show, status
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder, lock
@@ -356,6 +357,26 @@ def test_a_study_that_has_not_run_to_its_end_is_not_promoted(ran):
         state.evaluated.setdefault(trial.cell, {"trial": trial.trial})
     with pytest.raises(StudyError, match=r"not finished: 1 of 4 trials are done, .*; `python -m search run` it"):
         best_winner(study(), state)
+
+
+def test_winners_on_several_data_sets_are_not_ranked(reported):
+    with pytest.raises(StudyError, match="has winners on several data sets; a promotion compares models on one"):
+        best_winner(reported.study, reported.state)
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", max), ("minimize", min)])
+def test_the_best_winner_is_chosen_in_the_direction_of_its_metric(reported, direction, best):
+    state, study = reported.state, reported.study
+    one = study.model_copy(update={"axes": study.axes | {"dataset": study.axes["dataset"][:1]}})
+    state._declaration = state.declaration.model_copy(update={"direction": direction})
+    asked = identified(grid.expand(one), state)
+    found = winners(state, {identity: trial.cell.name for identity, trial in asked.items()})
+    state.evaluated = {winner.cell: {"trial": winner.trial} for winner in found}
+    assert len(found) > 1
+    assert best_winner(one, state).value == best(winner.value for winner in found)
+    del state.evaluated[found[0].cell]
+    with pytest.raises(StudyError, match=rf"not finished: .*, {len(found) - 1} of {len(found)} winners measured"):
+        best_winner(one, state)
 
 
 @pytest.mark.slow
