@@ -78,7 +78,7 @@ def login(config: ServerConfig) -> tuple[str, str] | None:
 def logged_in(config: ServerConfig) -> Iterator[None]:
     """Let MLflow's own client know who asks, and that no proxy lies between: it reads the environment alone."""
     pair = login(config)
-    told = {"no_proxy": ",".join(LOOPBACK), **(dict(zip(LOGIN, pair, strict=True)) if pair else {})}
+    told = {"no_proxy": ",".join({*LOOPBACK, config.host}), **(dict(zip(LOGIN, pair, strict=True)) if pair else {})}
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     try:

@@ -15,6 +15,7 @@ from mlflow_server.errors import TrackingError
 from mlflow_server.reach import has_password
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the word for all addresses of this machine, loopback too
 HOST = re.compile(r"[\w.-]+(:[0-9]+)?")
 DATABASES = (SQLITE, "postgresql://", "postgresql+psycopg://")
 IN_MEMORY = {SQLITE, f"{SQLITE}:memory:"}
@@ -131,7 +132,7 @@ class ServerConfig(BaseModel):
     @property
     def uri(self) -> str:
         """Where a client on this machine reaches it."""
-        return f"http://{self.host if self.host in LOOPBACK else '127.0.0.1'}:{self.port}"
+        return f"http://{'127.0.0.1' if self.host == EVERYWHERE else self.host}:{self.port}"
 
     @property
     def backend(self) -> str:
@@ -163,7 +164,8 @@ class ServerConfig(BaseModel):
     @property
     def hosts(self) -> str:
         """The values of the Host header that are answered."""
-        return ",".join([f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")] + list(self.allowed_hosts))
+        own = ["127.0.0.1", "localhost", *({self.host} - LOOPBACK - {EVERYWHERE})]
+        return ",".join([f"{name}:{self.port}" for name in own] + list(self.allowed_hosts))
 
 
 UNKNOWN = f"unknown key; keys: {', '.join(ServerConfig.model_fields)}"
@@ -189,6 +191,9 @@ def load(path: Path) -> ServerConfig:
         raise TrackingError(f"{path}: " + "; ".join(problems)) from None
     except OSError as problem:
         raise TrackingError(f"{path}: {problem.strerror}") from problem
+    except yaml.MarkedYAMLError as problem:
+        line = f"line {problem.problem_mark.line + 1}: " if problem.problem_mark else ""
+        raise TrackingError(f"{path}: {line}{problem.problem}") from problem
     except (ValueError, RuntimeError, yaml.YAMLError) as problem:  # a date that is none, a home of nobody
         raise TrackingError(f"{path}: {str(problem).splitlines()[0]}") from problem
 

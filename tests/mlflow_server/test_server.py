@@ -63,7 +63,8 @@ from scripts.services import free_port, listens
         ("port: 5000\nport: 5001", "port: given twice, keep one"),
         ("folder: ''", "folder: name a folder"),
         ("pasword: x", "pasword: unknown key; keys: folder, database"),
-        ("folder: [", "while parsing"),
+        ("folder: [", r"server\.yaml: line 1: expected the node content, but found '<stream end>'"),
+        ("folder: a\n? [b]\n: c", r"server\.yaml: line 2: found unhashable key"),
         ("folder: ~nobodyx/server", "Could not determine home directory"),
         ("artifacts: ~nobodyx/a", "Could not determine home directory"),
         ("port: 2026-13-45", "month must be in 1..12"),
@@ -233,10 +234,21 @@ def test_users_are_kept_apart_by_secrets_of_the_servers_own(tmp_path, monkeypatc
     assert options["--cors-allowed-origins"] == "https://mlflow.example.org:5000,http://mlflow.example.org:5000"
 
 
-def test_a_server_for_other_machines_is_reached_by_loopback_from_this_one(tmp_path):
-    config = ServerConfig(folder=tmp_path, host="0.0.0.0", allowed_hosts=("mlflow.example.org",))
-    assert config.uri == "http://127.0.0.1:5000"
-    assert ServerConfig(folder=tmp_path, host="localhost").uri == "http://localhost:5000"
+@pytest.mark.parametrize(
+    ("host", "uri", "own"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:5000", ""),
+        ("localhost", "http://localhost:5000", ""),
+        ("0.0.0.0", "http://127.0.0.1:5000", ""),
+        ("10.0.0.5", "http://10.0.0.5:5000", "10.0.0.5:5000,"),  # nothing listens on loopback
+    ],
+)
+def test_a_server_is_reached_where_it_listens(tmp_path, host, uri, own):
+    config = ServerConfig(folder=tmp_path, host=host, allowed_hosts=("mlflow.example.org",))
+    assert config.uri == uri
+    assert config.hosts == f"127.0.0.1:5000,localhost:5000,{own}mlflow.example.org"
+    with logged_in(config.model_copy(update={"authentication": False})):
+        assert host in os.environ["no_proxy"].split(",")
 
 
 def test_a_storage_folder_that_is_not_there_is_told_and_not_made(tmp_path):
