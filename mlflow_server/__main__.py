@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mlflow_server.database_path import embedded_if_there, problem_of
+from mlflow_server.database_path import embedded_if_there
 from mlflow_server.errors import PromotionError, TrackingError, refusal
 from mlflow_server.server import ServerSettings, start_configured, upgrade
 from mlflow_server.server import start as start_server
+from mlflow_server.storage_option import STORAGE, Storage
 
 Config = Annotated[Path, typer.Argument(metavar="SERVER.yaml", help="The server's file.")]
 
@@ -25,20 +26,9 @@ app = typer.Typer(
 )
 
 
-def _fit_for_a_database(storage: Path) -> Path:
-    if problem := problem_of(storage.absolute()):
-        raise typer.BadParameter(problem)
-    return storage
-
-
-Storage = Annotated[
-    Path, typer.Option(envvar="RADSWEEP_STORAGE", help="Folder of all studies.", callback=_fit_for_a_database)
-]
-
-
 @app.command()
 def start(
-    storage: Storage = Path("storage"),
+    storage: Storage = STORAGE,
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
     config: Annotated[Path | None, typer.Option(metavar="SERVER.yaml", help="Instead: what this file says.")] = None,
@@ -127,7 +117,7 @@ Name = Annotated[str, typer.Argument(help="Registered model.")]
 @app.command()
 def history(
     name: Name,
-    storage: Storage = Path("storage"),
+    storage: Storage = STORAGE,
     tracking: Tracking = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything, one JSON object a line.")] = False,
 ) -> None:
@@ -155,7 +145,7 @@ def history(
 
 
 @app.command()
-def rollback(name: Name, storage: Storage = Path("storage"), tracking: Tracking = None) -> None:
+def rollback(name: Name, storage: Storage = STORAGE, tracking: Tracking = None) -> None:
     """Make the champion before this one champion again."""
     from mlflow_server.history import History
     from mlflow_server.registry import Registry
@@ -166,7 +156,7 @@ def rollback(name: Name, storage: Storage = Path("storage"), tracking: Tracking 
 
 
 @app.command()
-def unlock(name: Name, storage: Storage = Path("storage"), tracking: Tracking = None) -> None:
+def unlock(name: Name, storage: Storage = STORAGE, tracking: Tracking = None) -> None:
     """Take away the claim that a promotion left which died while it moved the alias."""
     from mlflow_server.registry import Registry
 

@@ -1,19 +1,17 @@
 """Whether a running server is whole and closed, asked from outside as a client would, and its schema."""
 
-import http.client
 import json
 import os
 import secrets
 import tempfile
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import requests
 
 from mlflow_server import backup_database, credentials, restoring, schema
 from mlflow_server.errors import TrackingError
@@ -28,8 +26,6 @@ SEARCH = "/api/2.0/mlflow/experiments/search"
 EXPERIMENTS = f"{SEARCH}?max_results=1"
 OWN_EXPERIMENT = "radsweep-check-"
 """Beginning of the names of the experiments that checks make and delete; `gc` takes them away for good."""
-DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""The server is on this machine: a proxy of the environment would be told the password and could not reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +103,23 @@ def request(
         TrackingError: nothing listens there, or it does not speak HTTP.
         OSError: it stopped answering.
     """
-    asked = urllib.request.Request(f"{config.uri}{path}")  # noqa: S310 - the configuration says http
-    if origin is not None:
-        asked.add_header("Origin", origin)
-        asked.add_header("Content-Type", "application/json")
-        asked.data = b'{"max_results": 1}'
-    if host is not None:
-        asked.add_header("Host", host)
-    pair = login(config) if known else None
-    if pair is not None:
-        asked.add_header("Authorization", "Basic " + b64encode(":".join(pair).encode()).decode())
-    try:
-        with DIRECTLY.open(asked, timeout=SECONDS) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as refused:
-        return refused.code, refused.read()
-    except urllib.error.URLError as problem:
-        raise TrackingError(f"nothing answers at {config.uri}: {problem.reason}") from problem
-    except http.client.HTTPException as problem:
-        raise TrackingError(f"what listens at {config.uri} does not speak HTTP: {problem!r}") from problem
+    headers = {name: value for name, value in (("Host", host), ("Origin", origin)) if value is not None}
+    page = None if origin is None else {"max_results": 1}
+    with requests.Session() as session:
+        # The server is on this machine: a proxy of the environment would be told the password and could not reach it.
+        session.trust_env = False
+        ask = session.get if page is None else session.post
+        try:
+            pair = login(config) if known else None
+            answer = ask(f"{config.uri}{path}", json=page, headers=headers, auth=pair, timeout=SECONDS)
+        except requests.ConnectionError as problem:
+            raise TrackingError(f"no HTTP server answers at {config.uri}: {_root(problem)!r}") from problem
+    return answer.status_code, answer.content
+
+
+def _root(problem: BaseException) -> BaseException:
+    """Return what a problem began with: urllib3 tells it in the middle of three others."""
+    return problem if problem.__context__ is None else _root(problem.__context__)
 
 
 def _found(name: str, look: Callable[[], str]) -> Finding:

@@ -12,8 +12,8 @@ from trainers.evaluation.summary import MACRO
 
 DESCRIPTION_CHARACTERS = 5000
 """What MLflow's database keeps of a version's description."""
-METRICS = ("auroc", "average_precision", "sensitivity", "specificity", "ece")
-"""Columns of the table of results; the version's run has all metrics."""
+ALSO_SHOWN = ("average_precision", "sensitivity", "specificity", "ece")
+"""Columns of the table of results beside the primary metric; the version's run has all metrics."""
 LEFT_OUT = "\n*Cut to what the registry keeps; the whole card is `artifacts/MODEL_CARD.md` of the model.*\n"
 
 
@@ -23,6 +23,7 @@ class Card:
 
     Attributes:
         name: of the registered model.
+        metric: bare name of the task's primary metric.
         provenance: study, cell, trial, run and version of the code, by their names.
         network: configuration and plan, as the checkpoint's `trial.json` has them.
         data: images by partition, quarantined images by partition and fingerprint, as the study's ledger has them.
@@ -32,6 +33,7 @@ class Card:
     """
 
     name: str
+    metric: str
     provenance: Mapping[str, Any]
     network: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -94,7 +96,8 @@ class Card:
 
     def _results(self) -> str:
         rows = self.evaluation["rows"]
-        table = _metric_table(rows, self.evaluation.get("thresholds", {}), macro=self._macro(rows))
+        shown = [name for name in (self.metric, *ALSO_SHOWN) if any(name == row["metric"] for row in rows)]
+        table = _metric_table(rows, shown, self.evaluation.get("thresholds", {}), macro=self._macro(rows))
         thresholds = (
             "Thresholds were chosen on validation (Youden), never on the test cases; `decisions` applies them.\n"
         )
@@ -136,7 +139,7 @@ class Card:
         return f"`{name}`" if name == source else f"`{name}` (read by {source})"
 
     def _external(self) -> str:
-        rows = [row for row in self.evaluation.get("external", []) if row["metric"] == "auroc"]
+        rows = self._of_metric(self.evaluation.get("external", []))
         if not rows:
             return _section("Results on other data sets", "None were asked for.\n")
         known = {name: [row for row in rows if row["dataset"] == name] for name in {row["dataset"] for row in rows}}
@@ -146,10 +149,10 @@ class Card:
             f"| {_figure(r)} |"
             for r in rows
         ]
-        return _section("Results on other data sets", _table(("data set", "pathology", "cases", "AUROC"), lines))
+        return _section("Results on other data sets", _table(("data set", "pathology", "cases", self.metric), lines))
 
     def _subgroups(self) -> str:
-        rows = [row for row in comparable(self.evaluation.get("subgroups", [])) if row["metric"] == "auroc"]
+        rows = self._of_metric(comparable(self.evaluation.get("subgroups", [])))
         rows = [row for row in rows if row["target"] == MACRO]
         if not rows:
             return _section("Subgroups", "No group of the test cases was large enough, or none was asked for.\n")
@@ -157,12 +160,15 @@ class Card:
             f"| {r['column']} | {r['group']} | {r['cases']} | {_figure(r)}{_over(r['macro_over'], r['targets'])} |"
             for r in rows
         ]
-        return _section("Subgroups", _table(("by", "group", "cases", "macro AUROC"), lines))
+        return _section("Subgroups", _table(("by", "group", "cases", f"{MACRO} {self.metric}"), lines))
 
     def _macro(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Name the macro mean of a set of cases, with how many pathologies it is over: it leaves out the undefined."""
-        both = defined({row["target"]: row for row in rows if row["metric"] == "auroc"})
+        both = defined({row["target"]: row for row in self._of_metric(rows)})
         return f"{MACRO}{_over(len(both), len(self.network['pathologies']))}"
+
+    def _of_metric(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return [row for row in rows if row["metric"] == self.metric]
 
     def _network(self) -> str:
         trial, plan = self.network["trial"], self.network["plan"]
@@ -181,13 +187,15 @@ class Card:
         )
 
 
-def _metric_table(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float | None], *, macro: str) -> str:
+def _metric_table(
+    rows: Sequence[Mapping[str, Any]], shown: Sequence[str], thresholds: Mapping[str, float | None], *, macro: str
+) -> str:
+    """Write a row for each target; the first metric that is shown says how many cases it counts."""
     by_place = {(row["target"], row["metric"]): row for row in rows}
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    shown = [metric for metric in METRICS if any(metric == row["metric"] for row in rows)]
     lines = []
     for target in targets:
-        counts = by_place.get((target, "auroc"), {})
+        counts = by_place.get((target, shown[0]), {})
         cases = f"{counts['positives']} / {counts['negatives']}" if counts.get("positives") is not None else ""
         cut = thresholds.get(target)
         cells = [_figure(by_place.get((target, metric), {})) for metric in shown]

@@ -69,10 +69,12 @@ class Package:
 
     def card(self) -> Card:
         """Return the model card."""
+        network = checkpoint.read_trial(self.checkpoint)
         return Card(
             name=self.name,
+            metric=tasks.declare(network["trial"]["task"], network["pathologies"]).metric,
             provenance=self.facts,
-            network=checkpoint.read_trial(self.checkpoint),
+            network=network,
             data=self.data,
             evaluation=self.evaluation,
             procedure=self.procedure,

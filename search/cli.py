@@ -11,28 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from mlflow_server.storage_option import STORAGE, Storage
 from search.errors import StudyError
 
 Study = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml", help="The study file; shipped ones are in search/studies.")
-]
-
-
-def _fit_for_a_database(storage: Path) -> Path:
-    from mlflow_server.database_path import problem_of
-
-    if problem := problem_of(storage.absolute()):
-        raise typer.BadParameter(problem)
-    return storage
-
-
-Storage = Annotated[
-    Path,
-    typer.Option(
-        envvar="RADSWEEP_STORAGE",
-        help="Folder of all studies; on a cluster, a path that all nodes share.",
-        callback=_fit_for_a_database,
-    ),
 ]
 DataRoot = Annotated[
     list[str] | None,
@@ -42,7 +25,6 @@ Weights = Annotated[
     Path | None, typer.Option(exists=True, help="Folder or file of pretrained weights instead of the hub.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-STORAGE = Path("storage")
 PROBE_STEPS = 20
 UNFOLDED = 1000
 """Columns of what is no terminal: no table is that wide."""

@@ -222,7 +222,7 @@ def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, Study
 
 def _settings(state: StudyState) -> dict[str, Any]:
     """Return how a study measures: the primary metric and its section `evaluation`."""
-    metric = state.declaration.primary_metric.split("/")[1]
+    metric = state.declaration.metric
     return {"metric": metric, "evaluation": dict(state.study.get("evaluation", {}))}
 
 

@@ -110,7 +110,7 @@ def _policy(chosen: Candidate) -> Any:
     settings, wanted = chosen.study.evaluation, chosen.study.promotion
     return Policy(
         bound=Bound(wanted.rule, wanted.margin),
-        metric=chosen.state.declaration.primary_metric.split("/")[1],
+        metric=chosen.state.declaration.metric,
         bootstrap=Bootstrap(settings.redraws, settings.unit, level=settings.confidence, seed=settings.seed),
         per_pathology=wanted.per_pathology,
         calibration=wanted.calibration,

@@ -1,6 +1,8 @@
 """What the structure promises beyond the directions of imports, which import-linter holds."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -80,3 +82,15 @@ def test_every_package_folder_says_what_it_is():
     for room in ("datasets", "trainers", "mlflow_server", "search", "scripts"):
         for init in (ROOT / room).rglob("__init__.py"):
             assert init.read_text().startswith('"""'), init
+
+
+@pytest.mark.parametrize("room", ["search", "mlflow_server"])
+def test_above_trainers_no_code_names_a_metric(room):
+    """A task declares its own; the names that a paper's tables want are the exception."""
+    named = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and re.fullmatch(r"(\w+/)?auroc(/\w+)?", str(node.value))
+    }
+    assert named == ({"search/report/files.py"} if room == "search" else set())

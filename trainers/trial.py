@@ -131,3 +131,8 @@ class TaskDeclaration(BaseModel):
     def sign(self) -> float:
         """What makes a larger value of the primary metric the better one: 1, or -1 where it is minimized."""
         return 1.0 if self.direction == "maximize" else -1.0
+
+    @property
+    def metric(self) -> str:
+        """The primary metric's bare name: `auroc` of `val/auroc/macro`."""
+        return self.primary_metric.split("/")[1]

@@ -304,7 +304,8 @@ def test_a_started_server_is_whole(served, monkeypatch, tmp_path, capsys):
 def test_a_server_that_is_not_there_is_told(tmp_path):
     found = check(ServerConfig(folder=tmp_path, port=9, authentication=False))
     assert [(finding.name, finding.holds) for finding in found] == [("reachable", False), ("schema", False)]
-    assert found[0].evidence.startswith("nothing answers at http://127.0.0.1:9: ")
+    refused = "ConnectionRefusedError(111, 'Connection refused')"
+    assert found[0].evidence == f"no HTTP server answers at http://127.0.0.1:9: {refused}"
     assert found[1].evidence == f"{tmp_path}/mlflow.db does not exist; the server makes it when it is started first"
 
 
@@ -379,7 +380,7 @@ def test_a_file_that_is_no_database_is_told_before_the_server_starts(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP: BadStatusLine"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", r"no HTTP server answers at http://127.0.0.1:\d+: BadStatusLine"),
         (b"HTTP/1.0 200 OK\r\n\r\nhello", r"is no MLflow: it answers 200 b'hello' to /health instead of OK"),
     ],
 )
