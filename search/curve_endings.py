@@ -5,7 +5,7 @@ end and how far early differences shrink or grow. Groups differ in that, so the 
 trials stood as these do counts most. From the weighted past a ridge regression takes each trial from where it stands
 to where it finishes. Every past group is also foreseen from the others alone: what that gets right is the share of a
 foreseen move that is believed, and what it misses by is the doubt. Few groups, or groups unlike each other, therefore
-teach little, and do not teach certainty.
+teach little, and do not teach certainty. Where none stood at all as these do, nothing is foreseen.
 
 All of it is in units of each group's own spread or rise, because one group's AUROCs lie between 0.6 and 0.9 and
 another's between 0.98 and 0.99, and because curves that have flattened do not overtake each other.
@@ -31,6 +31,8 @@ that exploded in some other group would decide all else, or make its equations s
 NEIGHBOURHOOD, CLOSE = 0.5, 0.25
 """Doubt is read from trials that stood about as far behind: within half that distance and a little more."""
 FEWEST_GROUPS = 3
+LEAST_ALIKE = 0.3
+"""Sum of the groups' likenesses, 1 for one that stood the same, from which on they teach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Ends:
 
     Attributes:
         behind: float64 (trials,), distance to the best expected end, about 0 or less.
-        doubts: float64 (trials,), standard deviation of each; infinite where nothing was there to learn from.
+        doubts: float64 (trials,), standard deviation of each.
     """
 
     behind: np.ndarray
@@ -63,8 +65,8 @@ class Endings:
         """Say whether enough groups are over and had at least half of the keys, with much the same outcome."""
         return len(self._past) >= FEWEST_GROUPS and 2 * sum(key in self._telling for key in keys) >= len(keys)
 
-    def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> Ends:
-        """Return how far behind the best each live trial is expected to end, and how sure that is.
+    def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> Ends | None:
+        """Return how far behind the best each live trial is expected to end, and how sure; None: no group was alike.
 
         Args:
             curves: (key, curve) of all trials of the group, the stopped ones included.
@@ -79,14 +81,17 @@ class Endings:
         found = [(group, _lesson(group, keys, known, rung)) for group in self._past]
         lessons = [(group, lesson) for group, lesson in found if lesson is not None]
         if not lessons:
-            return Ends(now.behind(rung), np.full(len(now.keys), np.inf))
+            return None
         then = np.array([lesson.gaps for _, lesson in lessons])
         apart = _apart(_gaps(now, keys, rung, unit), then)
         every = frozenset(begun.keys)
         at_first = np.array([_first_gaps(group, every) for group, _ in lessons])
         apart = (apart + _apart(_gaps(begun, every, 0, begun.spread(0)), at_first)) / 2
+        alike = np.exp(-apart / (2 * LIKENESS**2))
+        if alike.sum() < LEAST_ALIKE:
+            return None
         groups = np.repeat(np.arange(len(lessons)), [len(lesson.moves) for _, lesson in lessons])
-        weights = (np.exp(-apart / (2 * LIKENESS**2)) + 1e-6)[groups]
+        weights = (alike + 1e-6)[groups]
         rows = Rows(*(np.concatenate([getattr(lesson.rows, of) for _, lesson in lessons]) for of in Rows.__slots__))
         moves = np.concatenate([lesson.moves for _, lesson in lessons])
         ridge = KeyedRidge(rows, groups, moves, weights, keys=len(known))

@@ -198,9 +198,9 @@ class CellRacePruner(optuna.pruners.BasePruner):
         standings = {trial.number: standing(trial, rung, direction) for trial in live}
         points = {trial.number: point_of(trial) for trial in begun}
         seeds = {number: [n for n in standings if points[n] == points[number]] for number in standings}
-        if self._endings.knows([key_of(trial) for trial in begun]):
+        if taught := self._taught(begun, live, rung, direction):
             way, margin, hopeless = TAUGHT, 0.0, math.inf
-            ends, doubts = self._taught(begun, live, rung, direction)
+            ends, doubts = taught
         else:
             ends, doubts = self._untaught(standings, rung), dict.fromkeys(standings, math.inf)
             noise = _noise(standings, ends, seeds)
@@ -236,14 +236,21 @@ class CellRacePruner(optuna.pruners.BasePruner):
 
     def _taught(
         self, begun: Sequence[FrozenTrial], group: Sequence[FrozenTrial], rung: int, direction: StudyDirection
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        """Return where each trial is expected to end by what became of its like in other groups, and the doubt."""
+    ) -> tuple[dict[int, float], dict[int, float]] | None:
+        """Return where each trial is expected to end by what became of its like in other groups, and the doubt.
+
+        None: there are no such groups.
+        """
+        if not self._endings.knows([key_of(trial) for trial in begun]):
+            return None
         live = {trial.number for trial in group}
         curves = [
             (key_of(trial), {step / self._epochs: value for step, value in _seen(trial, rung, direction).items()})
             for trial in begun
         ]
         ends = self._endings.expected(curves, [t.number in live for t in begun], self.rungs.index(rung))
+        if ends is None:
+            return None
         numbers = [trial.number for trial in group]
         return (
             dict(zip(numbers, ends.behind.tolist(), strict=True)),

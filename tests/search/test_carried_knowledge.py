@@ -49,8 +49,8 @@ def test_with_teachers_it_is_kept_and_the_reason_says_why():
     search.run()
     assert search.ends()["high2"] == "COMPLETE"
     reasons = [event["reason"] for event in search.state.trials["high2"].decisions]
-    assert reasons
-    assert all("what other groups taught" in reason for reason in reasons)
+    assert "place 1 of 3 (3 go on), 0.0000 behind by what other groups taught" in reasons[0]
+    assert all("place 1 of 1" in reason for reason in reasons[1:])
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])

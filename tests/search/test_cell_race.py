@@ -54,6 +54,13 @@ def test_groups_that_stood_alike_teach_more_than_others():
     assert alike_easy[0] > max(alike_easy[1:])
 
 
+@pytest.mark.parametrize(("groups", "foreseen"), [(1, False), (2, True)])
+def test_too_few_groups_that_stood_otherwise_teach_nothing(groups, foreseen):
+    """Where `y` leads instead of `x`, each is worth exp(-2/3 / (2 * 0.5**2)) = 0.26 of one that stood the same."""
+    begun = [(key, {0.25: value}) for key, value in zip("xyz", (0.3, 0.4, 0.2), strict=True)]
+    assert (Endings([HARD] * groups, [0.25]).expected(begun, [True] * 3, 0) is not None) is foreseen
+
+
 def test_what_is_taught_does_not_depend_on_the_unit_of_the_metric():
     small, large = expected([HARD] * 4, (0.4, 0.3, 0.2)), expected([HARD] * 4, (40.0, 30.0, 20.0))
     assert large == pytest.approx([100 * end for end in small])
@@ -437,7 +444,8 @@ def test_doubt_is_that_of_trials_that_stood_as_far_behind():
     """The leader always ended where it stood; who was far behind ended anywhere."""
     ends = (0.1, 0.7, 0.2, 0.6, 0.3, 0.5)
     past = [
-        Past([("x", {0.25: 0.8, 1.0: 0.8}), ("y", {0.25: 0.3, 1.0: end}), ("z", {0.25: 0.7, 1.0: 0.7})]) for end in ends
+        Past([("x", {0.25: 0.8, 1.0: 0.8}), ("y", {0.25: 0.3, 1.0: end}), ("z", {0.25: 0.7, 1.0: 0.7})])
+        for end in ends * 4
     ]
     now = [("new", {0.25: 0.8}), ("x", {0.25: 0.79}), ("y", {0.25: 0.3}), ("z", {0.25: 0.3})]
     doubts = Endings(past, [0.25]).expected(now, [True] * 4, 0).doubts
