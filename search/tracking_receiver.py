@@ -13,7 +13,7 @@ from search.run_names import RunNames
 from search.study_folder import StudyFolder
 from search.study_state import StudyState, TrialProgress
 
-NOTE_LETTERS = 5000
+NOTE_LETTERS, TAG_LETTERS = 5000, 4000
 """MLflow takes tags of up to 8,000."""
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
 """MLflow has no word for a pruned trial; KILLED is stopped from outside, and the tag says why."""
@@ -35,6 +35,7 @@ class TrackingReceiver:
         self._study = folder.study
         self._names = RunNames(self._state)
         self._measured = {trial: event["metrics"] for trial, event in self._state.evaluations.items()}
+        self._undefined = {event["trial"]: _undefined(event) for event in told if event["kind"] == "epoch"}
         self._named = {trial: self._names.of(known) for trial, known in self._state.trials.items() if known.starts}
 
     def receive(self, events: list[Event]) -> None:
@@ -125,9 +126,10 @@ class TrackingReceiver:
 
     def _log_epochs(self, trial: str, events: Sequence[Event]) -> None:
         self._tracker.log(trial, [Measurement(e["epoch"], e["timestamp_ms"], e["metrics"]) for e in events])
-        undefined = events[-1]["undefined"]
-        if undefined:
-            self._tracker.tag(trial, {"radsweep.undefined_metrics": ", ".join(undefined)[:4000]})
+        undefined = _undefined(events[-1])
+        if undefined != self._undefined.get(trial, ""):
+            self._tracker.tag(trial, {"radsweep.undefined_metrics": undefined})
+            self._undefined[trial] = undefined
 
     def _tag_decision(self, trial: str, events: Sequence[Event]) -> None:
         self._tracker.tag(
@@ -139,7 +141,7 @@ class TrackingReceiver:
         progress = self._state.trials[trial]
         if not progress.starts:
             return  # decided before it ever ran: it has no run
-        tags = {"radsweep.state": event["state"], "radsweep.reason": event["reason"][:4000]}
+        tags = {"radsweep.state": event["state"], "radsweep.reason": event["reason"][:TAG_LETTERS]}
         tags["radsweep.version"] = ", ".join(progress.versions)
         result = event["result"] or {}
         if result.get("checkpoint"):
@@ -179,6 +181,10 @@ class TrackingReceiver:
             self._tracker.replace_artifacts(self._study, self._folder.report, "report")
             self._tracker.tag(self._study, {"mlflow.note.content": self._note()})
         self._tracker.finish(self._study, event["status"], event["time_ms"])
+
+
+def _undefined(epoch: Event) -> str:
+    return ", ".join(epoch["undefined"])[:TAG_LETTERS]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

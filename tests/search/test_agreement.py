@@ -86,10 +86,10 @@ def test_numbered_trials_are_replayed_as_trials_with_names_of_their_own(groups, 
     for g in range(groups):
         for t in range(trials):
             end, rise = rng.uniform(0.7, 0.8), rng.uniform(2, 8)
-            rows += [(f"g{g}", str(t), e, end * (1 - np.exp(-e / rise)) + rng.normal(0, 0.002)) for e in range(1, 17)]
+            values = end * (1 - np.exp(-np.arange(1, 17) / rise)) + rng.normal(0, 0.002, 16)
+            rows += [(f"g{g}", f"{t:02}", epoch, value) for epoch, value in enumerate(values, 1)]
     numbered = pd.DataFrame(rows, columns=["group", "trial", "epoch", "value"])
-    named = numbered.assign(trial=numbered["group"] + " " + numbered["trial"].str.zfill(2))
-    numbered["trial"] = numbered["trial"].str.zfill(2)
+    named = numbered.assign(trial=numbered["group"] + " " + numbered["trial"])
     asked = run.asked(["cell_race"])
     of_numbers, of_names = (
         next(run.replay(curves.of_table(table, name="t"), asked, seeds=1)).as_json() for table in (numbered, named)

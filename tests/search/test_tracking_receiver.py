@@ -4,6 +4,7 @@ import pytest
 
 from search.study_folder import StudyFolder
 from search.tracking_receiver import TrackingReceiver
+from tests.search.recorded import DECLARATION
 
 
 class Kept:
@@ -116,6 +117,24 @@ def test_how_a_trial_ended_is_told_in_the_words_of_mlflow(tmp_path, state, statu
     assert tracker.tags["t"]["radsweep.state"] == state
     assert tracker.tags["t"]["radsweep.reason"] == "why"
     assert set(tracker.tags) == {"t"}
+
+
+def test_a_metric_that_becomes_defined_is_no_longer_called_undefined(tmp_path):
+    told, tracker, seen = events({"resolution": [224]}, [1]), Kept(), []
+    told[1] |= {"declaration": DECLARATION}
+    epoch = {"kind": "epoch", "trial": "t", "timestamp_ms": 1, "metrics": {"val/a": 0.5}}
+    epochs = [
+        {**epoch, "epoch": number, "undefined": undefined}
+        for number, undefined in enumerate((["val/b", "val/c"], ["val/b"], []), 1)
+    ]
+    receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [])
+    receiver.receive(told)
+    for number, each in enumerate(epochs):
+        if number == 2:  # as after a failure
+            receiver = TrackingReceiver(tracker, StudyFolder(tmp_path, "s"), [*told, *epochs[:number]])
+        receiver.receive([each])
+        seen.append(tracker.tags["t"]["radsweep.undefined_metrics"])
+    assert seen == ["val/b, val/c", "val/b", ""]
 
 
 def test_a_winner_that_is_measured_again_gets_rows_for_what_came_out_otherwise(tmp_path):
