@@ -165,7 +165,10 @@ class History:
             except (ValueError, KeyError, TypeError):
                 whole = False
             if not whole:
-                raise PromotionError(f"{self._path}: line {number} was changed, or one before it is missing")
+                raise PromotionError(
+                    f"{self._path}: line {number} was changed, or one before it is missing; bring the file back from a "
+                    "backup"
+                )
             previous = entry["hash"]
             entries.append(entry)
         return entries

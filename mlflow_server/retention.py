@@ -93,8 +93,8 @@ def _in_histories(storage: Path) -> dict[str, str]:
             entries = History(storage, path.stem).read()
         except (PromotionError, OSError) as problem:
             raise TrackingError(
-                f"{path} cannot be read, and a run that it cites would be lost: {problem}; bring it back from a "
-                "backup, or move it away if nothing in it counts"
+                f"{path} cannot be read, and a run that it cites would be lost: {problem}; if nothing in it counts, "
+                "move it away"
             ) from problem
         runs = (run for entry in entries if isinstance(run := entry.get("run_id"), str))
         cited |= dict.fromkeys(runs, f"cited by a promotion of {path.stem}")

@@ -226,7 +226,7 @@ class StudyState:
         return bool(now == now | self.baselines[key].get("data", {}))
 
     def apply(self, event: Event) -> None:
-        """Take one event in; telling the same one again changes nothing."""
+        """Take one event in; an epoch that is told again changes nothing."""
         kind = event["kind"]
         self._tick(event)
         if kind == "study":
