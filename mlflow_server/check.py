@@ -67,7 +67,7 @@ def login(config: ServerConfig) -> tuple[str, str] | None:
     name, password = (os.environ.get(key) for key in LOGIN)
     if name and password:
         return name, password
-    return credentials.ADMIN, credentials.read_secret(config.credentials / credentials.SECRETS[0])
+    return credentials.ADMIN, credentials.read_secret(config.credentials / credentials.PASSWORD)
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def _version(config: ServerConfig) -> str:
     if status == 401:
         raise TrackingError(
             f"{config.uri} does not let {(login(config) or ('a stranger',))[0]} in; user and password are those of "
-            f"{' and '.join(LOGIN)}, or {credentials.ADMIN} and what {config.credentials / credentials.SECRETS[0]} says"
+            f"{' and '.join(LOGIN)}, or {credentials.ADMIN} and what {config.credentials / credentials.PASSWORD} says"
         )
     if status != 200 or told != version("mlflow"):
         raise TrackingError(f"{config.uri} answers {status} {told!r}; the client here has mlflow {version('mlflow')}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from mlflow_server.errors import TrackingError
 
 ADMIN = "admin"
-SECRETS = ("admin-password", "session-key", "passphrase")
+PASSWORD = "admin-password"  # noqa: S105 - the name of a file
+SECRETS = (PASSWORD, "session-key", "passphrase")
 """Files, in the order of the attributes of `Credentials`."""
 USERS = "users.db"
 """MLflow's own file beside them; of a password it has only the hash."""
@@ -43,7 +44,7 @@ def obtain(folder: Path) -> Credentials:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (mode := folder.stat().st_mode) & OTHERS:
         raise TrackingError(f"{folder} is open to others (mode {mode & 0o777:o}); `chmod 700 {folder}`")
-    password, users = folder / SECRETS[0], folder / USERS
+    password, users = folder / PASSWORD, folder / USERS
     if users.exists() and not password.exists():  # MLflow makes the administrator once: a new one would let nobody in
         raise TrackingError(
             f"{password} is gone, and {users} has only its hash; bring it back from a backup, or write the password of "

@@ -21,9 +21,9 @@ in the tables at hand, with the names shuffled inside the groups -0.04 to 0.12."
 
 def telling_keys(past: Sequence[Past]) -> frozenset[str]:
     """Return the keys that more than one group had; none where the groups do not rank them alike."""
-    counts = Counter(key for group in past for key in {key for key, _ in group.curves})
     if agreement(past) < LEAST:
         return frozenset()
+    counts = Counter(key for group in past for key in {key for key, _ in group.curves})
     return frozenset(key for key, count in counts.items() if count > 1)
 
 

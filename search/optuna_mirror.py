@@ -41,9 +41,8 @@ class OptunaMirror:
     def __init__(self, folder: StudyFolder, pruning: Pruning, told: Sequence[Event]):
         folder.path.mkdir(parents=True, exist_ok=True)
         path = folder.optuna.resolve()
-        _put_aside_if_unusable(path)
-        anew = not path.exists()
-        self._storage = _opened(path)
+        there = _opened(path)
+        self._storage = there or _made(path)
         self._state = StudyState.of(told)
         self._folder = folder
         self._pruning = pruning
@@ -53,7 +52,7 @@ class OptunaMirror:
         for progress in self._state.trials.values():
             if progress.done:
                 self._ended[group_of(progress, pruning)][progress.trial] = progress
-        if anew:
+        if there is None:
             for group in self._ended:
                 self._bring_up_to_date(group)
 
@@ -127,30 +126,33 @@ def _ending(progress: TrialProgress) -> Ending:
     return progress.trial, str(progress.ended_ms)
 
 
-def _put_aside_if_unusable(path: Path) -> None:
-    """Rename a file that is damaged or of another version of Optuna; what holds it up for a while only is raised."""
+def _opened(path: Path) -> optuna.storages.RDBStorage | None:
+    """Open the file; None: there is none, or it is damaged or of another version of Optuna and was put aside.
+
+    What holds it up for a while only is raised.
+    """
     if not path.exists():
-        return
+        return None
     try:
-        optuna.storages.RDBStorage(f"sqlite:///{path}").engine.dispose()
+        return optuna.storages.RDBStorage(f"sqlite:///{path}")
     except OperationalError:  # locked, or not to be read by this user
         raise
     except (DatabaseError, RuntimeError) as problem:
         aside = path.with_name(f"{path.name}.unusable")
         path.replace(aside)
         LOG.warning("%s cannot be used (%s); it is %s now, and made anew", path, str(problem).splitlines()[0], aside)
+        return None
 
 
-def _opened(path: Path) -> optuna.storages.RDBStorage:
-    """Open the file; a new one is made aside, since a kill between its tables and its indices would be for good.
+def _made(path: Path) -> optuna.storages.RDBStorage:
+    """Make a new file; it is made aside, since a kill between its tables and its indices would be for good.
 
     Without the index of unique names, Optuna would make a study again instead of loading it.
     """
-    if not path.exists():
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.unlink(missing_ok=True)
-        optuna.storages.RDBStorage(f"sqlite:///{aside}").engine.dispose()
-        aside.replace(path)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.unlink(missing_ok=True)
+    optuna.storages.RDBStorage(f"sqlite:///{aside}").engine.dispose()
+    aside.replace(path)
     return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 
