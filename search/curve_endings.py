@@ -200,9 +200,11 @@ def _doubts(squares: np.ndarray, rows: Rows, weights: np.ndarray, asked: Rows, *
     """
     of_keys = _of_keys(squares, rows.keys, weights, keys)
     mine, theirs = (np.maximum(of.features[:, 0], -FARTHEST) for of in (asked, rows))
-    apart = (mine[:, None] - theirs) / (NEIGHBOURHOOD * (CLOSE - mine[:, None]))
-    near = weights * np.exp(-(apart**2) / 2) + 1e-9
-    doubts: np.ndarray = np.sqrt(near @ squares / near.sum(axis=1) * of_keys[asked.keys] / max(of_keys[-1], 1e-12))
+    nearby = np.empty(len(mine))
+    for place, own in enumerate(mine.tolist()):  # one at a time: thousands of trials by their teachers fill a memory
+        near = weights * np.exp(-(((own - theirs) / (NEIGHBOURHOOD * (CLOSE - own))) ** 2) / 2) + 1e-9
+        nearby[place] = near @ squares / near.sum()
+    doubts: np.ndarray = np.sqrt(nearby * of_keys[asked.keys] / max(of_keys[-1], 1e-12))
     return doubts
 
 

@@ -114,8 +114,9 @@ class ComparisonGroup:
 
     def _reason(self, trial: FrozenTrial, epoch: int, *, stops: bool) -> str:
         """Say what one of Optuna's pruners had before it; none of them says why."""
-        group = [other for other in self._study.get_trials(deepcopy=False) if other.number != trial.number]
-        known = [other.intermediate_values[epoch] for other in group if epoch in other.intermediate_values]
+        group = self._study.get_trials(deepcopy=False)
+        there = (other for other in group if epoch in other.intermediate_values and other.number != trial.number)
+        known = [other.intermediate_values[epoch] for other in there]
         others = "no other trial of its group has been there"
         if known:
             span = f"from {min(known):.4f} to {max(known):.4f}, median {median(known):.4f}"

@@ -15,6 +15,7 @@ killed and started again decides the same.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
@@ -183,11 +184,11 @@ class CellRacePruner(optuna.pruners.BasePruner):
         rung = trial.last_step
         if rung not in self._exponent_at:
             return False, "not at a rung"
-        # One that has gone on past the rung may not have been defined until then: here it stands nowhere.
         everyone = study.get_trials(deepcopy=False)
-        begun = [other for other in everyone if min(other.intermediate_values, default=math.inf) <= rung]
-        asked = (study.study_name, rung, [(t.number, t.state, len(t.intermediate_values)) for t in begun])
+        asked = (study.study_name, rung, [(other.state, len(other.intermediate_values)) for other in everyone])
         if self._last_asked != asked:  # every trial of a group asks at a rung
+            # One that has gone on past the rung may not have been defined until then: here it stands nowhere.
+            begun = [other for other in everyone if min(other.intermediate_values, default=math.inf) <= rung]
             self._last_asked, self._field = asked, self._assess(begun, rung, study.direction)
         return self._field.verdict(trial.number, rung)
 
@@ -197,7 +198,10 @@ class CellRacePruner(optuna.pruners.BasePruner):
         live = [trial for trial in begun if rung in trial.intermediate_values and trial.state in running]
         standings = {trial.number: standing(trial, rung, direction) for trial in live}
         points = {trial.number: point_of(trial) for trial in begun}
-        seeds = {number: [n for n in standings if points[n] == points[number]] for number in standings}
+        of_point: dict[str, list[int]] = defaultdict(list)
+        for number in standings:
+            of_point[points[number]].append(number)
+        seeds = {number: of_point[points[number]] for number in standings}
         if taught := self._taught(begun, live, rung, direction):
             way, margin, hopeless = TAUGHT, 0.0, math.inf
             ends, doubts = taught
@@ -308,8 +312,8 @@ def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -
 
 
 def key_of(trial: FrozenTrial) -> str:
-    """Name the hyperparameters of a trial, the same in every group."""
-    return pruners.key_of(trial.params) or str(trial.number)
+    """Name the hyperparameters of a trial, the same in every group; where none are told, its point."""
+    return pruners.key_of(trial.params) or point_of(trial)
 
 
 def point_of(trial: FrozenTrial) -> str:

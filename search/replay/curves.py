@@ -92,7 +92,8 @@ def by_cost(group: Group) -> Group:
     A rung is a share of a training. In a table whose rows are numbered 1, 2, 3 ... while each takes twice the data of
     the one before, half of the rows is a hundredth of the training.
     """
-    whole = [curve for curve in group.values() if curve.epochs[-1] == longest(group)]
+    last = longest(group)
+    whole = [curve for curve in group.values() if curve.epochs[-1] == last]
     epochs = np.unique(np.concatenate([curve.epochs for curve in group.values()]))
     spent = np.sum([np.interp(epochs, curve.epochs, _spent(curve), left=0.0) for curve in whole], axis=0)
     if np.allclose(spent, spent[-1] * epochs / epochs[-1], rtol=0, atol=EVEN * spent[-1]):

@@ -88,7 +88,7 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
         known = {"past": _alike(past, points), "restarts": restarts, "trials": len(points)}
         pruner = pruners.create(name, settings, epochs=longest(group), known=known)
         smaller = any(curve.sign < 0 for curve in group.values())
-        compared = ComparisonGroup(pruner, "minimize" if smaller else "maximize", {"point": sorted(points)})
+        compared = ComparisonGroup(pruner, "minimize" if smaller else "maximize", {})
         return _synchronous(group, compared) if compared.rungs else _one_by_one(group, compared, rng)
 
     return policy
@@ -96,13 +96,8 @@ def pruned(name: str, settings: Mapping[str, Any], past: Sequence[Past] = ()) ->
 
 def _alike(past: Sequence[Past], points: Collection[str]) -> list[Past]:
     """Take the groups that had at least half of a group's points; the others know nothing of how those end."""
-    own = {key_of(point) for point in points}
+    own = set(points)
     return [other for other in past if 2 * len(own & {key for key, _ in other.curves}) >= len(own)]
-
-
-def key_of(point: str) -> str:
-    """Name a recorded point as a pruner does, the same in every group."""
-    return pruners.key_of({"point": point})
 
 
 def asha(reduction: int = 4, grace: int = 1) -> Policy:
@@ -186,8 +181,8 @@ def _synchronous(group: Group, compared: ComparisonGroup) -> Replayed:
 
 
 def _enter(compared: ComparisonGroup, group: Group, trial: str) -> None:
-    point = point_of(group, trial)
-    compared.add(trial, {"point": point}, point=point)
+    # As one of a thousand choices Optuna would hold each point against all others.
+    compared.add(trial, {}, point=point_of(group, trial))
 
 
 def _train_until(curve: Curve, compared: ComparisonGroup, trial: str, rows: dict[str, int], rung: int) -> None:

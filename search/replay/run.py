@@ -138,7 +138,7 @@ def _of_group(group: Group) -> Past:
     return Past(
         [
             (
-                policies.key_of(point_of(group, trial)),
+                point_of(group, trial),
                 ended(dict(zip((curve.epochs / epochs).tolist(), curve.values.tolist(), strict=True))),
             )
             for trial, curve in group.items()
