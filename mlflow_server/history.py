@@ -47,6 +47,7 @@ class History:
         self._path = storage / PROMOTIONS / f"{name}.jsonl"
         self._intent = self._path.with_suffix(".intent")
         self._origin = self._path.with_suffix(".origin")
+        self._lock = self._path.with_suffix(".promotion")
         self._name = name
 
     @contextmanager
@@ -60,7 +61,7 @@ class History:
             PromotionError: another process holds it.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._path.with_suffix(".promotion"), timeout=wait_seconds)
+        lock = FileLock(self._lock, timeout=wait_seconds)
         try:
             lock.acquire()
         except Timeout:
@@ -73,8 +74,8 @@ class History:
             lock.release()
 
     def is_first(self) -> bool:
-        """Say whether nothing was ever promoted in this storage folder, so that nothing can be under way there."""
-        return not self._path.parent.is_dir()
+        """Say whether this model was never promoted in this storage folder, so that nothing can be under way there."""
+        return not any(path.exists() for path in (self._path, self._intent, self._lock))
 
     def intend(self, action: str, evidence: Mapping[str, Any]) -> Entry:
         """Write down durably what is about to happen, so that it can be put on record after a crash.

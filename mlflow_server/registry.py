@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from mlflow_server import packaged_files
 from mlflow_server.database_path import SQLITE
 from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.history import CLAIM, who
@@ -32,8 +31,6 @@ MADE_OF = "radsweep.made_of"
 """Tag of a version: a hash of its weights and of what was measured; what is measured anew is another version."""
 EXTERNAL_SCORES = "evaluation/scores_{}.parquet"
 """Artifacts of a winner's run."""
-PACKAGED = frozenset({MLMODEL_FILE_NAME, "contract.json", "program.pt2", "weights.safetensors"})
-"""Files without which a version cannot be loaded, see `packaging.py`."""
 ENTRY = "radsweep.promotion."
 """Prefix of the tags that mirror the history."""
 TAG_CHARACTERS = 50_000
@@ -284,12 +281,16 @@ class Registry:
     def is_packaged(self, name: str, version: str) -> bool:
         """Say whether a version's files are there, for all that is known: they can be deleted without the version."""
         place = self._client.get_model_version_download_uri(name, version)
-        try:
-            there = get_artifact_repository(place, tracking_uri=self._client.tracking_uri)
-            files = [*there.list_artifacts(), *there.list_artifacts("artifacts")]
-        except Exception as problem:  # any: each kind of store has exceptions of its own, also where it is away
-            return getattr(problem, "error_code", None) != "RESOURCE_DOES_NOT_EXIST"
-        return {PurePosixPath(file.path).name for file in files} >= PACKAGED
+        return packaged_files.are_there(place, uri=self._client.tracking_uri)
+
+    def check_files(self, name: str, version: str) -> None:
+        """Look whether a version's files are those that were packaged, as far as they can be brought.
+
+        Raises:
+            PromotionError: one is not.
+        """
+        place = self._client.get_model_version_download_uri(name, version)
+        packaged_files.check(f"models:/{name}/{version}", place, uri=self._client.tracking_uri)
 
     def tags_of_run(self, run_id: str) -> dict[str, str]:
         """Return a run's tags."""

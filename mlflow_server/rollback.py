@@ -20,7 +20,7 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
         The new entry of the history.
 
     Raises:
-        PromotionError: there is no champion, or none before it that is still there.
+        PromotionError: there is no champion, or none before it that is still there; or its files were changed.
     """
     succession.settle(name, registry=registry, history=history)
     champion = registry.champion(name)
@@ -33,6 +33,13 @@ def roll_back(name: str, *, registry: Registry, history: History) -> Entry:
             f"{name}: no champion before version {champion.version} is on record and still there{deleted}; promote "
             "another"
         )
+    try:
+        registry.check_files(name, there[-1])
+    except PromotionError as problem:
+        raise PromotionError(
+            f"{problem}. The champion stays; bring the files back from a backup, or delete version {there[-1]} of "
+            f"{name} and roll back again"
+        ) from None
     version = registry.find(f"models:/{name}/{there[-1]}")
     evidence = {
         "registered_model": name,

@@ -113,7 +113,7 @@ def settle(name: str, *, registry: Registry, history: History) -> Entry | None:
     Raises:
         PromotionError: the change is still being carried out.
     """
-    if history.is_first():  # the lock would make its folder, of a misspelt storage as well
+    if history.is_first():  # the lock would make files for a misspelt model, and the folder of a misspelt storage
         return None
     with history.alone():
         return _settle(name, registry, history)

@@ -16,15 +16,7 @@ from mlflow_server.errors import PromotionError
 from mlflow_server.history import History
 from mlflow_server.registry import SCORES_HASH, Registry
 from mlflow_server.rollback import before, roll_back
-
-
-def packaged(folder):
-    folder.mkdir()
-    (folder / "MLmodel").touch()
-    (folder / "artifacts").mkdir()
-    for name in ("contract.json", "program.pt2", "weights.safetensors"):
-        (folder / "artifacts" / name).touch()
-    return folder
+from tests.mlflow_server.packaged import packaged
 
 
 def raising(problem):
@@ -107,6 +99,35 @@ def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted, gone)
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("program.pt2", "another"),
+        ("weights.safetensors", "another"),
+        ("contract.json", "{"),
+        ("contract.json", "[]"),
+        ("contract.json", '{"sha256": {"program": "1"}}'),
+    ],
+)
+def test_no_version_becomes_champion_again_whose_files_were_changed(promoted, file, content):
+    storage, registry, history = promoted
+    (storage / "2" / "artifacts" / file).write_text(content)
+    told = rf"models:/m/2: {file}: not as packaged, .* bring the files back from a backup, or delete version 2 of m"
+    with pytest.raises(PromotionError, match=told):
+        roll_back("m", registry=registry, history=history)
+    assert registry.champion("m").version == "3"
+    MlflowClient(f"sqlite:///{storage}/mlflow.db").delete_model_version("m", "2")
+    assert roll_back("m", registry=registry, history=history)["version"] == "1"
+
+
+def test_a_store_that_is_away_does_not_hold_up_a_roll_back(promoted, monkeypatch):
+    _, registry, history = promoted
+    monkeypatch.setattr(
+        "mlflow_server.packaged_files.get_artifact_repository", raising(ConnectionError("the store is away"))
+    )
+    assert roll_back("m", registry=registry, history=history)["version"] == "2"
+
+
+@pytest.mark.parametrize(
     ("problem", "there"),
     [
         (MlflowException("no such model", RESOURCE_DOES_NOT_EXIST), False),
@@ -116,7 +137,7 @@ def test_rolling_back_passes_over_a_version_whose_files_are_gone(promoted, gone)
 )
 def test_files_are_gone_only_where_the_store_says_so(promoted, monkeypatch, problem, there):
     _, registry, _ = promoted
-    monkeypatch.setattr("mlflow_server.registry.get_artifact_repository", raising(problem))
+    monkeypatch.setattr("mlflow_server.packaged_files.get_artifact_repository", raising(problem))
     assert registry.is_packaged("m", "2") is there
 
 
@@ -127,11 +148,14 @@ def test_a_version_that_cannot_be_loaded_is_told_with_what_to_do(promoted):
     assert reason.evidence.endswith("; if that stays so, delete version 2 of m and promote again")
 
 
-def test_rolling_back_what_is_not_there_makes_no_folder(promoted, tmp_path):
-    _, registry, _ = promoted
-    with pytest.raises(PromotionError, match="there is no champion to roll back"):
-        roll_back("typo", registry=registry, history=History(tmp_path / "typo", "typo"))
+def test_rolling_back_what_is_not_there_leaves_nothing(promoted, tmp_path):
+    storage, registry, _ = promoted
+    before = sorted(storage.rglob("*"))
+    for folder in (tmp_path / "typo", storage):
+        with pytest.raises(PromotionError, match="there is no champion to roll back"):
+            roll_back("typo", registry=registry, history=History(folder, "typo"))
     assert not (tmp_path / "typo").exists()
+    assert sorted(storage.rglob("*")) == before
 
 
 def test_a_champion_made_by_hand_is_rolled_back_to_the_one_before(promoted):

@@ -14,6 +14,7 @@ from mlflow_server.errors import PromotionError
 from mlflow_server.history import History
 from mlflow_server.registry import CHALLENGER, CLAIM, Registry
 from mlflow_server.rollback import roll_back
+from tests.mlflow_server.packaged import packaged
 
 FORK = multiprocessing.get_context("fork")  # a new interpreter would spend seconds on importing mlflow
 
@@ -25,9 +26,7 @@ def store(tmp_path_factory):
     uri = f"sqlite:///{folder}/mlflow.db"
     client, registry, history = MlflowClient(uri), Registry(uri), History(folder, "m")
     experiment = client.create_experiment("e")
-    (folder / "artifacts").mkdir()
-    for name in ("MLmodel", *(f"artifacts/{file}" for file in ("contract.json", "program.pt2", "weights.safetensors"))):
-        (folder / name).touch()  # what every version's source has
+    packaged(folder)  # what every version's source has
     for _ in range(3):
         run = client.create_run(experiment).info.run_id
         registry.register("m", source=str(folder), run_id=run, tags={})
