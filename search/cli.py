@@ -123,7 +123,7 @@ def run(
     )
     shown = showing.create(progress, console)
     try:
-        state = run_study(loaded, machine, shown)
+        run_study(loaded, machine, shown)
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again and it goes on where it stood", 130)
     finally:
@@ -133,8 +133,8 @@ def run(
         report.show(found, console)
     if not found["cells"]:
         _stop("no cell has a finished trial; `python -m search status` says why", 1)
-    if state.unusable:
-        _stop(f"data that could not be used: {', '.join(state.unusable)}; mend them and run again", 1)
+    if found["unusable"]:
+        _stop(f"data that could not be used: {', '.join(found['unusable'])}; mend them and run again", 1)
 
 
 @app.command()

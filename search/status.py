@@ -67,7 +67,7 @@ def status(study: StudyConfig, storage: Path) -> dict[str, Any]:
         "trials": rows,
         "no_longer_asked_for": _cost([state.trials[t] for t in state.trials.keys() - trials.keys()]),
         "to_come": dict(Counter(trial.cell.name for trial in (*coming, *unidentified(wanted, state)))),
-        "unusable": dict(state.unusable),
+        "unusable": state.unusable_among(wanted.datasets),
         "budget": Spending(study.budget, [], state, now_ms).exhausted(),
         "counts": _counts(rows, len(wanted.trials) + len(coming)),
     }

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets.dataset_config import DatasetConfig
 from search.ledger import Event
 from trainers.trial import TaskDeclaration, TrialResult, TrialState
 
@@ -217,6 +218,11 @@ class StudyState:
         """Return fingerprint and people of a data set, as far as they are known: what its figures depend on."""
         known = self.datasets.get(key) or self.externals.get(key, {})
         return {name: known[name] for name in ("fingerprint", "people") if name in known}
+
+    def unusable_among(self, datasets: Iterable[DatasetConfig]) -> dict[str, str]:
+        """Return why some of these data sets could not be used; others may be asked for no more."""
+        names = {dataset.name for dataset in datasets}
+        return {name: reason for name, reason in self.unusable.items() if name in names}
 
     def has_baseline(self, key: str) -> bool:
         """Whether the baseline of a data set was measured, on the data as they are now."""

@@ -122,6 +122,10 @@ def test_data_that_cannot_be_used_stop_their_own_cells_until_they_are_mended(els
     assert "data: its data cannot be read; the cell stops" in shown
     assert json.loads(elsewhere("status", "--json"))["to_come"] == {"torn/random/test_vit3/32": 1}
     assert "is not finished: 1 of 2 trials are done" in elsewhere("promote", code=2)
+    both = elsewhere.study.read_text()
+    elsewhere.study.write_text(both + "exclude: [{dataset: torn}]\n")
+    assert "torn" not in elsewhere("run") + elsewhere("status")  # it is asked for no more
+    elsewhere.study.write_text(both)
     shutil.rmtree(manifest.root)
     elsewhere("run")
     assert [cell["axes"]["dataset"] for cell in report(elsewhere)["cells"]] == ["phantom", "torn"]
