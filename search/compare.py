@@ -221,8 +221,8 @@ def _measured(storage: Path) -> Iterator[tuple[str, str, str, StudyFolder, Study
 
 
 def _settings(state: StudyState) -> dict[str, Any]:
-    """Return how a study measures: the primary metric and its section `evaluation`."""
-    metric = state.declaration.metric
+    """Return how a study measures: the primary metric, once it has read data, and its section `evaluation`."""
+    metric = state.declaration.metric if state.datasets else None
     return {"metric": metric, "evaluation": dict(state.study.get("evaluation", {}))}
 
 

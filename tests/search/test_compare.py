@@ -240,6 +240,13 @@ def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage
         assert {**found, "first": None} == {**expected, "first": None}  # measured as the study measures
     registry.tag(version, {"radsweep.study": "../one"})
     assert ask(storage, "models:/m/1", "bbbbbb")["redraws"] == 1000
+    begun = StudyFolder(storage, "begun")
+    begun.path.mkdir()
+    with Ledger(begun.ledger) as ledger:  # in this storage it has read no data yet
+        ledger.append({"kind": "study", "study": {"evaluation": {"redraws": 300}}, "version": "1", "time_ms": 1})
+    registry.tag(version, {"radsweep.study": "begun"})
+    found = ask(storage, "models:/m/1", "bbbbbb")
+    assert (found["redraws"], found["metric"]) == (300, "auroc")
     for wrong in ("models:/m@nobody", "models:/m/9", "models:/../m/1", "models:/m"):
         with pytest.raises(PromotionError, match="models:/"):
             ask(storage, wrong, "bbbbbb")
