@@ -2,10 +2,11 @@
 
 import pytest
 
+from search import dispatcher
 from search.dispatcher import Dispatcher
 from search.resources import Slot
 from search.schedule import Entry, Schedule
-from search.study_sections import Pruning
+from search.study_sections import Budget, Pruning
 from search.study_state import StudyState
 from tests.search.recorded import Clock, opening
 from trainers.trial import EpochMetrics, TrialResult
@@ -18,7 +19,7 @@ ON_A100, ANY, TWO, QUARTER = Slot(1, 1.0, gpu_type="A100"), Slot(1, 1.0), Slot(1
 class Cluster:
     """A schedule of trials with slots, given away one by one; the costliest come first."""
 
-    def __init__(self, nodes, slots):
+    def __init__(self, nodes, slots, budget=None):
         entries = [
             Entry(trial, trial, trial, {"x": 1.0}, 1, cost=1000.0 - rank, slot=slot)
             for rank, (trial, slot) in enumerate(slots.items())
@@ -30,7 +31,10 @@ class Cluster:
             for event in events:
                 state.apply(event)
 
-        schedule = Schedule(entries, state=state, pruning=Pruning(pruner="none"), record=record, now=Clock())
+        self.clock = Clock()
+        schedule = Schedule(
+            entries, state=state, pruning=Pruning(pruner="none"), record=record, budget=budget, now=self.clock
+        )
         self.dispatcher = Dispatcher(
             schedule,
             order=lambda assignment: assignment.trial,
@@ -144,3 +148,93 @@ def test_after_a_full_disk_nothing_starts_and_the_first_one_is_told():
     assert str(cluster.dispatcher.problem).startswith("trial b: its disk is full")
     assert cluster.give(1) == [None]
     assert cluster.dispatcher.over
+
+
+HALF, SHARE = Slot(1, 0.5), Slot(1, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "slots", "given"),
+    [
+        pytest.param(
+            [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}],
+            {"two": TWO, "small": QUARTER, "whole": ANY},
+            ["two", "small", None],
+            id="the largest lies where it alone has room",
+        ),
+        pytest.param(
+            [{"CPU": 4.0}, {"CPU": 2.0}],
+            {"large": Slot(4), "small": Slot(1), "next": Slot(2)},
+            ["large", "small", None],
+            id="so it does with CPUs",
+        ),
+        pytest.param(
+            [{"CPU": 8.0, "GPU": 2.0}],
+            {"a": SHARE, "b": Slot(1, 0.4), "c": Slot(1, 0.4), "d": Slot(1, 0.2), "e": Slot(1, 0.3)},
+            ["a", "b", "c", "d", "e"],  # d beside b and c: the largest share stays free beside a
+            id="a share goes to the fullest GPU that has room for it",
+        ),
+        pytest.param(
+            [{"CPU": 4.0}, {"CPU": 4.0}],
+            {"a": Slot(3), "b": Slot(3), "c": Slot(2), "d": Slot(4), "small": Slot(1)},
+            ["a", "b", None],
+            id="two that wait keep a node each",
+        ),
+        pytest.param(
+            [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 64.0, "GPU": 2.0}],
+            {"a": ANY, "b": TWO, "c": TWO, "small": QUARTER},
+            ["a", "b", None],  # c waits for the first node, where one GPU is free; the small one would take of it
+            id="GPUs that are free are nearer than CPUs",
+        ),
+        pytest.param(
+            [{"CPU": 8.0}, {"CPU": 8.0}],
+            {"a": Slot(5), "b": Slot(4), "c": Slot(6), "small": Slot(4)},
+            ["a", "b", None],  # c waits for the second node, which has one CPU more
+            id="without GPUs it is the CPUs",
+        ),
+        pytest.param(
+            [{"CPU": 100.0, "GPU": 1.0}],
+            {str(n): Slot(1, 0.1) for n in range(10)},
+            [str(n) for n in range(10)],  # 1 - 9 × 0.1 is less than 0.1 in binary, if it is taken off one by one
+            id="ten tenths are a whole",
+        ),
+    ],
+)
+def test_room_is_counted_as_ray_gives_it(nodes, slots, given):
+    assert Cluster(nodes, slots).give(len(given)) == given
+
+
+def test_nodes_come_and_go(monkeypatch):
+    nodes, now = [{"CPU": 1.0}], [0.0]
+    monkeypatch.setattr(dispatcher.time, "monotonic", lambda: now[0])
+    cluster = Cluster(nodes, dict.fromkeys("abc", Slot(1)))
+    assert cluster.give(2) == ["a", None]
+    nodes.append({"CPU": 1.0})
+    now[0] = 2 * dispatcher.SECONDS_BETWEEN_COUNTS
+    assert cluster.give(2) == ["b", None]
+    del nodes[0]
+    cluster.dispatcher.lost("1", "its node died")
+    now[0] *= 2
+    assert cluster.give(1) == [None]  # b has the node that is left
+
+
+def test_a_trial_that_tells_no_end_has_left_its_slot_and_goes_on_later():
+    """Tune ends a trial at a rung or for a budget; its process tells nothing more."""
+    cluster = Cluster([V100], {"small": ANY})
+    assert cluster.give(2) == ["small", None]
+    cluster.dispatcher.left("1")
+    assert cluster.after == ["small"]
+    assert not cluster.state.trials["small"].interruptions
+    assert cluster.give(1) == ["small"]
+
+
+def test_when_the_budget_is_used_up_it_is_over_as_soon_as_nobody_runs():
+    """Else Tune would ask for the next piece of work for ever."""
+    cluster = Cluster([V100], {"a": QUARTER, "b": ANY}, Budget(wall_clock_hours=1))
+    assert cluster.give(1) == ["a"]
+    cluster.clock.now += 3_600_000
+    assert cluster.give(1) == [None]
+    assert not cluster.dispatcher.over
+    cluster.dispatcher.left("1")
+    assert cluster.dispatcher.over
+    assert not cluster.state.trials["a"].done

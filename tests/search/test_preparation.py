@@ -7,12 +7,15 @@ import fsspec
 import pytest
 
 from datasets import cleaning
-from search import data_roots, grid, images_needed, ray_cluster, worker
+from datasets.dataset_config import DatasetConfig
+from datasets.errors import DatasetError
+from search import data_roots, grid, identity, images_needed, ray_cluster, worker
 from search.errors import StudyError
 from search.preparation import Preparation
 from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
+from search.study_state import StudyState
 from tests.datasets import miniatures
 
 
@@ -170,3 +173,123 @@ def test_where_no_data_set_can_be_used_all_are_told_and_recorded(prepare, tmp_pa
     with pytest.raises(StudyError, match=r"no data set can be used:\n- .*\(.*ours\).*\n- .*\(.*theirs\)"):
         prepare(asked, roots, recorded)
     assert [(event["kind"], event["dataset"]) for event in recorded] == [("unusable", "ours"), ("unusable", "theirs")]
+
+
+class Told:
+    """Prepares data sets of which nothing is read: some can be used, some cannot."""
+
+    def __init__(self, monkeypatch, folder: Path, targets: dict[str, list[str]], torn: tuple[str, ...] = ()):
+        monkeypatch.setattr(ray_cluster, "stream", self.stream)
+        self.targets, self.torn, self.folder = targets, torn, StudyFolder(folder, "tiny")
+        self.folder.path.mkdir(exist_ok=True)
+        self.state, self.events, self.notes = StudyState(), [], []
+
+    def stream(self, _function, need, _slot):
+        name = need.dataset.name
+        yield {"note": f"reading {name}"}
+        yield {"caches": [f"{name}-cache"]}
+        if name in self.torn:
+            raise DatasetError("4 of 9 images cannot be read", f"source {name}")
+        about = {"dataset": name, "fingerprint": f"{name} f", "people": f"{name} p", "quarantined": {}}
+        declared = {"declaration": {"targets": self.targets[name]}}
+        yield {"data": {"kind": "data", "key": identity.key_of(need.dataset), **about, **declared}}
+
+    def record(self, *events):
+        for event in events:
+            self.state.apply(event)
+            self.events.append((event["kind"], event["dataset"]))
+
+    def all(self, asked: StudyConfig) -> tuple[StudyConfig, list[tuple[str, str]]]:
+        """Returns the study that is left, and what was recorded."""
+        self.events = []
+        desk = SimpleNamespace(progress=SimpleNamespace(note=self.notes.append), state=self.state, record=self.record)
+        return Preparation(asked, self.folder, desk, lambda need: need).all(grid.expand(asked)), self.events
+
+
+SETS = {"chexpert": ["edema", "nodule"], "padchest": ["edema"], "mimic_cxr": ["fracture"]}
+EARLIER = {"dataset": ["padchest"], "resolution": [48]}
+
+
+def two_sets(**changes) -> StudyConfig:
+    return study(axes={"dataset": ["chexpert", "padchest"]}, exclude=[EARLIER], **changes)
+
+
+def test_a_data_set_that_cannot_be_used_stops_its_own_cells(monkeypatch, tmp_path, caplog):
+    told = Told(monkeypatch, tmp_path, SETS, torn=("padchest",))
+    cleaning.record_uses(told.folder.path, ["earlier-cache"])
+    left, events = told.all(two_sets())
+    assert left.exclude == [EARLIER, {"dataset": ["padchest"]}]
+    assert events == [("data", "chexpert"), ("unusable", "padchest")]
+    assert told.notes == ["reading chexpert", "reading padchest"]
+    assert "data set padchest cannot be used, its cells stop: 4 of 9 images cannot be read (source" in caplog.text
+    # It is tried again: what trials of it have read stays.
+    assert cleaning.recorded_uses(told.folder.path) == {"earlier-cache", "chexpert-cache", "padchest-cache"}
+    assert told.all(two_sets())[1] == []
+    told.torn = ()
+    left, events = told.all(two_sets())
+    assert (left.exclude, events) == ([EARLIER], [("data", "padchest")])
+    assert cleaning.recorded_uses(told.folder.path) == {"chexpert-cache", "padchest-cache"}
+    told.torn = ("padchest",)
+    told.all(two_sets())
+    told.torn = ()
+    assert told.all(two_sets())[1] == [("data", "padchest")]  # the same as ever, and usable again
+    assert not told.state.unusable
+
+
+def test_a_preparation_that_is_killed_leaves_the_caches_of_before_and_its_own_recorded(monkeypatch, tmp_path):
+    told = Told(monkeypatch, tmp_path, SETS)
+    cleaning.record_uses(told.folder.path, ["earlier-cache"])
+    seen = []
+    monkeypatch.setattr(told, "record", lambda _: seen.append(cleaning.recorded_uses(told.folder.path)))
+    told.all(study(axes={"dataset": ["chexpert", "padchest"]}))
+    assert seen == [{"earlier-cache", "chexpert-cache"}, {"earlier-cache", "chexpert-cache", "padchest-cache"}]
+
+
+@pytest.mark.parametrize("other", ["padchest", "mimic_cxr"], ids=["trained on, too", "external only"])
+def test_a_data_set_that_others_are_measured_on_must_be_usable(monkeypatch, tmp_path, other):
+    told = Told(monkeypatch, tmp_path, SETS, torn=(other,))
+    with pytest.raises(DatasetError, match=f"4 of 9 images cannot be read .source {other}"):
+        told.all(two_sets(evaluation={"external": {"chexpert": [other]}}))
+
+
+def test_others_are_recorded_once_by_what_they_are_and_must_share_a_pathology(monkeypatch, tmp_path):
+    asked = two_sets(evaluation={"external": {"padchest": ["mimic_cxr"]}})
+    told = Told(monkeypatch, tmp_path, SETS | {"mimic_cxr": ["edema"]})
+    assert told.all(asked)[1] == [("data", "chexpert"), ("data", "padchest"), ("external", "mimic_cxr")]
+    assert told.all(asked)[1] == []
+    known = told.state.data_identity(identity.key_of(grid.external_datasets(asked)["mimic_cxr"]))
+    assert known == {"fingerprint": "mimic_cxr f", "people": "mimic_cxr p"}
+    with pytest.raises(StudyError, match="padchest and mimic_cxr share no pathology"):
+        Told(monkeypatch, tmp_path, SETS).all(asked)
+    # Nothing is measured on it where what is trained on cannot be used.
+    left, _ = Told(monkeypatch, tmp_path, SETS, torn=("padchest",)).all(asked)
+    assert left.exclude[-1] == {"dataset": ["padchest"]}
+
+
+def test_where_data_lie_is_told_by_name_before_source_and_by_option_before_folder(monkeypatch, tmp_path):
+    ours = DatasetConfig(name="ours", source="csv")
+    for name in ("a", "b", "common/ours", "common/csv"):
+        (tmp_path / name).mkdir(parents=True)
+    by_name, by_source = {"ours": tmp_path / "a", "csv": tmp_path / "b"}, {"csv": tmp_path / "b"}
+    assert data_roots.find(ours, by_name, tmp_path) == tmp_path / "a"
+    assert data_roots.find(ours, by_source, tmp_path) == tmp_path / "b"
+    assert data_roots.address_of(ours, {"csv": "s3://source", "ours": "s3://name"}) == "s3://name"
+    assert data_roots.address_of(ours, {"csv": "s3://source", "ours": tmp_path}) is None
+    with pytest.raises(StudyError, match=r"data set ours: no folder given. Say --data-root ours=PATH, or set RADSWEEP"):
+        data_roots.find(ours, {}, tmp_path)
+    monkeypatch.setenv("RADSWEEP_DATA", str(tmp_path / "common"))
+    assert data_roots.find(ours, by_source, tmp_path) == tmp_path / "b"
+    assert data_roots.find(ours, {}, tmp_path) == tmp_path / "common" / "ours"
+    (tmp_path / "common" / "ours").rmdir()
+    assert data_roots.find(ours, {}, tmp_path) == tmp_path / "common" / "csv"
+    with pytest.raises(StudyError, match=r"RADSWEEP_DATA=.*common has no folder theirs"):
+        data_roots.find(DatasetConfig(name="theirs", source="other"), {}, tmp_path)
+    drawn = [data_roots.find(DatasetConfig(name=name, source="phantom"), {}, tmp_path) for name in ("p", "q")]
+    assert drawn == [tmp_path / "generated" / "p", tmp_path / "generated" / "q"]  # two phantoms are two data sets
+
+
+@pytest.mark.parametrize("pair", ["", "nih", "nih=", "=/data"])
+def test_a_root_without_a_name_or_a_place_is_told(pair):
+    with pytest.raises(StudyError, match=f"--data-root {pair}: expected SOURCE=PATH"):
+        data_roots.parse([pair])
+    assert data_roots.parse(["phantom=not/there/yet"]) == {"phantom": Path("not/there/yet").resolve()}

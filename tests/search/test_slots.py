@@ -1,0 +1,56 @@
+"""What each trial occupies is measured once a kind, before anything starts."""
+
+import pytest
+
+from search import grid, ray_cluster
+from search.errors import StudyError
+from search.resources import GIGABYTE, Slot
+from search.slots import Slots
+from search.study_config import StudyConfig
+from trainers.gpu_memory import Footprint
+
+AXES = {"dataset": "phantom", "initialization": "random", "backbone": "test_vit3", "resolution": [32, 48]}
+
+
+def trials(**search):
+    study = StudyConfig.model_validate({"name": "s", "axes": AXES, "search": search, "seeds": [0, 1]})
+    return study, grid.expand(study).trials
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Trials whose memory was asked for; half of a GPU is enough for each."""
+    asked = []
+
+    def each(_function, orders, _slots):
+        asked.extend(orders)
+        return [(index, Footprint(int(6 * GIGABYTE), 0, 0, shared=False)) for index in reversed(range(len(orders)))]
+
+    monkeypatch.setattr(ray_cluster, "each", each)
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: [{"CPU": 8.0, "GPU": 1.0, "accelerator_type:T4": 1.0}])
+    return asked
+
+
+def test_memory_is_measured_once_for_trials_that_want_the_same(measured):
+    study, wanted = trials(learning_rate=[1e-3, 1e-4], batch_size=[8, 16], ema=[None, 0.99])
+    slots = Slots(study.resources, has_gpus=True)
+    slots.choose(wanted)
+    assert len(wanted) == 2 * 2 * 2 * 2 * 2
+    kinds = {(c.resolution, c.recipe.batch_size, c.recipe.ema) for c in measured}
+    assert len(measured) == len(kinds) == 2 * 2 * 2
+    assert {slots.of(trial) for trial in wanted} == {Slot(1, 0.5)}
+    slots.choose(wanted)
+    assert len(measured) == len(kinds)
+
+
+def test_a_searched_value_may_have_resources_of_its_own(measured):
+    study, wanted = trials(batch_size=[8, 16])
+    larger = {"overrides": [{"when": {"batch_size": 16}, "cpus": 3, "gpus": 0}]}
+    slots = Slots(study.resources.model_validate(larger), has_gpus=False)
+    slots.choose(wanted)
+    assert not measured  # no GPU, no memory of one
+    assert {(trial.config.recipe.batch_size, slots.of(trial)) for trial in wanted} == {(8, Slot(1)), (16, Slot(3))}
+    assert slots.most_cpus == 3
+    never = Slots(study.resources.model_validate({"cpus": 99}), has_gpus=False)
+    with pytest.raises(StudyError, match="no node of this cluster has that"):
+        never.choose(wanted)
