@@ -51,7 +51,7 @@ def cluster(address: str | None, *, cpus: int | None = None) -> Iterator[Mapping
         else:
             ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as problem:
-        reason = str(problem).splitlines()[0]
+        reason = _first_line(problem)
         if address is None:
             raise StudyError(f"Ray does not start on this machine ({reason}); its logs are in /tmp/ray") from None
         raise StudyError(
@@ -113,12 +113,17 @@ def _check_code() -> None:
         try:
             found = ray.get(reference, timeout=0)
         except (ray.exceptions.RayError, ImportError) as problem:
-            found = str(problem).splitlines()[0] or type(problem).__name__
+            found = _first_line(problem)
         if found != own:
             raise StudyError(
                 f"node {node['NodeManagerAddress']} does not have this driver's code at {ROOT} ({found[:200]}); put "
                 "the clone and its .venv on a path that all nodes share, or the same version into all images"
             )
+
+
+def _first_line(problem: Exception) -> str:
+    """Return what an exception says first; some of Ray's and of the system's say nothing."""
+    return next(filter(None, str(problem).splitlines()), type(problem).__name__)
 
 
 def nodes() -> list[Node]:
