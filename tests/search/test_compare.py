@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mlflow_server.errors import PromotionError, TrackingError
 from mlflow_server.registry import Registry
-from search import compare
+from search import compare, stored_scores
 from search.compare import Question
 from search.errors import StudyError
 from search.ledger import Ledger
@@ -32,14 +32,15 @@ def scores(strength, *, cases=120, first=0):
     return collect(identity, noise + strength * labels, labels, pathologies=PATHOLOGIES)
 
 
-def add_study(storage, name, cells, *, first=0, unit="patient"):
+def add_study(storage, name, cells, *, first=0, unit="patient", metric="auroc", seed=3):
     """Write a study whose cells have measured winners: {cell: (trial, strength)}."""
     folder = StudyFolder(storage, name)
     folder.path.mkdir(parents=True)
-    content = {"name": name, "evaluation": {"redraws": 200, "unit": unit, "confidence": 0.9, "seed": 3}}
+    content = {"name": name, "evaluation": {"redraws": 200, "unit": unit, "confidence": 0.9, "seed": seed}}
     with Ledger(folder.ledger) as ledger:
         ledger.append({"kind": "study", "study": content, "version": "1", "time_ms": 1})
-        ledger.append({"kind": "data", "dataset": "d", "key": "k", "fingerprint": "f", "declaration": DECLARATION})
+        declared = DECLARATION | {"primary_metric": f"val/{metric}/macro"}
+        ledger.append({"kind": "data", "dataset": "d", "key": "k", "fingerprint": "f", "declaration": declared})
         for cell, (trial, strength) in cells.items():
             ledger.append({"kind": "evaluated", "trial": trial, "cell": cell, "time_ms": 2})
             scores(strength, first=first).save(folder.winner(trial) / "scores.parquet")
@@ -80,6 +81,16 @@ def test_what_is_redrawn_is_that_of_the_first_ones_study(storage):
     assert by_case["rows"][0]["low"] != by_patient["rows"][0]["low"]
 
 
+def test_metric_and_seed_are_those_of_the_first_ones_study(storage):
+    add_study(storage, "precise", {"d/vit/224": ("eeeeee0005", 2.0)}, metric="average_precision")
+    add_study(storage, "reseeded", {"d/vit/224": ("ffffff0006", 2.0)}, seed=4)
+    usual, precise, reseeded = (ask(storage, first, "bbbbbb") for first in ("aaaaaa", "eeeeee", "ffffff"))
+    assert (usual["metric"], precise["metric"]) == ("auroc", "average_precision")
+    assert ask(storage, "aaaaaa", "eeeeee")["metric"] == "auroc"
+    assert usual["rows"][0]["difference"] == reseeded["rows"][0]["difference"]
+    assert usual["rows"][0]["low"] != reseeded["rows"][0]["low"]
+
+
 def test_p_values_are_corrected_over_the_pathologies_asked_for(storage):
     both = ask(storage, "aaaaaa", "cccccc")
     alone = ask(storage, "aaaaaa", "cccccc", pathologies=("nodule",))
@@ -115,17 +126,23 @@ def test_a_trial_that_lost_its_cell_to_another_is_found_by_its_identity(storage)
 def test_scores_that_were_changed_since_they_were_measured_are_refused(storage):
     folder, event = StudyFolder(storage, "one"), {"kind": "evaluated", "trial": "aaaaaa0001", "cell": "d/vit/224"}
     path = folder.winner("aaaaaa0001") / "scores.parquet"
+    measured = {**event, "time_ms": 3, "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}}
     with Ledger(folder.ledger) as ledger:
-        ledger.append({**event, "time_ms": 3, "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}})
+        ledger.append(measured)
     before = ask(storage, "aaaaaa", "bbbbbb")
+    assert stored_scores.are_whole(folder, measured)
     table = pd.read_parquet(path)
     table.assign(label_nodule=1 - table["label_nodule"]).to_parquet(path)
     with pytest.raises(
         StudyError, match=r"d/vit/224: scores.parquet of trial aaaaaa0001 was changed since .*; restore"
     ):
         ask(storage, "aaaaaa", "bbbbbb")
+    assert not stored_scores.are_whole(folder, measured)
     table.to_parquet(path, index=False)
     assert ask(storage, "aaaaaa", "bbbbbb") == before
+    assert stored_scores.are_whole(folder, measured)
+    path.unlink()
+    assert not stored_scores.are_whole(folder, measured)
 
 
 def test_pathologies_in_another_order_are_the_same_ones(storage):
@@ -164,6 +181,15 @@ def test_a_table_that_is_no_test_of_anything_is_refused(storage, change, message
         change(pd.read_parquet(path)).to_parquet(path)
     with pytest.raises(StudyError, match=message):
         ask(storage, "aaaaaa", "cccccc")
+
+
+def test_a_pathology_without_positive_cases_is_undefined_and_in_no_mean(storage):
+    for study, trial in (("one", "aaaaaa0001"), ("two", "cccccc0003")):
+        path = StudyFolder(storage, study).winner(trial) / "scores.parquet"
+        pd.read_parquet(path).assign(label_effusion=0.0).to_parquet(path)
+    effusion, nodule, macro = ask(storage, "aaaaaa", "cccccc")["rows"]
+    assert {name: value for name, value in effusion.items() if value is not None} == {"pathology": "effusion"}
+    assert (macro["first"], macro["difference"]) == (nodule["first"], nodule["difference"])
 
 
 def test_a_pathology_that_is_named_twice_counts_once(storage):
@@ -224,10 +250,13 @@ def test_damaged_scores_are_told_with_their_file(storage, damage):
 def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage, tmp_path, store_uri):
     client = MlflowClient(store_uri)
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "a").as_uri())
-    run = client.create_run(experiment, tags={"radsweep.study": "one"}).info.run_id
+    tags = {"radsweep.study": "one", "radsweep.identity": "aaaaaa0001"}
+    run = client.create_run(experiment, tags=tags).info.run_id
     client.log_artifact(run, str(StudyFolder(storage, "one").winner("aaaaaa0001") / "scores.parquet"), "evaluation")
     registry = Registry(store_uri)
-    version = registry.register("m", source=str(tmp_path), run_id=run, tags={"radsweep.study": "one"})
+    version = registry.register(
+        "m", source=str(tmp_path), run_id=run, tags={"radsweep.study": "one", "radsweep.trial": "aaaaaa0001"}
+    )
     registry.crown(version, instead_of=None)
     expected = ask(storage, "aaaaaa", "bbbbbb")
     for reference, name in (
@@ -236,7 +265,7 @@ def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage
         (f"runs:/{run}", f"run {run}"),
     ):
         found = ask(storage, reference, "bbbbbb")
-        assert found["first"]["name"] == name
+        assert found["first"] == {"name": name, "trial": "aaaaaa0001"}
         assert {**found, "first": None} == {**expected, "first": None}  # measured as the study measures
     registry.tag(version, {"radsweep.study": "../one"})
     assert ask(storage, "models:/m/1", "bbbbbb")["redraws"] == 1000
@@ -254,6 +283,12 @@ def test_runs_and_versions_of_a_registered_model_are_compared_with_cells(storage
         ask(storage, "runs:/" + "0" * 32, "bbbbbb")
     with pytest.raises(StudyError, match="is no run: runs:/ID"):
         ask(storage, "runs:/../mlflow.db", "bbbbbb")
+    (storage / "mlflow.db").rename(storage / "server.db")
+    for reference in ("models:/m/1", f"runs:/{run}"):
+        found = compare.compare(
+            reference, "bbbbbb", storage=storage, uri=f"sqlite:///{storage}/server.db", question=Question()
+        )
+        assert found["first"]["trial"] == "aaaaaa0001"
 
 
 def test_the_command_prints_both_for_people_and_machines(storage, capsys, monkeypatch):
@@ -269,6 +304,22 @@ def test_the_command_prints_both_for_people_and_machines(storage, capsys, monkey
         told = capsys.readouterr().out
         assert expected in told
     assert json.loads(told)["cases"] == 60
+
+
+def test_every_figure_is_printed_in_its_column(capsys):
+    figures = {"first": 0.9, "second": 0.8, "difference": 0.1, "low": -0.05, "high": 0.25, "p_value": 0.04}
+    undefined = dict.fromkeys((*figures, "adjusted")) | {"first": 0.7}
+    sides = {"first": {"name": "one/d/vit", "trial": "aaaaaa"}, "second": {"name": "m version 1", "trial": None}}
+    found = {"metric": "auroc", "cases": 60, "confidence": 0.9, "redraws": 200, "unit": "case", "correction": "holm"}
+    rows = [{"pathology": "nodule", **figures, "adjusted": 0.08}, {"pathology": "macro", **undefined}]
+    compare.show({**found, **sides, "rows": rows}, Console(width=120))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["first  one/d/vit (trial aaaaaa)", "second m version 1"]
+    assert lines[2].strip() == "first − second, auroc on 60 test cases"
+    assert lines[3].split() == ["pathology", "first", "second", "difference", "90%", "interval", "p", "p", "adj."]
+    assert lines[4].split() == ["nodule", "0.9000", "0.8000", "+0.1000", "-0.0500", "to", "+0.2500", "0.0400", "0.0800"]
+    assert lines[5].split() == ["macro", "0.7000", *["undefined"] * 3, "to", *["undefined"] * 3]
+    assert lines[6].startswith("200 paired redraws of cases; two-sided p")
 
 
 def test_a_table_of_80_columns_breaks_no_number(storage, capsys, monkeypatch):

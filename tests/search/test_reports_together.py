@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -222,3 +223,30 @@ def test_a_ledger_that_could_not_be_opened_with_the_study_is_not_closed_either(t
             finally:
                 monkeypatch.undo()
     assert ledger.read(tmp_path / "ledger.jsonl").events == ()
+
+
+@pytest.mark.parametrize(
+    ("ends_by", "status"), [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (StudyError, "FAILED")]
+)
+def test_a_run_says_once_what_is_asked_for_and_how_it_ended(tmp_path, ends_by, status):
+    listener, path = Listener(), tmp_path / "ledger.jsonl"
+    asked = [StudyConfig.model_validate({"name": "s", "axes": AXES, "seeds": seeds}) for seeds in ([0], [1])]
+    trial = {"kind": "trial", "cell": "c", "axes": {}, "searched": {}, "seed": 0, "config": {}, "dataset_key": "k"}
+    for study in asked:
+        with Ledger(path) as opened:
+            desk = Desk(study, opened, listener, listener)
+            with suppress(*filter(None, [ends_by])), desk.closing():
+                desk.record({**trial, "trial": str(study.seeds)})
+                desk.record()
+                if ends_by:
+                    raise ends_by
+        with Ledger(path) as opened, (desk := Desk(study, opened, listener, listener)).closing():
+            pass  # it finds nothing to do
+        assert desk.earlier_study["seeds"] == study.seeds
+    events = ledger.read(path).events
+    assert [event["kind"] for event in events] == ["study", "trial", "closed"] * 2
+    assert [event["status"] for event in events if event["kind"] == "closed"] == [status] * 2
+    (first, again) = (event for event in events if event["kind"] == "study")
+    assert [first["study"]["seeds"], again["study"]["seeds"]] == [[0], [1]]
+    assert len(first["origin"]) == 16
+    assert again["origin"] == first["origin"]  # by it its runs are known on a server
