@@ -3,10 +3,11 @@
 import pytest
 
 from search import grid
-from search.candidate import best_winner
+from search.candidate import Candidate, best_winner
 from search.errors import StudyError
 from search.identity import entry_event, identified, key_of
 from search.study_config import StudyConfig
+from search.study_sections import Promotion
 from search.study_state import StudyState
 from tests.search.recorded import DECLARATION
 
@@ -61,9 +62,32 @@ def test_all_winners_are_measured_before_one_of_them_is_promoted():
     assert best_winner(study(), state).value == 0.8
 
 
+def test_a_study_of_another_storage_is_told():
+    with pytest.raises(StudyError, match=r"study s was not run in this storage; run it first, or give another"):
+        best_winner(study(), StudyState())
+
+
+@pytest.mark.parametrize(("promotion", "name"), [({}, "s"), ({"registered_model": "films"}, "films")])
+def test_the_registered_model_has_the_studys_name_or_its_own(promotion, name):
+    asked = study().model_copy(update={"promotion": Promotion(**promotion)})
+    assert Candidate(asked, None, None, None, "run").name == name
+
+
 def test_winners_on_several_data_sets_do_not_rank():
     asked = study(dataset=["vindr_pcxr", "vindr_cxr"], resolution=224)
     state = finished(asked, [0.5, 0.8, 0.6, 0.7])
     measure(state, 0.8, 0.7)
     with pytest.raises(StudyError, match="winners on several data sets; a promotion compares models on one"):
+        best_winner(asked, state)
+
+
+@pytest.mark.parametrize(
+    ("axes", "differing"),
+    [({"labels": ["paper", "conventional"]}, "labels"), ({"partition_seed": [1, 0]}, "partition_seed")],
+)
+def test_winners_by_other_labels_or_patients_do_not_rank(axes, differing):
+    asked = study(resolution=224, **axes)
+    state = finished(asked, [0.5, 0.8, 0.6, 0.7])
+    measure(state, 0.8, 0.7)
+    with pytest.raises(StudyError, match=f"has winners that differ in {differing}: chosen by other labels or patients"):
         best_winner(asked, state)
