@@ -7,14 +7,16 @@ import pytest
 
 from search import ray_cluster
 from search.errors import StudyError
-from search.grid import external_datasets
+from search.grid import expand, external_datasets
 from search.identity import key_of
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_sections import Pruning
 from search.study_state import StudyState
 from search.winners import Winners
+from search.worker import DatasetPlace
 from tests.search.recorded import Search
+from trainers.trial import Operation
 
 AXES = {"dataset": "phantom", "initialization": "random", "backbone": "test_vit3", "resolution": 32}
 
@@ -197,3 +199,32 @@ def test_a_baseline_is_of_the_data_as_they_are_now():
         assert state.has_baseline("k")
         state.apply(data | {"people": "others still"})
         assert not state.has_baseline("k")
+
+
+def test_a_winner_is_measured_on_the_other_data_sets_of_its_own(tmp_path):
+    """The order has its best checkpoint, and those of its own data set among all that the study names."""
+    search = Search({"a": [0.7, 0.8]})
+    search.run()
+    asked = {"redraws": 200, "external": {"phantom": ["chexpert"], "padchest": ["mimic_cxr"]}}
+    axes = AXES | {"dataset": ["phantom", "padchest"]}
+    study = StudyConfig.model_validate({"name": "s", "axes": axes, "evaluation": asked})
+    config = next(trial.config for trial in expand(study).trials if trial.config.dataset.name == "phantom")
+    trial, desk = SimpleNamespace(cell=SimpleNamespace(name="cell"), config=config), SimpleNamespace(state=search.state)
+    folder = StudyFolder(tmp_path, "s")
+    operation = Operation(data_root=tmp_path, cache=tmp_path, trial_folder=folder.trial("a"))
+    winners = Winners(
+        study,
+        folder,
+        desk,
+        {"a": trial},
+        place_of=lambda dataset: DatasetPlace(dataset=dataset, data_root=tmp_path / dataset.name),
+        operation_of=lambda _, identity: operation if identity == "a" else None,
+        slot_of=lambda _: None,
+    )
+    order = winners._order(winners.all()[0])
+    assert [(place.dataset.name, place.data_root) for place in order.external] == [("chexpert", tmp_path / "chexpert")]
+    assert (order.trial, order.cell, order.checkpoint, order.stored) == ("a", "cell", "best", None)
+    assert (order.config, order.operation, order.settings) == (config, operation, study.evaluation)
+    assert order.folder == folder.winner("a")
+    search.record({"kind": "evaluated", "trial": "a", "cell": "cell", "asked": winners._asked_of(winners.all()[0])})
+    assert winners._order(winners.all()[0]).stored == ["chexpert"]

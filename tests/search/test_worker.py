@@ -6,7 +6,10 @@ import pytest
 
 from datasets.dataset_config import DatasetConfig
 from search import worker
+from search.study_sections import Evaluation
 from trainers import train
+from trainers.evaluation import winner
+from trainers.evaluation.redraws import Bootstrap
 from trainers.trial import EpochMetrics, Operation, TrialConfig, TrialError, TrialResult
 
 CONFIG = TrialConfig(
@@ -58,3 +61,33 @@ def test_a_failure_is_told_with_its_class_and_the_last_places_on_the_way(monkeyp
     places = end["log"].splitlines()
     assert len(places) == worker.LINES_OF_LOG
     assert places[-1].endswith("in deeper: raise failure")
+
+
+def test_a_winner_is_measured_as_the_study_asks_and_on_others_data_where_they_lie(monkeypatch, tmp_path):
+    other = DatasetConfig(name="other", source="csv")
+    place = worker.DatasetPlace(dataset=other, data_root=tmp_path / "other", fingerprint="of other")
+    operation = Operation(data_root=tmp_path, cache=tmp_path, trial_folder=tmp_path / "t", fingerprint="own")
+    settings = {"redraws": 300, "unit": "case", "confidence": 0.9, "seed": 4, "subgroups": ["sex"]}
+    order = worker.EvaluationOrder(
+        trial="t",
+        cell="c",
+        config=CONFIG,
+        operation=operation,
+        checkpoint="best-2",
+        folder=tmp_path / "winners",
+        settings=Evaluation(**settings),
+        external=[place],
+        stored=["other"],
+    )
+    told = {}
+    monkeypatch.setattr(winner, "evaluate_winner", lambda config, **words: told.update(words, config=config) or {})
+    assert worker.evaluate(order) == {}
+    assert (told["config"], told["operation"], told["folder"]) == (CONFIG, operation, tmp_path / "winners")
+    assert told["checkpoint_folder"] == tmp_path / "t" / "best-2"
+    foreign = operation.model_copy(update={"data_root": tmp_path / "other", "fingerprint": "of other"})
+    assert told["asked"] == winner.Asked(
+        Bootstrap(300, "case", level=0.9, seed=4),
+        ("sex",),
+        {"other": (CONFIG.model_copy(update={"dataset": other}), foreign)},
+        ["other"],
+    )
