@@ -19,17 +19,20 @@ def parse(pairs: Sequence[str]) -> dict[str, Root]:
     """Read `SOURCE=PATH` and `SOURCE=ADDRESS` pairs.
 
     Raises:
-        StudyError: a pair without `=`, or a folder that does not exist.
+        StudyError: a pair without `=`, a folder that does not exist, or two places of one name.
     """
     roots: dict[str, Root] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (name and equals and path):
             raise StudyError(f"--data-root {pair}: expected SOURCE=PATH, e.g. --data-root nih_chest_xray14=/data/nih")
+        if name in roots:
+            raise StudyError(f"--data-root {pair}: {name} was given before as {roots[name]}; give one of them")
         if is_address(path):
             roots[name] = path
             continue
-        if name not in GENERATED and not Path(path).is_dir():
+        to_be_made = name in GENERATED and not Path(path).exists()
+        if not to_be_made and not Path(path).is_dir():
             raise StudyError(f"--data-root {pair}: {path} is not a folder")
         roots[name] = Path(path).resolve()
     return roots

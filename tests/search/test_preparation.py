@@ -135,8 +135,13 @@ def test_data_at_an_address_are_brought_into_the_storage_and_are_the_same_data(p
 
 def test_a_root_is_a_folder_that_exists_or_an_address(tmp_path):
     assert data_roots.parse([f"a={tmp_path}", "b=s3://bucket/x"]) == {"a": Path(tmp_path), "b": "s3://bucket/x"}
-    with pytest.raises(StudyError, match=r"/nowhere is not a folder"):
-        data_roots.parse(["a=/nowhere"])
+    assert data_roots.parse(["phantom=not/there/yet"]) == {"phantom": Path("not/there/yet").resolve()}
+    (tmp_path / "file").touch()
+    for pair in ("a=/nowhere", f"a={tmp_path}/file", f"phantom={tmp_path}/file"):
+        with pytest.raises(StudyError, match=f"--data-root {pair}: .* is not a folder"):
+            data_roots.parse([pair])
+    with pytest.raises(StudyError, match=r"--data-root a=s3://b/x: a was given before as /.*; give one of them"):
+        data_roots.parse([f"a={tmp_path}", "a=s3://b/x"])
 
 
 @pytest.mark.parametrize(
@@ -292,4 +297,3 @@ def test_where_data_lie_is_told_by_name_before_source_and_by_option_before_folde
 def test_a_root_without_a_name_or_a_place_is_told(pair):
     with pytest.raises(StudyError, match=f"--data-root {pair}: expected SOURCE=PATH"):
         data_roots.parse([pair])
-    assert data_roots.parse(["phantom=not/there/yet"]) == {"phantom": Path("not/there/yet").resolve()}
