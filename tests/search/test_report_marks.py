@@ -122,12 +122,15 @@ def test_a_mean_of_pairs_stands_below_them_as_a_diamond(drawn):
     (figure, _), *_ = drawn(forest, report(differences={"pairs": pairs, "averages": [{**about, **known}]}))
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["d  random", "d  imagenet", "mean of 2 pairs"]
+    assert [text.get_text() for text in figure.axes[1].texts][1:4] == ["+0.1000"] * 3  # there is no interval
+    assert figure.axes[1].texts[5].get_text() == ".010"
     assert [marker for *_, marker, _, _ in sorted(markers(axes), key=lambda one: one[1])] == ["o", "o", "D"]
 
 
 def test_the_colour_of_a_cell_in_the_map_says_above_or_below_the_mean_of_its_column(drawn):
     found = report()
     found["cells"][0]["test"][0]["value"] = None
+    found["cells"].append({**cell("imagenet", 32), "test": []})  # it is not measured yet
     ((figure, _),) = drawn(heat_map, found)
     axes = figure.axes[0]
     shown = np.asarray(axes.images[0].get_array().filled(np.nan))
@@ -150,6 +153,8 @@ def test_the_cells_that_nothing_cheaper_equals_are_filled(drawn, direction, best
     axes = figure.axes[0]
     points = markers(axes)
     assert {(x, y) for x, y, *_ in points} == {(HOURS[at], VALUES[at]) for at in VALUES}
+    sizes = {line.get_ydata()[0]: line.get_markersize() for line in axes.lines if line.get_marker() != "None"}
+    assert sizes == {0.5: 4.0, 0.7: 4.0, 0.6: 6.0, 0.9: 6.0}  # larger ones are of the higher resolution
     filled = {y for _, y, _, _, face in points if matplotlib.colors.to_hex(face) != "#ffffff"}
     assert filled == best
     assert axes.get_xlabel() == "GPU-hours of the winner's training"
