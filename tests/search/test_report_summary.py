@@ -1,0 +1,160 @@
+"""What a report counts, and the sentences it says it in: a small study made by hand, with an end of every kind."""
+
+import pytest
+
+from search import grid
+from search.identity import entry_event, identified, key_of
+from search.report import differences, summary, tables, words
+from search.study_config import StudyConfig
+from search.study_folder import StudyFolder
+from search.study_state import OVER_BUDGET, StudyState
+
+AXES = {
+    "dataset": "vindr_pcxr",
+    "initialization": "dinov2",
+    "backbone": ["vit_base", "convnext_base"],  # DINOv2 was published without the second one
+    "resolution": [224, 448],
+}
+RATES = [1e-5, 2e-5, 3e-5, 4e-5]
+DECLARATION = {"primary_metric": "val/auroc/macro", "direction": "maximize", "targets": ["nodule"]}
+ENDS = {
+    1e-5: ("COMPLETE", ""),
+    2e-5: ("PRUNED", "stops"),
+    3e-5: ("FAILED", "bug: x"),
+    4e-5: ("PRUNED", OVER_BUDGET + "no room"),
+}
+CURVE = {1: 0.5, 2: None, 3: 0.75}
+
+
+def study(rates=RATES, **more) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {"name": "s", "axes": AXES, "search": {"learning_rate": rates}, "recipe": {"epochs": 4}, **more}
+    )
+
+
+def reached() -> StudyState:
+    """The cell at 224 px has a trial of each end, that at 448 px one that is not finished."""
+    asked = study()
+    (dataset,) = grid.expand(asked).datasets
+    state = StudyState.of([{"kind": "study", "study": {}, "version": "v1", "time_ms": 0}])
+    images = {"images": {"train": 30, "val": 20, "test": 10}, "validation": "drawn", "people": "p"}
+    quarantined = {"a": "torn", "b": "torn", "c": "empty"}
+    data = {"kind": "data", "key": key_of(dataset), "dataset": dataset.name, "fingerprint": "f"}
+    state.apply({**data, **images, "quarantined": quarantined, "declaration": DECLARATION})
+    for identity, trial in identified(grid.expand(asked), state).items():
+        rate = dict(trial.searched)["learning_rate"]
+        if trial.setting["resolution"] == 448 and rate != RATES[0]:
+            continue
+        state.apply(entry_event(identity, trial))
+        state.apply({"kind": "started", "trial": identity, "time_ms": 0, "gpus": 0.5})
+        for epoch, value in CURVE.items():
+            told = {"epoch": epoch, "timestamp_ms": epoch, "metrics": {"val/auroc/macro": value}}
+            state.apply({"kind": "epoch", "trial": identity, **told})
+        if trial.setting["resolution"] == 224:
+            ended, reason = ENDS[rate]
+            result = {"state": "COMPLETE", "epochs": 3, "best_epoch": 3, "best_value": 0.75, "checkpoint": "c"}
+            about = {"result": result if ended == "COMPLETE" else None, "time_ms": 3_600_000}
+            state.apply({"kind": "ended", "trial": identity, "state": ended, "reason": reason, **about})
+    return state
+
+
+def evaluated(state: StudyState, **more) -> None:
+    (trial,) = (name for name, progress in state.trials.items() if progress.result)
+    row = {"metric": "auroc", "low": None, "high": None, "positives": 20, "negatives": 20}
+    rows = [{**row, "target": target, "value": 0.7} for target in ("nodule", "macro")]
+    external = [{**row, "dataset": "other", "target": target, "value": 0.6} for target in ("nodule", "macro")]
+    place = {"trial": trial, "cell": state.trials[trial].cell}
+    state.apply({"kind": "evaluated", **place, "rows": rows, "external": external, "subgroups": [], **more})
+
+
+def summarized(state, tmp_path, asked=None):
+    asked = asked or study()
+    return summary.summarize(asked, grid.expand(asked), state, StudyFolder(tmp_path, "s"))
+
+
+def test_a_report_counts_every_end_and_every_epoch(tmp_path):
+    found = summarized(reached(), tmp_path)
+    assert found["counts"] == {
+        "cells": 2, "trials": 8, "COMPLETE": 1, "PRUNED": 1, "FAILED": 1, "DROPPED": 1, "UNFINISHED": 4,
+    }  # fmt: skip
+    assert found["epochs"] == {"trained": 5 * 3, "full_grid": 8 * 4}
+    small, large = "vindr_pcxr/dinov2/vit_base/224", "vindr_pcxr/dinov2/vit_base/448"
+    assert found["cells_without_winner"] == [large]
+    assert [(cell["cell"], cell["validation"], cell["epoch"]) for cell in found["cells"]] == [(small, 0.75, 3)]
+    assert found["provenance"]["use"] == {
+        small: {"hours": 4.0, "gpu_hours": 2.0},
+        large: {"hours": 0.0, "gpu_hours": 0.0},
+    }
+    assert found["trials"][0]["curve"] == {"1": 0.5, "3": 0.75}  # where it is defined
+    assert (found["data"][0]["quarantined"], found["data"][0]["reasons"]) == (3, {"torn": 2, "empty": 1})
+    assert [refused["cell"]["resolution"] for refused in found["refused"]] == [224, 448]
+    assert tables.refused(found)["combinations"].tolist() == [2]
+    assert tables.quarantined(found).to_dict("records") == [
+        {"data set": "vindr_pcxr", "reason": "torn", "images": 2},
+        {"data set": "vindr_pcxr", "reason": "empty", "images": 1},
+    ]
+    assert tables.failures(found)[["trial", "reason"]].values.tolist() == [["learning_rate=3e-05", "bug: x"]]
+
+
+def test_its_sentences_have_every_count_in_its_place(tmp_path):
+    first, images, *rest = words.sentences(summarized(reached(), tmp_path))
+    assert first == (
+        "2 cells, 8 trials: 1 complete, 1 pruned, 1 failed, 1 dropped for the budget, 4 not finished. "
+        "15 of 32 epochs were trained."
+    )
+    assert images == "vindr_pcxr: 30 training, 20 validation and 10 test images (drawn); 3 quarantined."
+    assert rest[-2:] == [
+        "Dropped for the budget: vindr_pcxr/dinov2/vit_base/224 learning_rate=4e-05, seed 0 (no room).",
+        "Cell without a finished trial: vindr_pcxr/dinov2/vit_base/448.",
+    ]
+
+
+def test_what_is_asked_for_no_more_is_not_counted(tmp_path):
+    found = summarized(reached(), tmp_path, study(RATES[:1]))
+    assert found["counts"] == {"cells": 2, "trials": 2, "COMPLETE": 1, "UNFINISHED": 1}
+    assert found["epochs"] == {"trained": 2 * 3, "full_grid": 2 * 4}
+
+
+def test_a_report_is_of_the_settings_that_winners_were_last_measured_with(tmp_path):
+    state = reached()
+    evaluated(state, time_ms=1, asked={"redraws": 300, "unit": "case", "confidence": 0.9, "seed": 1})
+    state.apply({**next(iter(state.evaluated.values())), "cell": "another", "time_ms": 2, "asked": {"redraws": 400}})
+    found = summarized(state, tmp_path, study(evaluation={"redraws": 500, "confidence": 0.8}))
+    assert (found["redraws"], found["confidence"]) == (
+        400,
+        0.8,
+    )  # and what earlier versions did not write down is as now
+    assert [row["value"] for row in found["cells"][0]["external"]] == [0.6, 0.6]
+
+
+def test_only_cells_that_are_measured_are_paired():
+    cells = [
+        {"axes": {"dataset": "d", "resolution": side}, "test": test, "trial": str(side), "cell": str(side)}
+        for side, test in ((224, [1]), (448, []))
+    ]
+    assert differences.pairs({"axes": {"dataset": ["d"], "resolution": [224, 448]}, "cells": cells}) == []
+
+
+def test_a_metric_without_paired_redraws_is_told(tmp_path):
+    cells = [
+        {"axes": {"dataset": "d", "resolution": side}, "test": [1], "trial": str(side), "cell": str(side)}
+        for side in (224, 448)
+    ]
+    axes = {"dataset": ["d"], "resolution": [224, 448]}
+    found = {"axes": axes, "cells": cells, "primary_metric": "val/dice/macro"}
+    told = differences.measure(found, StudyFolder(tmp_path, "s"), None, {})
+    assert told["not_compared"] == ["dice has no paired redraws; differences are known of auroc, average_precision"]
+    assert words.method({**found, "differences": told}) == ""
+
+
+@pytest.mark.parametrize(("redraws", "least"), [(200, "0.01"), (1000, "0.002")])
+def test_the_method_names_what_was_tested_and_what_counting_could_tell(redraws, least):
+    families = {"pairs": {"macro": 11, "targets": 22}, "averages": {"macro": 3, "targets": 4}}
+    found = {"differences": {"families": families}, "redraws": redraws, "unit": "case", "confidence": 0.9, "trials": []}
+    told = words.method(found)
+    assert f"the same {redraws} redraws of cases; intervals are percentiles (90%)" in told
+    assert f"cannot tell p below {least}. " in told
+    assert (
+        "tested: 11 macro differences; 22 of single targets; 3 mean macro differences; 4 means of single targets."
+        in told
+    )
