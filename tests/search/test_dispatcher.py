@@ -40,7 +40,7 @@ class Cluster:
             order=lambda assignment: assignment.trial,
             slot_of=slots.__getitem__,
             after_trial=self.after.append,
-            nodes=lambda: nodes,
+            nodes=lambda: list(nodes),
         )
         self.asked = 0
 

@@ -1,10 +1,13 @@
 """What a report counts, and the sentences it says it in: a small study made by hand, with an end of every kind."""
 
+import re
+
+import pandas as pd
 import pytest
 
 from search import grid
 from search.identity import entry_event, identified, key_of
-from search.report import differences, summary, tables, words
+from search.report import differences, files, layout, page, summary, tables, words
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
 from search.study_state import OVER_BUDGET, StudyState
@@ -60,9 +63,11 @@ def reached() -> StudyState:
 
 def evaluated(state: StudyState, **more) -> None:
     (trial,) = (name for name, progress in state.trials.items() if progress.result)
-    row = {"metric": "auroc", "low": None, "high": None, "positives": 20, "negatives": 20}
+    row = {"metric": "auroc", "low": None, "high": None, "positives": 20, "negatives": 40}
     rows = [{**row, "target": target, "value": 0.7} for target in ("nodule", "macro")]
-    external = [{**row, "dataset": "other", "target": target, "value": 0.6} for target in ("nodule", "macro")]
+    external = [
+        {**row, "cases": 40, "dataset": "other", "target": target, "value": 0.6} for target in ("nodule", "macro")
+    ]
     place = {"trial": trial, "cell": state.trials[trial].cell}
     state.apply({"kind": "evaluated", **place, "rows": rows, "external": external, "subgroups": [], **more})
 
@@ -158,3 +163,116 @@ def test_the_method_names_what_was_tested_and_what_counting_could_tell(redraws, 
         "tested: 11 macro differences; 22 of single targets; 3 mean macro differences; 4 means of single targets."
         in told
     )
+
+
+def test_tables_and_files_have_each_figure_in_its_place(tmp_path):
+    state = reached()
+    evaluated(state, time_ms=1)
+    trial = next(iter(state.trials.values()))
+    trial.decisions.append({"epoch": 2, "action": "prune", "reason": "=far behind"})
+    found = summarized(state, tmp_path)
+    assert tables.overview(found).to_dict("records") == [
+        {
+            "backbone": "vit_base",
+            "resolution": 224,
+            "winner": "learning_rate=1e-05",
+            "epoch": 3,
+            "validation auroc": "0.750",
+            "test auroc (95% interval)": "0.700",
+        }
+    ]
+    (across,) = tables.external(found).to_dict("records")
+    assert (across["tested on"], across["external auroc"], across["internal auroc"]) == ("other", "0.600", "0.700")
+    (decided,) = tables.decisions(found).to_dict("records")
+    assert (decided["epoch"], decided["decision"], decided["reason"]) == (2, "prune", "=far behind")
+    lines = (files.results_csv(found) or "").splitlines()
+    assert [line.partition("224,")[2].rpartition(",")[0] for line in lines[1:]] == [
+        "internal,nodule,auroc,0.7,,,20,40",
+        "internal,macro_avg,auroc,0.7,,,20,40",
+        "external: other,nodule,auroc,0.6,,,20,40",
+        "external: other,macro_avg,auroc,0.6,,,20,40",
+    ]
+    paper = [line.split(",") for line in (files.paper_csv(found) or "").splitlines()]
+    assert [[row[0], *row[4:7]] for row in paper[1:]] == [
+        ["pedi", "internal", "nodule", "70.0"],
+        ["pedi", "internal", "macro_avg", "70.0"],
+        ["other", "trained on pedi", "nodule", "60.0"],
+        ["other", "trained on pedi", "macro_avg", "60.0"],
+    ]
+    written = files.markdown(found, [("A [b]", "a.png")])
+    titles = [line for line in written.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## Winners", "## Per target", "## On other data sets", "## Failed trials", "## Images that could not be read"
+    ]  # fmt: skip
+    assert r"![A \[b\]](a.png)" in written
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("=1", "'=1"), ("+1", "'+1"), ("-x", "'-x"), ("@sum", "'@sum"), ("a=1", "a=1"), (-1, -1)]
+)
+def test_text_that_a_spreadsheet_would_carry_out_is_marked(value, text):
+    assert files._as_text(value) == text
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", "0.800"), ("minimize", "0.600")])
+def test_the_best_in_latex_is_the_one_that_the_task_calls_so(direction, best):
+    cells = [
+        {
+            "cell": name,
+            "axes": {"dataset": dataset, "backbone": name},
+            "test": [{"target": "macro", "metric": "auroc", "value": value, "low": None, "high": None}],
+        }
+        for name, dataset, value in (("a_b", "d", 0.6), ("c", "d", 0.7), ("c", "e", 0.9), ("f", "d", 0.8))
+    ]
+    axes = {"dataset": ["d", "e"], "backbone": ["a_b", "c", "f"]}
+    about = {"primary_metric": "val/auroc/macro", "confidence": 0.95, "redraws": 100, "unit": "patient"}
+    written = files.latex({"axes": axes, "cells": cells, "direction": direction, **about})
+    assert re.findall(r"\\textbf\{(.*?)\}", written) == [
+        text for text in ("0.600", "0.900", "0.800") if text in (best, "0.900")
+    ]
+    assert r"a\_b & " in written
+    assert written.count("--") >= 2  # nothing of two configurations on the other data set
+    assert r"with 95\,\% intervals from 100 redraws of patients" in written
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "undefined"), (0.00005, "<0.0001"), (0.0001, "0.0001"), (0.5, "0.5000")]
+)
+def test_a_small_p_is_told_as_a_bound(value, text):
+    assert tables._p(value) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"), [("auroc", "AUROC"), ("dice", "DICE"), ("f1", "F1"), ("average_precision", "average precision")]
+)
+def test_short_names_of_metrics_are_said_as_acronyms(metric, said):
+    assert layout.spoken(metric) == said
+
+
+def test_shapes_are_told_apart_by_every_axis_and_truths_are_no_numbers():
+    axes = {
+        "dataset": ["d"],
+        "initialization": ["r"],
+        "backbone": ["a", "b"],
+        "augment": [True, False],
+        "labels": ["p", "c"],
+    }
+    looks = layout.Looks.of({"axes": axes})
+    assert (looks.place, looks.colour, looks.shapes) == (None, "backbone", ("augment", "labels"))
+    cells = [{"axes": {"augment": one, "labels": other}} for one in axes["augment"] for other in axes["labels"]]
+    assert [looks.marker_of(cell) for cell in cells] == list(layout.MARKERS[:4])
+    assert [looks.line_of(cell) for cell in cells] == list(layout.LINES[:4])
+
+
+def test_the_page_says_what_it_was_made_from_and_folds_what_is_long(tmp_path):
+    found = summarized(reached(), tmp_path)
+    found["provenance"]["written_by"] = "v9"
+    facts = page._provenance(found)
+    assert facts["code that trained (commit)"] == "v1"
+    assert facts["code that wrote this report"] == "v9"
+    assert facts["data: vindr_pcxr"] == "f"
+    folded = [
+        "<details>" in page._table(pd.DataFrame([dict.fromkeys(map(str, range(columns)), "<b>")] * rows), "what")
+        for rows, columns in ((12, 9), (13, 9), (12, 10))
+    ]
+    assert folded == [False, True, True]
