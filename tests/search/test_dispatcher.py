@@ -181,9 +181,9 @@ HALF, SHARE = Slot(1, 0.5), Slot(1, 0.7)
             id="two that wait keep a node each",
         ),
         pytest.param(
-            [{"CPU": 32.0, "GPU": 2.0}, {"CPU": 64.0, "GPU": 2.0}],
+            [{"CPU": 64.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 2.0}],
             {"a": ANY, "b": TWO, "c": TWO, "small": QUARTER},
-            ["a", "b", None],  # c waits for the first node, where one GPU is free; the small one would take of it
+            ["a", "b", None],  # c waits for the second node, where one GPU is free; the small one would take of it
             id="GPUs that are free are nearer than CPUs",
         ),
         pytest.param(

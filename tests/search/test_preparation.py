@@ -258,9 +258,15 @@ def test_a_data_set_that_others_are_measured_on_must_be_usable(monkeypatch, tmp_
 
 
 def test_others_are_recorded_once_by_what_they_are_and_must_share_a_pathology(monkeypatch, tmp_path):
-    asked = two_sets(evaluation={"external": {"padchest": ["mimic_cxr"]}})
+    """However often their images are prepared, each time as what is trained on."""
+    axes = {"dataset": ["chexpert", "padchest"], "preprocessing": ["paper", "standard"]}
+    asked = study(axes=axes, evaluation={"external": {"padchest": ["mimic_cxr"]}})
     told = Told(monkeypatch, tmp_path, SETS | {"mimic_cxr": ["edema"]})
-    assert told.all(asked)[1] == [("data", "chexpert"), ("data", "padchest"), ("external", "mimic_cxr")]
+    assert told.all(asked)[1] == [
+        *[("data", "chexpert")] * 2,
+        *[("data", "padchest")] * 2,
+        ("external", "mimic_cxr"),
+    ]
     assert told.all(asked)[1] == []
     known = told.state.data_identity(identity.key_of(grid.external_datasets(asked)["mimic_cxr"]))
     assert known == {"fingerprint": "mimic_cxr f", "people": "mimic_cxr p"}
