@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from datasets import cleaning
+from datasets import cleaning, sources
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
 from search import data_roots, grid, identity, images_needed, ray_cluster, worker
@@ -131,6 +131,8 @@ def test_data_at_an_address_are_brought_into_the_storage_and_are_the_same_data(p
     assert mirrored.parent == folder.storage / "mirrors"
     _, (local,) = prepare(asked, {"nih_chest_xray14": tmp_path / "nih"})
     assert local["fingerprint"] == remote["fingerprint"]
+    assert local["people"] == remote["people"] == sources.load(config, tmp_path / "nih").people
+    assert set(local["images"]) == {"train", "val", "test"}
 
 
 def test_a_root_is_a_folder_that_exists_or_an_address(tmp_path):
@@ -157,7 +159,8 @@ def test_images_that_trials_have_not_seen_are_told(tmp_path, caplog, quarantined
     before = {"dataset": "mine", "fingerprint": "f", "quarantined": {"g": "file is missing", "i": "file is missing"}}
     trained = SimpleNamespace(dataset_key="k", epochs=epochs)
     recorded = []
-    state = SimpleNamespace(datasets={"k": before}, trials={"a": trained}, unusable={})
+    of_others = SimpleNamespace(dataset_key="other", epochs={1: 0.5})
+    state = SimpleNamespace(datasets={"k": before}, trials={"a": trained, "b": of_others}, unusable={})
     desk = SimpleNamespace(state=state, record=recorded.append)
     preparation = Preparation(study(axes={}), StudyFolder(tmp_path, "s"), desk, None)
     preparation.record("k", {**before, "fingerprint": fingerprint, "quarantined": quarantined})

@@ -1,7 +1,10 @@
 """What a report counts, and the sentences it says it in: a small study made by hand, with an end of every kind."""
 
 import re
+from dataclasses import replace
+from itertools import product
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,7 +13,9 @@ from search.identity import entry_event, identified, key_of
 from search.report import differences, files, layout, page, summary, tables, words
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
+from search.study_sections import Evaluation
 from search.study_state import OVER_BUDGET, StudyState
+from trainers.evaluation import family
 
 AXES = {
     "dataset": "vindr_pcxr",
@@ -102,9 +107,11 @@ def test_a_report_counts_every_end_and_every_epoch(tmp_path):
 
 
 def test_its_sentences_have_every_count_in_its_place(tmp_path):
-    first, images, *rest = words.sentences(summarized(reached(), tmp_path))
+    found = summarized(reached(), tmp_path)
+    found["counts"] |= {"PRUNED": 5, "FAILED": 3}
+    first, images, *rest = words.sentences(found)
     assert first == (
-        "2 cells, 8 trials: 1 complete, 1 pruned, 1 failed, 1 dropped for the budget, 4 not finished. "
+        "2 cells, 8 trials: 1 complete, 5 pruned, 3 failed, 1 dropped for the budget, 4 not finished. "
         "15 of 32 epochs were trained."
     )
     assert images == "vindr_pcxr: 30 training, 20 validation and 10 test images (drawn); 3 quarantined."
@@ -276,3 +283,65 @@ def test_the_page_says_what_it_was_made_from_and_folds_what_is_long(tmp_path):
         for rows, columns in ((12, 9), (13, 9), (12, 10))
     ]
     assert folded == [False, True, True]
+
+
+def test_means_of_contrasts_are_over_the_pairs_that_are_defined_and_their_redraws_apart(monkeypatch, tmp_path):
+    """Both data sets have the same redraws with another sign: beside each other they would cancel out."""
+    axes = {"dataset": ["d", "e"], "resolution": [224, 448]}
+    cells = [
+        {"axes": dict(zip(axes, at, strict=True)), "test": [1], "trial": f"{at[0]}{at[1]}", "cell": ""}
+        for at in product(*axes.values())
+    ]
+    found = {"axes": axes, "cells": cells, "primary_metric": "val/auroc/macro"}
+    redraws, none = np.arange(100.0), np.full(100, np.nan)
+    zero = family.Redrawn(("nodule", "macro"), np.zeros(2), np.zeros((100, 2)), "same", 9)
+    redrawn = {
+        "d224": zero,
+        "e224": zero,
+        "d448": replace(zero, observed=np.array([0.25, 0.5]), values=np.stack([redraws, redraws], axis=1)),
+        "e448": replace(zero, observed=np.array([np.nan, 1.5]), values=np.stack([none, -redraws], axis=1)),
+    }
+    monkeypatch.setattr(differences, "_stored", lambda *_: ({}, ["one was changed"]))
+    monkeypatch.setattr(differences, "_redraw", lambda *_: (redrawn, ["one cannot be read"]))
+    told = differences.measure(found, StudyFolder(tmp_path, "s"), Evaluation(), {})
+    nodule, macro = told["averages"]
+    assert (nodule["target"], nodule["difference"], nodule["pairs"]) == ("nodule", 0.25, 1)
+    assert (macro["target"], macro["difference"], macro["pairs"]) == ("macro", 1.0, 2)
+    assert (macro["low"], macro["high"]) == (-25.0, 25.0)
+    assert [row["difference"] for row in told["pairs"]] == [0.25, 0.5, None, 1.5]
+    assert told["families"] == {"pairs": {"macro": 2, "targets": 1}, "averages": {"macro": 1, "targets": 1}}
+    assert told["not_compared"] == ["one cannot be read", "one was changed"]
+
+
+def test_what_metadata_tell_stands_beside_their_own_data_set_alone():
+    row = {
+        "metric": "auroc",
+        "low": None,
+        "high": None,
+        "positives": 20,
+        "negatives": 20,
+        "macro_over": 1,
+        "targets": 1,
+    }
+    groups = [
+        {**row, "column": column, "group": group, "target": "macro", "value": 0.6, "cases": 9}
+        for column, group in (("sex", "F"), ("origin", "a"))
+    ]
+    rows = [{**row, "target": target, "value": 0.7} for target in ("nodule", "macro")]
+    cells = [
+        {"cell": d, "axes": {"dataset": d, "backbone": "b"}, "test": rows, "subgroups": groups, "external": []}
+        | {"searched": {}, "seed": 0, "epoch": 1, "validation": 0.5}
+        for d in ("d", "e")
+    ]
+    baseline = {"dataset": "d", "name": "d", "rows": [{**row, "target": "nodule", "value": 0.55}]}
+    about = {
+        "axes": {"dataset": ["d", "e"], "backbone": ["b"]},
+        "primary_metric": "val/auroc/macro",
+        "confidence": 0.95,
+    }
+    found = {**about, "cells": cells, "trials": [], "targets": ["nodule"], "baselines": [baseline]}
+    assert tables.per_target(found, "d")["view, sex, age only (d)"].tolist() == ["0.550", "not measured"]
+    assert list(tables.per_target(found, "e")) == ["e"]
+    assert tables.by_subgroup(found, "d")["group"].tolist() == ["F", "a"]
+    assert [table["group"].tolist() for table in tables._shown(found) if "group" in table] == [["a"], ["a"]]
+    assert not any("group" in table for table in tables._shown({**found, "baselines": []}))
