@@ -3,9 +3,12 @@
 import hashlib
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
+from mlflow_server import registry, succession
 from mlflow_server.promotion import Bound, Policy
 from search import candidate as candidate_module
 from search import promote
@@ -143,3 +146,44 @@ def test_a_decision_is_told_for_what_it_is(capsys, outcome, first, last):
     assert lines[0] == f"{first}: a/b (trial t) of study s"
     assert lines[1].startswith("  yes margin" if outcome["promoted"] else "  no  margin")
     assert lines[-1] == last
+
+
+@pytest.mark.parametrize(("dry_run", "done"), [(True, []), (False, ["settled", "no challenger"])])
+def test_a_dry_run_changes_nothing_where_the_winner_is_champion_already(tmp_path, monkeypatch, dry_run, done):
+    chosen, calls = candidate(tmp_path), []
+    chosen.folder.winner("t").mkdir(parents=True)
+    (chosen.folder.winner("t") / "scores.parquet").write_bytes(b"scores")
+    champion = SimpleNamespace(name="s", version="3", run_id="run", tags={registry.MADE_OF: "made of this"})
+    known = SimpleNamespace(
+        champion=lambda name: champion if name == "s" else None,
+        no_challenger=lambda _: calls.append("no challenger"),
+        is_packaged=lambda *_: True,
+    )
+    monkeypatch.setattr(candidate_module, "find", lambda study, storage: chosen)
+    monkeypatch.setattr(Candidate, "package", lambda self, weights: SimpleNamespace(made_of=lambda: "made of this"))
+    monkeypatch.setattr(registry, "Registry", lambda uri: known)
+    monkeypatch.setattr(succession, "settle", lambda name, **_: calls.append("settled"))
+    monkeypatch.setattr(succession, "by_hand", lambda *_, **__: None)
+    outcome = promote.promote(chosen.study, tmp_path, dry_run=dry_run)
+    assert (outcome["promoted"], outcome["version"], outcome["dry_run"]) == (True, "3", dry_run)
+    assert calls == done
+    assert not chosen.folder.promotions.exists()
+
+
+def test_evidence_is_of_the_test_partition_and_the_card_says_how_it_was_measured(tmp_path):
+    identity = pd.DataFrame({name: [None] * 4 for name in case_scores.IDENTITY})
+    identity = identity.assign(case=list("abcd"), patient=list("abcd"), partition=["val", "val", "test", "test"])
+    asked = {"redraws": 300, "unit": "case", "confidence": 0.9}
+    chosen = candidate(tmp_path, evaluation={"redraws": 900}, asked=asked)
+    values = np.array([[0.1], [0.9], [0.2], [0.8]])
+    scores = case_scores.collect(identity, values, np.round(values), pathologies=["nodule"])
+    scores.save(chosen.folder.winner("t") / "scores.parquet")
+    assert chosen.measured().test.table["case"].tolist() == ["c", "d"]
+    progress = SimpleNamespace(dataset_key="k", versions=["v1", "v2"])
+    chosen.state.trials["t"] = progress
+    package = chosen.package()
+    assert package.procedure.endswith("In brackets 90% intervals, 300 bootstrap redraws of cases.")
+    assert package.facts == {
+        "study": "s", "trial": "t", "cell": "cell", "run_id": "run", "data_fingerprint": "f", "code": "v1, v2",
+    }  # fmt: skip
+    assert package.checkpoint == chosen.folder.trial("t") / "best"
