@@ -61,8 +61,7 @@ def build(
         DatasetError: the disk is too small.
     """
     rows, key = len(manifest), case_key(next(iter(folders.values())).parent)
-    for side, folder in folders.items():
-        _check_space(folder, estimate_bytes(rows, side))
+    _check_space({folder: estimate_bytes(rows, side) for side, folder in folders.items()})
     growing = [_Growing.open(folder, manifest, side) for side, folder in folders.items()]
     for cache in growing:
         wanted = _described(manifest, specification, cache.side)
@@ -205,13 +204,16 @@ def _described(manifest: Manifest, specification: Preprocessing, resolution: int
     }
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    stats = os.statvfs(folder)
+def _check_space(caches: Mapping[Path, int]) -> None:
+    """Refuse caches that together take more bytes than are free; what is there of them has its bytes already."""
+    place = next(iter(caches)).parent
+    stats = os.statvfs(place)
     free = stats.f_bavail * stats.f_frsize
-    present = (folder / PIXELS).stat().st_blocks * 512 if (folder / PIXELS).exists() else 0
-    if needed - present > free:
+    begun = [folder / PIXELS for folder in caches if (folder / PIXELS).exists()]
+    needed = sum(caches.values()) - sum(path.stat().st_blocks * 512 for path in begun)
+    if needed > free:
         raise DatasetError(
-            f"the cache needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
-            str(folder.parent),
+            f"the cache needs {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free",
+            str(place),
             fix="give another cache folder, or `python -m datasets gc`",
         )

@@ -7,13 +7,13 @@ that are denied everything but their file. Any fsspec address serves (s3://, gs:
 import base64
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 
@@ -28,6 +28,9 @@ TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".json", ".xlsx")
 """Endings of label files. A corrected label often leaves the size as it was, and to copy them costs little."""
 _PRIVATE = frozenset({KEY_FILE, "quarantine.csv"})
 """What undoes the hashes, and what names files: readable by the owner only, wherever it is."""
+_USER = re.compile(r"://(?:[^/]*|[^/:]*:(?!\d+/).*)@")
+"""Before the host; a password may hold any letter, and a number after a colon is a port."""
+_QUERY = re.compile(r"[?#].*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +119,15 @@ def listing(address: str) -> RemoteFolder:
             f"cannot list: {type(error).__name__}", public(address), fix="check address and credentials"
         ) from None
     if not found:
-        raise DatasetError("no files", public(address), "a folder with a data set or a cache")
+        raise DatasetError(
+            "no files", public(address), "a folder with a data set or a cache", "check the address, and that it answers"
+        )
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:  # a listing over http has no sizes: each file is asked for its own
         files = pool.map(lambda item: RemoteFile(item[0], _remote_size(system, *item), _md5(item[1])), found.items())
-        return RemoteFolder(system, public(address), {_inside(f.name, base, address): f for f in files})
+        inside = {_inside(file.name, base, address): file for file in files}
+    if PurePosixPath() in inside:
+        raise DatasetError("this is a file", public(address), "the folder that it lies in")
+    return RemoteFolder(system, public(address), inside)
 
 
 def copy(
@@ -242,6 +250,6 @@ def _damaged(remote: RemoteFolder, what: str) -> DatasetError:
 
 
 def public(address: str) -> str:
-    """Return the address without user, password and query."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else address
+    """Return an address without users, passwords and queries; of a chain (`zip://a::s3://b`) every one."""
+    links = address.split("::") if "://" in address else [address]
+    return "::".join(_QUERY.sub("", _USER.sub("://", link)) if "://" in link else link for link in links)

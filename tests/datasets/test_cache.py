@@ -326,8 +326,18 @@ def test_the_marker_comes_last(manifest: Manifest, tmp_path: Path):
 def test_a_disk_that_is_too_small_is_told_before_the_start(manifest: Manifest, tmp_path: Path, monkeypatch):
     small = os.statvfs(tmp_path)
     monkeypatch.setattr(os, "statvfs", lambda _: type("S", (), {"f_bavail": 1, "f_frsize": small.f_frsize}))
-    with pytest.raises(DatasetError, match=r"the cache needs 0.1 GB and 0.0 GB are free"):
+    with pytest.raises(DatasetError, match=r"the cache needs 0.1 GB more and 0.0 GB are free"):
         _prepare(manifest, tmp_path / "c", resolution=512)
+
+
+def test_resolutions_that_fit_one_by_one_but_not_together_are_refused_before_the_start(
+    manifest: Manifest, tmp_path: Path, monkeypatch
+):
+    pixels = len(manifest) * (256 * 256 + 34)  # of the larger one; its half and more is the other
+    monkeypatch.setattr(os, "statvfs", lambda _: type("S", (), {"f_bavail": pixels, "f_frsize": 1}))
+    with pytest.raises(DatasetError, match="the cache needs"):
+        prepare_all(manifest, resolutions=(192, 256), preprocessing="standard", cache=tmp_path / "c")
+    assert not list((tmp_path / "c").glob("*/pixels.u8"))
 
 
 def test_opening_costs_next_to_nothing(manifest: Manifest, tmp_path: Path):

@@ -18,7 +18,7 @@ from datasets.dataset_config import DatasetConfig
 from datasets.decoding import Decoded
 from datasets.errors import DatasetError
 from datasets.manifest import Manifest
-from datasets.remote import mirror
+from datasets.remote import mirror, public
 from datasets.sources import load
 from tests.datasets import miniatures
 
@@ -180,6 +180,32 @@ def test_what_cannot_be_reached_is_said_without_secrets(tmp_path: Path, address:
     with pytest.raises(DatasetError, match=message) as caught:
         mirror(address, tmp_path / "near")
     assert "secret" not in str(caught.value)
+
+
+def test_a_file_is_no_folder(tmp_path: Path, bucket: str):
+    fsspec.filesystem("memory").pipe_file("/bucket/labels.csv", b"a,b")
+    with pytest.raises(DatasetError, match=r"this is a file \(memory://bucket/labels.csv\); expected the folder"):
+        mirror("memory://bucket/labels.csv", tmp_path / "near")
+    assert not (tmp_path / "near").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("s3://bucket/a/b", "s3://bucket/a/b"),
+        ("s3://key:secret@bucket/a@b?versionId=secret", "s3://bucket/a@b"),
+        ("https://anna:secret@host:8080/a@b#secret", "https://host:8080/a@b"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
+        ("https://anna:sec?ret@host/a", "https://host/a"),
+        ("https://anna:sec/r@et@host/a", "https://host/a"),
+        ("https://anna:secret@[::1]:8080/a", "https://[::1]:8080/a"),
+        ("simplecache::s3://key:secret@bucket/a", "simplecache::s3://bucket/a"),
+        ("zip://b::ftp://anna:secret@host/a.zip?token=secret", "zip://b::ftp://host/a.zip"),
+        ("/data/a@b?c", "/data/a@b?c"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(address: str, shown: str):
+    assert public(address) == shown
 
 
 def test_a_link_to_nothing_is_said_without_its_name(tmp_path: Path):

@@ -193,3 +193,4 @@ def test_addresses_are_told_from_paths_and_their_mirrors_apart(tmp_path: Path):
     assert one.name.startswith("nih-")
     assert one == mirror_of("s3://bucket/nih/", tmp_path) != mirror_of("s3://other/nih", tmp_path)
     assert mirror_of("https://u:p@host/nih", tmp_path) == mirror_of("https://host/nih?token=x", tmp_path)
+    assert mirror_of("http://host:8080/nih", tmp_path) != mirror_of("http://host:8081/nih", tmp_path)
