@@ -23,6 +23,8 @@ from datasets.whole_file import replacing
 USES = "caches.json"
 FEATURES = "features"
 _MADE_FROM = "made_from.txt"
+_READ_OF_ALL = (MARKER, _MADE_FROM)
+"""Who looks for a cache, or for what may go, reads these of every one: that is no use of it."""
 STORE_MARKER = "COMPLETE"
 """Written last into a feature store."""
 
@@ -159,9 +161,11 @@ def _store(folder: Path) -> CacheEntry:
 
 
 def _size_and_idle_days(folder: Path) -> tuple[int, float]:
-    files = [path.stat() for path in folder.iterdir() if path.is_file()]
-    touched = max((max(stat.st_mtime, stat.st_atime) for stat in files), default=time.time())
-    return sum(stat.st_blocks * 512 for stat in files), max(0.0, (time.time() - touched) / 86_400)
+    files = {path.name: path.stat() for path in folder.iterdir() if path.is_file()}
+    written = [stat.st_mtime for stat in files.values()]
+    opened = [stat.st_atime for name, stat in files.items() if name not in _READ_OF_ALL]
+    touched = max(written + opened, default=time.time())
+    return sum(stat.st_blocks * 512 for stat in files.values()), max(0.0, (time.time() - touched) / 86_400)
 
 
 def _remove(folder: Path) -> bool:

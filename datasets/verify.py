@@ -14,7 +14,7 @@ import pandas as pd
 from datasets.cache import cache_key, content_hashes
 from datasets.dataset_config import DatasetConfig
 from datasets.decoding import Task, decode_all
-from datasets.derivation import MARKER, description
+from datasets.derivation import MARKER, description, have_their_sizes
 from datasets.manifest import PARTITIONS, Manifest
 from datasets.preprocessing import names, resolve
 from datasets.source_table import SourceTable
@@ -104,11 +104,13 @@ def changed_since_prepared(manifest: Manifest, cache: Path) -> list[str] | None:
 
 
 def prepared(manifest: Manifest, cache: Path) -> list[tuple[int, str]]:
-    """Return (resolution, preprocessing) of the caches of this manifest that are complete."""
+    """Return (resolution, preprocessing) of the caches of this manifest that are complete and not cut off."""
     markers = list(cache.glob(f"*/{MARKER}"))
     keys = {path.parent.name for path in markers}
     resolutions = {told["resolution"] for told in map(description, markers) if "resolution" in told}
-    return [(r, name) for r in sorted(resolutions) for name in names() if cache_key(manifest, resolve(name), r) in keys]
+    asked = ((r, name, cache_key(manifest, resolve(name), r)) for r in sorted(resolutions) for name in names())
+    rows = len(manifest)
+    return [(r, name) for r, name, key in asked if key in keys and have_their_sizes(cache / key, rows=rows, side=r)]
 
 
 def _partition(manifest: Manifest, name: str) -> dict[str, Any]:

@@ -97,15 +97,19 @@ def compute(
     width = network.encoder.width
     aside = folder / f".{STORED}"
     shape = (len(images.cache.readable), width)
+    record_origin(folder, images.cache.folder)  # first: what a killed trial leaves goes with the cache, too
     reserve(aside, shape[0] * width * np.dtype(np.float32).itemsize)
     store = np.memmap(aside, np.float32, mode="r+", shape=shape)
-    _fill(store, images, rows, forward=forward, pieces=Pieces(operation.micro_batch))
+    try:
+        _fill(store, images, rows, forward=forward, pieces=Pieces(operation.micro_batch))
+    except BaseException:
+        aside.unlink()
+        raise
     store.flush()
     aside.replace(folder / STORED)
     described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
     with replacing(folder / DESCRIBED) as whole:
         whole.write_text(json.dumps(described, indent=1, sort_keys=True))
-    record_origin(folder, images.cache.folder)
     with replacing(folder / STORE_MARKER) as whole:
         whole.touch()
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from datasets.cleaning import stores
 from datasets.dataset_config import DatasetConfig
 from trainers import adaptations, assembly, cells, checkpoint, features, pretrained
 from trainers.evaluation.auroc import auroc
@@ -189,6 +190,25 @@ def test_a_disk_without_room_for_the_features_is_told_as_that(
     shutil.copytree(operation().cache, own.cache, ignore=shutil.ignore_patterns("features"))
     with pytest.raises(OSError, match="No space left on device"):
         features.open_features(config, own, place=CPU)
+    assert not list(own.cache.glob("features/*/*features.f32"))
+
+
+def test_features_that_were_not_finished_leave_no_file_and_go_with_their_cache(
+    trial: Trials, operation: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves, as large as all features, was not known to be of any cache and stayed for ever."""
+    config, own = trial(adaptation="probe"), operation().model_copy(update={"cache": tmp_path / "cache"})
+    shutil.copytree(operation().cache, own.cache, ignore=shutil.ignore_patterns("features"))
+    left: list[str | None] = []
+
+    def broken(_: torch.Tensor) -> torch.Tensor:
+        left.extend(store.made_from for store in stores(own.cache))
+        return torch.full((1, 1), torch.nan)
+
+    monkeypatch.setattr(features.offload, "placed", lambda *_, **__: broken)
+    with pytest.raises(TrialError, match="the encoder's features of images 1 and on are not finite"):
+        features.open_features(config, own, place=CPU)
+    assert left == [open_images(config, own).cache.folder.name]
     assert not list(own.cache.glob("features/*/*features.f32"))
 
 
