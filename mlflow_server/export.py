@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import Dim
 
-from trainers.checkpoint import apart
+from trainers.checkpoint import write_tensors
 
 EXAMPLES = 2
 """A traced batch of one would fix the batch size at one."""
@@ -50,7 +49,7 @@ def export(scorer: Scorer, side: int, *, program: Path, weights: Path) -> None:
     example = torch.zeros((EXAMPLES, 1, side, side), dtype=torch.uint8)
     with torch.no_grad():
         exported = torch.export.export(placed, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    save_file(apart(exported.state_dict), weights)
+    write_tensors(exported.state_dict, weights)
     for name, tensor in exported.state_dict.items():
         empty = torch.empty(0, dtype=tensor.dtype)
         exported.state_dict[name] = nn.Parameter(empty, requires_grad=False) if _is_parameter(tensor) else empty

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def write_tensors(tensors: Tensors, path: Path) -> None:
+    """Write tensors as safetensors, a file with the rights of any other.
+
+    The library writes it for its owner alone: who may read a registered model's folder, or a copy of it in an image,
+    could not read its weights.
+    """
+    path.touch()
+    rights = stat.S_IMODE(path.stat().st_mode)
+    save_file(apart(tensors), path)
+    path.chmod(rights)
+
+
 def apart(tensors: Tensors) -> dict[str, torch.Tensor]:
     """Return contiguous tensors that share no memory, as safetensors wants them.
 
@@ -242,7 +255,7 @@ def _write(
         if linked and f"{stem}.safetensors" == NETWORK:
             continue
         if values:
-            save_file(apart(values), aside / f"{stem}.safetensors")
+            write_tensors(values, aside / f"{stem}.safetensors")
     for name, text in texts.items():
         (aside / name).write_text(text)
     (aside / MARKER).write_text(_boot())

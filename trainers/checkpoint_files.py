@@ -1,7 +1,9 @@
 """A trial's checkpoint folders as files: which are whole, what may go. No torch here: the driver tidies with it."""
 
 import json
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 MARKER = "COMPLETE"
@@ -58,6 +60,14 @@ def drop_trial(folder: Path) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder, a file with two names counted once."""
-    stats = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
+    """Return the bytes of all files below a folder, a file with two names counted once.
+
+    Trials that run write and remove checkpoints meanwhile: what is gone before it is looked at is not counted.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                stat = Path(place, name).stat()
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())

@@ -82,13 +82,31 @@ def hub_repository(tag: str) -> str:
 
 
 def published_configuration(path: Path) -> dict[str, Any]:
-    """Return the `pretrained_cfg` of the configuration published beside weights, or {}."""
+    """Return the `pretrained_cfg` of the configuration published beside weights, or {}.
+
+    Raises:
+        TrialError: kind "weights": there is one, and it cannot be read.
+    """
     beside = (path.with_suffix(".json"), path.parent / "config.json")
     for candidate in beside:
         if candidate.is_file():
-            configuration: dict[str, Any] = json.loads(candidate.read_text()).get("pretrained_cfg", {})
-            return configuration
+            return _configured(candidate)
     return {}
+
+
+def _configured(path: Path) -> dict[str, Any]:
+    try:
+        whole = json.loads(path.read_text())
+        told = (whole.get("pretrained_cfg") or {}) if isinstance(whole, dict) else None
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise TrialError(
+            "weights",
+            f"{path}: no configuration of weights (a JSON object); repair it, or take it away: without it images are "
+            "normalised as the architecture's published weights want it",
+        )
+    return told
 
 
 @lru_cache(maxsize=16)

@@ -2,17 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from datasets.whole_file import replacing
 from trainers import initializations, pretrained
-from trainers.checkpoint import sha256
+from trainers.checkpoint import sha256, write_tensors
 from trainers.network_plan import NetworkPlan, Refusal
 from trainers.trial import TrialError
 
@@ -40,7 +39,9 @@ def _pairs(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _names(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [name for name in value or () if isinstance(name, str)]
+    if isinstance(value, str):
+        return [value]
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 
 def fetch(cells: Sequence[tuple[str, str]], *, to: Path, tell: Callable[[str], None]) -> list[Path]:
@@ -102,7 +103,7 @@ def convert(file: Path, *, to: Path, key: str | None = None, strip_prefix: str =
         raise TrialError("weights", f"{to.name}: the target must end in .safetensors")
     state = _state_of(file, key)
     chosen = {
-        name.removeprefix(strip_prefix): value.detach().clone().contiguous()
+        name.removeprefix(strip_prefix): value
         for name, value in state.items()
         if isinstance(value, torch.Tensor) and name.startswith(strip_prefix)
     }
@@ -110,7 +111,7 @@ def convert(file: Path, *, to: Path, key: str | None = None, strip_prefix: str =
         entries = ", ".join(sorted(map(str, state))[:20])
         raise TrialError("weights", f"{file.name}: no tensors under these names; its entries: {entries}")
     with replacing(to) as aside:
-        save_file(chosen, aside)
+        write_tensors(chosen, aside)
     return len(chosen)
 
 
@@ -118,21 +119,26 @@ def _state_of(file: Path, key: str | None) -> dict[str, Any]:
     if not file.is_file():
         raise TrialError("weights", f"{file}: no such file")
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(file))
+        return pretrained.read(file)
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise TrialError(
             "weights", f"{file.name}: cannot be read without running code from it ({type(error).__name__}); refused"
         ) from error
+    _check_named(content, file.name)
     keys = [key] if key else [name for name in ("model", "state_dict") if name in content][:1]
     for name in keys:
         if name not in content:
             raise TrialError("weights", f"{file.name}: no entry {name!r}; entries: {', '.join(map(str, content))}")
         content = content[name]
+        _check_named(content, f"{file.name}: entry {name!r}")
     return dict(content)
+
+
+def _check_named(content: Any, where: str) -> None:
+    if not isinstance(content, Mapping):
+        raise TrialError("weights", f"{where} is no state dict (tensors by name) but of type {type(content).__name__}")
 
 
 def _copy(source: Path, target: Path) -> None:

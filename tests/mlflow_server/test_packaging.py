@@ -394,6 +394,11 @@ def test_nothing_in_it_is_a_pickle(saved):
     assert [name for name in contents if name.endswith((".pkl", ".pickle", ".pth"))] == []
 
 
+def test_who_may_read_one_file_may_read_all(saved):
+    _, folder, _ = saved
+    assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
+
+
 def test_the_weights_are_in_one_file_alone(saved, tmp_path):
     """Its hash says which they are."""
     _, folder, _ = saved

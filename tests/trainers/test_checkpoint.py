@@ -1,8 +1,11 @@
 """What is written of networks of unusual build comes back as it was."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -23,6 +26,19 @@ def test_a_module_that_stands_in_several_places_is_written_whole_and_stays_one(t
     inputs = torch.rand(2, 3)
     assert torch.equal(other(inputs), network(inputs))
     assert other[0] is other[2]
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_have_the_rights_of_any_other_file(tmp_path: Path, umask: int, rights: int) -> None:
+    """The library writes them for their owner alone: nobody else could load a model from a shared folder."""
+    before = os.umask(umask)
+    try:
+        best = checkpoint.save_best(tmp_path, epoch=1, network=nn.Linear(3, 3).state_dict(), trial={})
+    finally:
+        os.umask(before)
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in best.iterdir()} == dict.fromkeys(
+        ("network.safetensors", "trial.json", "COMPLETE"), rights
+    )
 
 
 def test_a_network_with_shared_modules_trains_pauses_and_is_rebuilt(

@@ -1,12 +1,15 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from trainers import assembly, memory_model, train
+from trainers.checkpoint_files import folder_bytes
 from trainers.material import open_images
 from trainers.quota import Ended, enforce
 from trainers.train import memory_key
@@ -79,3 +82,22 @@ def test_a_quota_takes_resume_state_first_then_weights_nobody_needs(tmp_path: Pa
     assert (running / "last-0003-000000" / "network.safetensors").exists()
     assert (loser / "last-0003-000000" / "progress.json").exists()
     assert not (failed / "last-0003-000000").exists()
+
+
+def test_what_goes_while_a_study_is_counted_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that run replace their checkpoints."""
+    for name in ("best-0001", "last-0001-000000"):
+        (tmp_path / "trial" / name).mkdir(parents=True)
+        (tmp_path / "trial" / name / "network.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "trial" / "best-0001" / "linked").hardlink_to(tmp_path / "trial" / "best-0001" / "network.safetensors")
+    (tmp_path / "trial" / "best-0001" / "gone").symlink_to(tmp_path / "nothing")
+    look = os.scandir
+
+    def replaced(folder: Path | str) -> Any:
+        if Path(folder).name.startswith("last-"):
+            (Path(folder) / "network.safetensors").unlink()
+            Path(folder).rmdir()
+        return look(folder)
+
+    monkeypatch.setattr(os, "scandir", replaced)
+    assert folder_bytes(tmp_path) == 1000

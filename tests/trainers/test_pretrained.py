@@ -91,6 +91,41 @@ def test_pickled_checkpoints_are_converted_once_and_never_run(tmp_path: Path, ca
     assert not (tmp_path / "bad.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "key", "message"),
+    [
+        (torch.zeros(3), [], "w.pth is no state dict (tensors by name) but of type Tensor"),
+        ([1, 2], [], "w.pth is no state dict (tensors by name) but of type list"),
+        ({"model": [1]}, [], "w.pth: entry 'model' is no state dict (tensors by name) but of type list"),
+        ({"epoch": 3}, ["--key", "epoch"], "w.pth: entry 'epoch' is no state dict (tensors by name) but of type int"),
+        ({"epoch": 3}, ["--key", "teacher"], "w.pth: no entry 'teacher'; entries: epoch"),
+        ({"epoch": 3}, [], "w.pth: no tensors under these names; its entries: epoch"),
+    ],
+)
+def test_what_is_no_state_dict_is_told_by_what_it_is(tmp_path: Path, capsys, content, key, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(SystemExit):
+        main(["convert-checkpoint", str(tmp_path / "w.pth"), "--to", str(tmp_path / "w.safetensors"), *key])
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+def test_damaged_safetensors_are_not_converted(tmp_path: Path, capsys) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"12345678" * 10)
+    with pytest.raises(SystemExit):
+        main(["convert-checkpoint", str(tmp_path / "w.safetensors"), "--to", str(tmp_path / "to.safetensors")])
+    assert "error: w.safetensors: not a readable safetensors file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"pretrained_cfg": [1]}', "\xff"])
+def test_a_configuration_beside_weights_that_is_none_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(TrialError, match=r"config\.json: no configuration of weights .*repair it, or take it away"):
+        pretrained.published_configuration(tmp_path / "w.safetensors")
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": null}')
+    assert pretrained.published_configuration(tmp_path / "w.safetensors") == {}
+
+
 def test_offline_the_error_comes_at_once_and_says_how_to_provide_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +161,7 @@ def test_cells_are_found_anywhere_in_a_plan_but_not_among_the_refused() -> None:
     assert cells_in(studied) == [("dinov3", "vit_base")]
     axes = {"axes": {"initialization": ["imagenet", "dinov2"], "backbone": ["vit_base", "convnext_base"]}}
     assert cells_in(axes) == [("imagenet", "vit_base"), ("imagenet", "convnext_base"), ("dinov2", "vit_base")]
+    assert cells_in([{"initialization": 5, "backbone": "vit_base"}, None, "vit_base"]) == []
 
 
 def test_lite0_weights_give_the_published_predictions(shared_data: Path) -> None:
