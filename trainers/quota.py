@@ -1,7 +1,8 @@
 """Keeps a study's checkpoints within a number of bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from trainers import checkpoint_files
@@ -35,13 +36,21 @@ def enforce(ended: Sequence[Ended], *, study_folder: Path, limit: int) -> int:
     Returns:
         The bytes that are left; above `limit` if nothing more may go.
     """
+    left = checkpoint_files.folder_bytes(study_folder)  # of thousands of files, so it is not counted for each that goes
     for trial in ended:
-        if checkpoint_files.folder_bytes(study_folder) <= limit:
-            break
-        checkpoint_files.drop_resume_state(trial.folder)
+        if left <= limit:
+            return left
+        left -= _freed(trial.folder, partial(checkpoint_files.drop_resume_state, trial.folder))
     spare = [best for trial in ended if not trial.needed for best in trial.folder.glob("best-*")]
     for best in sorted(spare, key=lambda path: path.stat().st_mtime):
-        if checkpoint_files.folder_bytes(study_folder) <= limit:
-            break
-        checkpoint_files.remove(best)
-    return checkpoint_files.folder_bytes(study_folder)
+        if left <= limit:
+            return left
+        left -= _freed(best.parent, partial(checkpoint_files.remove, best))
+    return left
+
+
+def _freed(folder: Path, remove: Callable[[], None]) -> int:
+    """Remove something of a trial's folder and return the bytes that went; of a file with two names both must go."""
+    before = checkpoint_files.folder_bytes(folder)
+    remove()
+    return before - checkpoint_files.folder_bytes(folder)

@@ -84,6 +84,32 @@ def test_a_quota_takes_resume_state_first_then_weights_nobody_needs(tmp_path: Pa
     assert not (failed / "last-0003-000000").exists()
 
 
+@pytest.mark.parametrize(
+    ("limit", "left", "gone"),
+    [
+        (6_000, 6_000, set()),
+        (5_999, 6_000 - 500, {"a/last"}),  # its network is also the best: the optimizer's bytes alone come free
+        (5_499, 6_000 - 2 * 500, {"a/last", "b/last"}),
+        (4_499, 6_000 - 3 * 500 - 1_500, {"a/last", "b/last", "c/last", "b/best"}),  # the oldest of which nobody needs
+        (0, 6_000 - 3 * 500 - 2 * 1_500, {"a/last", "b/last", "c/last", "b/best", "a/best"}),
+    ],
+)
+def test_no_more_goes_than_the_quota_asks_for(tmp_path: Path, limit: int, left: int, gone: set[str]) -> None:
+    for number, name in enumerate("abc"):
+        last, best = tmp_path / name / "last-0001-000000", tmp_path / name / "best-0001"
+        for folder in (last, best):
+            folder.mkdir(parents=True)
+            (folder / "COMPLETE").touch()
+        (best / "network.safetensors").write_bytes(bytes(1500))
+        (last / "network.safetensors").hardlink_to(best / "network.safetensors")
+        (last / "optimizer.safetensors").write_bytes(bytes(500))
+        os.utime(best, (1000 - number % 2, 1000 - number % 2))
+    ended = [Ended(tmp_path / name, needed=name == "c") for name in "abc"]
+    assert enforce(ended, study_folder=tmp_path, limit=limit) == left == folder_bytes(tmp_path)
+    there = {f"{path.parent.name}/{path.name[:4]}" for path in tmp_path.glob("*/*")}
+    assert there == {f"{name}/{part}" for name in "abc" for part in ("last", "best")} - gone
+
+
 def test_what_goes_while_a_study_is_counted_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials that run replace their checkpoints."""
     for name in ("best-0001", "last-0001-000000"):
