@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ import fsspec
 from datasets.derivation import MARKER, PIXELS
 from datasets.errors import DatasetError
 from datasets.privacy import KEY_FILE
-from datasets.whole_file import replacing
+from datasets.whole_file import ASIDE, replacing
 
 _ASKED_AT_ONCE = 16
+_ABANDONED = 3600.0
+"""Seconds since the last byte of a copy."""
 _LOCK = "lock"
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".json", ".xlsx")
 """Endings of label files. A corrected label often leaves the size as it was, and to copy them costs little."""
@@ -102,7 +105,9 @@ def mirror(
         DatasetError: there is nothing at that address, it cannot be reached, it names files outside itself, or a file
             did not arrive as it was listed.
     """
-    return copy(listing(address), folder, workers=workers, progress=progress)
+    remote = listing(address)
+    _sweep(remote, folder)
+    return copy(remote, folder, workers=workers, progress=progress)
 
 
 def listing(address: str) -> RemoteFolder:
@@ -160,6 +165,15 @@ def copy(
                 if progress and count % 100 == 0:
                     progress(count, len(wanted))
     return Mirrored(len(asked), sum(file.size for file in asked.values()), len(wanted), len(building))
+
+
+def _sweep(remote: RemoteFolder, folder: Path) -> None:
+    """Remove what killed copies left half written; not what was written to a moment ago, for another may be at it."""
+    hidden = ((path, ASIDE.fullmatch(path.name)) for path in folder.rglob(".*"))
+    halves = [(path, path.with_name(own[1]).relative_to(folder)) for path, own in hidden if own]
+    for path, whole in halves:
+        if PurePosixPath(whole) in remote.files and time.time() - path.stat().st_mtime > _ABANDONED:
+            path.unlink(missing_ok=True)
 
 
 def _unfinished(remote: RemoteFolder) -> set[PurePosixPath]:

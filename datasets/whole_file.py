@@ -1,10 +1,14 @@
 """Files that a reader, a kill or a power cut finds as they were or whole, never in between."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}")
+"""What a file is called while `replacing` writes it, and after a kill; the group is its own name."""
 
 
 @contextmanager

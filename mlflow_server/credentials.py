@@ -57,12 +57,14 @@ def read_secret(path: Path) -> str:
     """Return a file's content if nobody but its owner may read it.
 
     Raises:
-        TrackingError: it is missing, empty, or open to others.
+        TrackingError: it is missing, empty, no text, or open to others.
     """
     try:
         mode, content = path.stat().st_mode, path.read_text().strip()
     except OSError as problem:
         raise TrackingError(f"{path}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise TrackingError(f"{path} is no text in UTF-8; write the secret into it anew") from None
     if mode & OTHERS:
         raise TrackingError(f"{path} can be read by others (mode {mode & 0o777:o}); `chmod 600 {path}`")
     if not content:

@@ -1,7 +1,7 @@
 """Which runs of an experiment are whose: what earlier drivers created, and what somebody deleted since."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
@@ -68,10 +68,14 @@ class KnownRuns:
                 max_results=1000,
                 page_token=token,
             )
-            yield from (run for run in page if run.data.tags.get(ORIGIN_TAG) == self._origin)
+            yield from (run for run in page if self._is_own(run.data.tags))
             token = page.token
             if not token:
                 return
+
+    def _is_own(self, tags: Mapping[str, str]) -> bool:
+        """Say whether a run is of the origin; one whose identity somebody took away in the UI is nobody's."""
+        return tags.get(ORIGIN_TAG) == self._origin and IDENTITY_TAG in tags
 
 
 def _told_apart(runs: Iterable[Run]) -> tuple[dict[str, Run], list[Run]]:

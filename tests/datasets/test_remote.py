@@ -139,6 +139,20 @@ def test_what_undoes_hashes_or_names_files_stays_readable_by_its_owner_only(tmp_
     assert {*modes, "case.key", "quarantine.csv"} == {path.name for path in (*folder.iterdir(), folder / "case.key")}
 
 
+def test_what_killed_copies_left_is_removed_unless_another_may_be_at_it(tmp_path: Path, bucket: str, monkeypatch):
+    (tmp_path / "far" / "k").mkdir(parents=True)
+    (tmp_path / "far" / "k" / "pixels.u8").write_bytes(b"12345")
+    _upload(tmp_path / "far", bucket)
+    (tmp_path / "near" / "k").mkdir(parents=True)
+    own = [".pixels.u8.0a1b2c3d", ".notes.0a1b2c3d", ".pixels.u8.orig"]  # the first is what a copy is called meanwhile
+    for name in (*own, ".pixels.u8.4e5f6071"):
+        (tmp_path / "near" / "k" / name).write_bytes(b"123")
+    for name in own:
+        os.utime(tmp_path / "near" / "k" / name, (0, 0))
+    mirror(bucket, tmp_path / "near")
+    assert {path.name for path in (tmp_path / "near" / "k").iterdir()} == {*own[1:], ".pixels.u8.4e5f6071"}
+
+
 def test_a_copied_file_is_synced_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "film.png").write_bytes(b"12345")

@@ -156,6 +156,13 @@ def test_a_secret_that_is_empty_is_told_and_made_anew_once_it_is_taken_away(tmp_
     assert credentials.obtain(tmp_path / "credentials")
 
 
+def test_a_secret_that_is_no_text_is_told(tmp_path):
+    credentials.obtain(tmp_path / "credentials")
+    (tmp_path / "credentials" / "admin-password").write_bytes("Geräusch".encode("latin-1"))
+    with pytest.raises(TrackingError, match="admin-password is no text in UTF-8; write the secret into it anew"):
+        credentials.obtain(tmp_path / "credentials")
+
+
 def test_a_full_disk_leaves_no_secret_without_content(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")

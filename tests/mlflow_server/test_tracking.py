@@ -190,6 +190,16 @@ def test_a_run_doubled_by_a_lost_answer_is_taken_away(uri, tracker, request, tmp
     assert client.get_run(double.info.run_id).info.lifecycle_stage == "deleted"
 
 
+def test_a_run_whose_identity_somebody_took_away_is_nobodys(uri, request, tmp_path):
+    tracker = Tracker(uri, request.node.name, tmp_path, origin="a")
+    study_and_trial(tracker)
+    run_id = tracker.run_id("t1")
+    MlflowClient(uri).delete_tag(run_id, IDENTITY_TAG)
+    again = Tracker(uri, request.node.name, tmp_path, origin="a")
+    study_and_trial(again)
+    assert again.run_id("t1") != run_id
+
+
 def test_more_metrics_than_a_batch_takes_all_arrive(uri, tracker):
     study_and_trial(tracker)
     tracker.log("t1", [Measurement(step, step, {f"m{i}": float(i) for i in range(60)}) for step in range(40)])
