@@ -12,10 +12,11 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,7 @@ DURABLE = "DURABLE"
 NETWORK = "network.safetensors"
 TRIAL = "trial.json"
 Tensors = Mapping[str, torch.Tensor]
+Found = TypeVar("Found")
 
 
 class Progress(BaseModel):
@@ -142,18 +144,32 @@ class Saved:
 
 
 def load_last(folder: Path) -> Saved | None:
-    """Read the newest whole checkpoint; the next one if an attempt that was given up replaces it meanwhile."""
+    """Read the newest whole checkpoint."""
+    return _of_last(folder, _read)
+
+
+def look_at_last(folder: Path) -> tuple[Path, Progress, dict[str, Any]] | None:
+    """Return the newest whole checkpoint, how far it is, and the configuration beside its weights."""
+    return _of_last(folder, lambda last: (last, read_progress(last), read_trial(last)))
+
+
+def _of_last(folder: Path, read: Callable[[Path], Found]) -> Found | None:
+    """Read of the newest whole checkpoint; of the next one if an attempt that was given up replaces it meanwhile."""
     while (last := find_last(folder)) is not None:
         try:
-            tensors = [read_tensors(last, stem) for stem in ("network", "optimizer", "average")]
-            saved = Saved(last.name, read_progress(last), *tensors)
+            found = read(last)
         except OSError:
             if (last / MARKER).is_file():
                 raise
             continue
         if (last / MARKER).is_file():  # what goes first when a checkpoint is removed
-            return saved
+            return found
     return None
+
+
+def _read(last: Path) -> Saved:
+    tensors = [read_tensors(last, stem) for stem in ("network", "optimizer", "average")]
+    return Saved(last.name, read_progress(last), *tensors)
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -282,7 +298,9 @@ def _order(last: Path) -> tuple[int, int, int]:
 
 def _written_since_boot(folder: Path) -> bool:
     boot = _boot()
-    return bool(boot) and (folder / MARKER).read_text() == boot
+    with suppress(OSError):  # removed meanwhile
+        return bool(boot) and (folder / MARKER).read_text() == boot
+    return False
 
 
 def _boot() -> str:

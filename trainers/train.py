@@ -1,6 +1,5 @@
 """One trial: from a configuration to a trained network, resuming where an earlier attempt stopped."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,10 +38,10 @@ def train(config: TrialConfig, *, operation: Operation, report: Report, until_ep
     """
     assembly.plan_network(config)  # what cannot be is said before anything is read
     _check_augmentation(config)
-    last = checkpoint.find_last(operation.trial_folder)
-    if last is not None:
-        progress = checkpoint.read_progress(last)
-        _check_same(config, last)
+    found = checkpoint.look_at_last(operation.trial_folder)
+    if found is not None:
+        last, progress, written = found
+        _check_same(config, written)
         if nothing_left(progress, until_epoch):
             # The attempt that came this far may have been killed before what its last checkpoint replaced was gone.
             checkpoint_files.sweep(operation.trial_folder)
@@ -162,10 +161,9 @@ def _check_augmentation(config: TrialConfig) -> None:
         raise TrialError("configuration", str(error)) from error
 
 
-def _check_same(config: TrialConfig, last: Path) -> None:
+def _check_same(config: TrialConfig, written: dict[str, Any]) -> None:
     """Refuse to go on with another trial's checkpoint."""
-    written = TrialConfig.model_validate(checkpoint.read_trial(last)["trial"])
-    if written != config:
+    if TrialConfig.model_validate(written["trial"]) != config:
         raise TrialError(
             "configuration", "the trial's folder holds the checkpoint of another configuration; use another folder"
         )

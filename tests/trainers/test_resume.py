@@ -75,6 +75,29 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, m
     assert list(found.optimizer) == ["weight//exp_avg"]
 
 
+@pytest.mark.parametrize("step", ["find_last", "read_progress", "read_trial"])
+def test_a_checkpoint_that_is_replaced_while_it_is_looked_at_is_looked_at_anew(tmp_path, monkeypatch, step):
+    """Before an attempt begins: the one that was given up may still write."""
+    save(tmp_path, 1)
+    original, others = getattr(checkpoint, step), [2]
+
+    def slowly(folder):
+        found = original(folder) if step == "find_last" else None
+        if others:
+            checkpoint.settle(tmp_path, save(tmp_path, others.pop()), keep_best=None)
+        return found or original(folder)
+
+    monkeypatch.setattr(checkpoint, step, slowly)
+    last, progress, _ = checkpoint.look_at_last(tmp_path)
+    assert (last.name, progress.epoch) == ("last-0002-000000", 2)
+
+
+def test_a_checkpoint_that_goes_before_its_mark_is_read_is_none(tmp_path, monkeypatch):
+    last = save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint, "complete", lambda *_: [last, tmp_path / "last-0002-000000"])
+    assert checkpoint.find_last(tmp_path) == last
+
+
 def test_an_attempt_that_lives_on_leaves_what_its_successor_is_writing(tmp_path, monkeypatch):
     write, others = checkpoint.save_file, [2]
 
