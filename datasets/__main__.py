@@ -158,6 +158,10 @@ def main() -> None:
     except DatasetError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # without the name of its file, which may be a patient's
+        told = error.strerror or type(error).__name__
+        typer.echo(f"error: {told}; look at the folders and files that were given, at access and at room", err=True)
+        sys.exit(2)
 
 
 def _config(source: str, labels: str, option: list[str] | None) -> DatasetConfig:

@@ -10,6 +10,7 @@ about pixels; labels and partitions are not in it.
 import csv
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -114,7 +115,7 @@ def prepare_all(
     folders = {side: cache / cache_key(manifest, specification, side) for side in sides}
     with ExitStack() as locks:
         for folder in folders.values():  # in one order everywhere, so that two builders cannot wait for each other
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             locks.enter_context(FileLock(folder / "lock"))
         for side, folder in folders.items():
             if (folder / PIXELS).exists() and not _is_whole(folder, manifest, side):
@@ -166,6 +167,18 @@ def cache_key(manifest: Manifest, specification: Preprocessing, resolution: int)
 def content_hashes(folder: Path) -> np.ndarray:
     """Return uint8 (rows, 32): sha256 of each file as it was when its pixels were cached, 0 where unreadable."""
     return np.fromfile(folder / "sha256.bin", np.uint8).reshape(-1, 32)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"a cache cannot be made: {os.strerror(error.errno or 0)}",
+            str(folder.parent),
+            "a folder that may be written to",
+            "give another cache folder",
+        ) from None
 
 
 def _is_whole(folder: Path, manifest: Manifest, side: int) -> bool:

@@ -64,7 +64,8 @@ def stores(cache: Path) -> list[CacheEntry]:
 
 def record_origin(store: Path, cache: Path) -> None:
     """Write down of which cache a feature store is made, before it is finished."""
-    (store / _MADE_FROM).write_text(cache.name)
+    with replacing(store / _MADE_FROM) as aside:
+        aside.write_text(cache.name)
 
 
 def record_uses(study_folder: Path, caches: Iterable[str]) -> None:

@@ -61,10 +61,10 @@ def _larger(cache: Path, wanted: dict[str, Any]) -> tuple[Path, int] | None:
 def description(marker: Path) -> dict[str, Any]:
     """Return what the marker of a complete cache says of it; nothing if it is damaged."""
     try:
-        told: dict[str, Any] = json.loads(marker.read_text())
+        told = json.loads(marker.read_text())
     except ValueError:
         return {}
-    return told
+    return told if isinstance(told, dict) else {}
 
 
 def have_their_sizes(folder: Path, *, rows: int, side: int) -> bool:

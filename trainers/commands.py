@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from trainers.trial import TrialError
 
@@ -56,10 +57,17 @@ def _fetch(given: argparse.Namespace) -> None:
         cells += cells_in(json.loads(_plan_of(given.study)))
     if given.plan:
         text = sys.stdin.read() if given.plan == "-" else Path(given.plan).read_text()
-        cells += cells_in(json.loads(text))
+        cells += cells_in(_json(text, f"--plan {given.plan}"))
     if not cells:
         raise ValueError("nothing to fetch: give STUDY.yaml, --cell INITIALIZATION:BACKBONE or --plan FILE")
     fetch([(cell[0], cell[1]) for cell in dict.fromkeys(cells)], to=given.to, tell=print)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: no JSON ({error})") from None
 
 
 def _plan_of(study: Path) -> str:

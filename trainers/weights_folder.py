@@ -62,7 +62,7 @@ def fetch(cells: Sequence[tuple[str, str]], *, to: Path, tell: Callable[[str], N
     """
     to.mkdir(parents=True, exist_ok=True)
     listing = to / "manifest.json"
-    known: dict[str, Any] = json.loads(listing.read_text()) if listing.is_file() else {}
+    known = _listed(listing)
     files = []
     for initialization, backbone in cells:
         plan = initializations.resolve(initialization, backbone, ANY_RESOLUTION)
@@ -82,6 +82,18 @@ def fetch(cells: Sequence[tuple[str, str]], *, to: Path, tell: Callable[[str], N
         tell(f"{initialization} × {backbone}: {target.name}, licence {plan.licence}")
         files.append(target)
     return files
+
+
+def _listed(listing: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(listing.read_text()) if listing.is_file() else {}
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise TrialError(
+            "weights", f"{listing} is no list of weights; take it away and fetch again: no file is fetched twice"
+        )
+    return known
 
 
 def convert(file: Path, *, to: Path, key: str | None = None, strip_prefix: str = "") -> int:

@@ -330,6 +330,14 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(manifest: Manifest, t
         _prepare(manifest, tmp_path / "c", resolution=512)
 
 
+def test_a_cache_where_none_can_be_is_told(manifest: Manifest, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        DatasetError, match=r"a cache cannot be made: Not a directory \(.*/file\); expected a folder that"
+    ):
+        _prepare(manifest, tmp_path / "file")
+
+
 def test_resolutions_that_fit_one_by_one_but_not_together_are_refused_before_the_start(
     manifest: Manifest, tmp_path: Path, monkeypatch
 ):

@@ -137,6 +137,7 @@ def test_prepare_reads_from_an_address(root: Path, tmp_path: Path):
         (("verify", "nih_chest_xray14", "--root", "nowhere"), "no folder nowhere"),
         (("verify", "chexpert", "--root", ".", "--option", "vews=all"), "vews: Extra inputs"),
         (("verify", "chexpert", "--root", ".", "--labels", "papers"), "unknown label list 'papers'"),
+        (("fetch", f"file://{ROOT / 'docs'}", "--root", ROOT / "LICENSE"), "File exists; look at the folders"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str):

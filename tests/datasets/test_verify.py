@@ -29,6 +29,7 @@ def test_folders_beside_the_caches_are_passed_over(tmp_path: Path):
         (f"{whole.name}-old", (whole / MARKER).read_text()),
         ("nih-224-torn", '{"resolution": 2'),
         ("a-b-c", json.dumps({})),
+        ("no-object", json.dumps([16])),
     ):
         (tmp_path / "c" / name).mkdir()
         (tmp_path / "c" / name / MARKER).write_text(content)

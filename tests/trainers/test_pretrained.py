@@ -110,6 +110,18 @@ def test_what_is_no_state_dict_is_told_by_what_it_is(tmp_path: Path, capsys, con
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
+def test_a_plan_or_list_of_weights_that_is_damaged_is_named(tmp_path: Path, capsys) -> None:
+    (tmp_path / "plan.json").write_text('{"initialization": "dinov3"')
+    (tmp_path / "manifest.json").write_text("nonsense")
+    for given, message in (
+        (["--plan", str(tmp_path / "plan.json")], "plan.json: no JSON (Expecting ',' delimiter"),
+        (["--cell", "random:vit_base"], "manifest.json is no list of weights; take it away"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fetch-weights", *given, "--to", str(tmp_path)])
+        assert message in capsys.readouterr().err
+
+
 def test_damaged_safetensors_are_not_converted(tmp_path: Path, capsys) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"12345678" * 10)
     with pytest.raises(SystemExit):
