@@ -41,7 +41,7 @@ def open_features(config: TrialConfig, operation: Operation, *, place: assembly.
     folder = operation.cache / FEATURES / feature_key(config, images, weights=operation.weights)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        if not (folder / STORE_MARKER).is_file():
+        if not _is_whole(folder, rows=len(images.cache.readable)):
             compute(config, operation, images, place=place, folder=folder)
     return TensorMaterial(
         inputs=torch.from_numpy(read(folder)),
@@ -97,6 +97,7 @@ def compute(
     width = network.encoder.width
     aside = folder / f".{STORED}"
     shape = (len(images.cache.readable), width)
+    (folder / STORE_MARKER).unlink(missing_ok=True)
     record_origin(folder, images.cache.folder)  # first: what a killed trial leaves goes with the cache, too
     reserve(aside, shape[0] * width * np.dtype(np.float32).itemsize)
     store = np.memmap(aside, np.float32, mode="r+", shape=shape)
@@ -116,8 +117,21 @@ def compute(
 
 def read(folder: Path) -> np.ndarray:
     """Return a finished store's features, float32 (rows, width)."""
-    width = int(json.loads((folder / DESCRIBED).read_text())["width"])
-    return np.fromfile(folder / STORED, np.float32).reshape(-1, width)
+    return np.fromfile(folder / STORED, np.float32).reshape(-1, _width(folder))
+
+
+def _width(folder: Path) -> int:
+    return int(json.loads((folder / DESCRIBED).read_text())["width"])
+
+
+def _is_whole(folder: Path, *, rows: int) -> bool:
+    """Say whether a store is finished and was not cut off since; one that was is computed anew."""
+    if not (folder / STORE_MARKER).is_file():
+        return False
+    try:
+        return (folder / STORED).stat().st_size == rows * _width(folder) * np.dtype(np.float32).itemsize
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def build_head(config: TrialConfig, material: TensorMaterial) -> nn.Module:

@@ -193,6 +193,21 @@ def test_a_disk_without_room_for_the_features_is_told_as_that(
     assert not list(own.cache.glob("features/*/*features.f32"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("features.f32", bytes(1000)), ("described.json", b'{"wid'), ("features.f32", None)]
+)
+def test_features_that_were_cut_off_are_computed_anew(
+    trial: Trials, operation: Operations, name: str, content: bytes | None
+) -> None:
+    config = trial(adaptation="probe")
+    before = features.open_features(config, operation(), place=CPU).inputs
+    folder = operation().cache / "features" / features.feature_key(config, open_images(config, operation()))
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    assert torch.equal(features.open_features(config, operation(), place=CPU).inputs, before)
+
+
 def test_features_that_were_not_finished_leave_no_file_and_go_with_their_cache(
     trial: Trials, operation: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
