@@ -1,6 +1,9 @@
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 
 from mlflow_server.errors import TrackingError
@@ -205,6 +208,87 @@ def test_more_metrics_than_a_batch_takes_all_arrive(uri, tracker):
     tracker.log("t1", [Measurement(step, step, {f"m{i}": float(i) for i in range(60)}) for step in range(40)])
     history = MlflowClient(uri).get_metric_history(tracker.run_id("t1"), "m59")
     assert len(history) == 40
+
+
+def test_any_number_of_parameters_of_any_length_is_recorded(uri, tracker):
+    params = {f"p{number:03d}": number for number in range(230)} | {"long": "x" * 7000}
+    tracker.open(RunDescription("t1", "cell lr", 2000, params=params))
+    recorded = run_of(uri, tracker, "t1").data.params
+    assert recorded == {name: str(value)[:6000] for name, value in params.items()}
+
+
+def test_the_last_value_of_a_metric_is_that_of_the_newest_event_and_what_is_no_number_is_left_out(uri, tracker):
+    study_and_trial(tracker)
+    told = [Measurement(step, 5000 + step, {"val/loss": 1 / step, "val/odd": float("nan")}) for step in (1, 2, 3)]
+    tracker.log("t1", told)
+    tracker.log("t1", told[:2])  # told again, late
+    tracker.log("t1", [Measurement(4, 5004, {"val/odd": float("inf")})])
+    run = run_of(uri, tracker, "t1")
+    assert run.data.metrics == {"val/loss": 1 / 3}
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_that_the_driver_before_closed_is_opened_again_where_its_trial_goes_on(
+    uri, tracker, request, tmp_path, status
+):
+    study_and_trial(tracker)
+    tracker.finish("t1", status, 4000)
+    again = Tracker(uri, request.node.name, tmp_path)
+    study_and_trial(again)
+    assert run_of(uri, again, "t1").info.status == "RUNNING"
+    again.finish("t1", status, 5000)
+    again.reopen("t1")
+    again.finish("t1", "FINISHED", 6000)
+    info = run_of(uri, again, "t1").info
+    assert (info.status, info.end_time) == ("FINISHED", 6000)
+
+
+def test_an_experiment_that_somebody_deleted_is_told_and_one_made_meanwhile_is_taken(uri, tmp_path, monkeypatch):
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("deleted"))
+    with pytest.raises(TrackingError, match="experiment 'deleted' is deleted in MLflow; restore it or name another"):
+        Tracker(uri, "deleted", tmp_path)
+    create = MlflowClient.create_experiment
+
+    def overtaken(self, name, **settings):
+        create(self, name, **settings)
+        return create(self, name, **settings)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", overtaken)
+    tracker = Tracker(uri, "made twice", tmp_path)
+    tracker.open(RunDescription("s", "s", 1))
+    found = client.get_experiment_by_name("made twice")
+    assert run_of(uri, tracker, "s").info.experiment_id == found.experiment_id
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"  # else the UI hides its runs
+
+
+def test_runs_beyond_a_page_are_known(uri, tracker, request, tmp_path, monkeypatch):
+    identities = [f"t{number}" for number in range(5)]
+    for number, identity in enumerate(identities):
+        tracker.open(RunDescription(identity, identity, number))
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *words, **more: search(*words, **more | {"max_results": 2}))
+    again = Tracker(uri, request.node.name, tmp_path)
+    assert {identity: again.run_id(identity) for identity in identities} == {
+        identity: tracker.run_id(identity) for identity in identities
+    }
+
+
+def test_a_server_that_lets_nobody_delete_artifacts_keeps_the_earlier_ones(uri, tracker, tmp_path, monkeypatch):
+    study_and_trial(tracker)
+    for name in ("cost.svg", "report.html"):
+        (tmp_path / "report" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "report" / name).write_text("told")
+    tracker.replace_artifacts("study", tmp_path / "report", "report")
+
+    def refuse(*_):
+        raise MlflowException("forbidden", PERMISSION_DENIED)
+
+    monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", refuse)
+    (tmp_path / "report" / "cost.svg").unlink()
+    tracker.replace_artifacts("study", tmp_path / "report", "report")
+    kept = MlflowClient(uri).list_artifacts(tracker.run_id("study"), "report")
+    assert [file.path for file in kept] == ["report/cost.svg", "report/report.html"]
 
 
 def test_artifacts_that_are_replaced_leave_nothing_of_the_earlier_ones(uri, tracker, tmp_path):

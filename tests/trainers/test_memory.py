@@ -25,9 +25,10 @@ def test_what_autograd_keeps_is_counted_without_parameters() -> None:
     assert memory_model.fixed_bytes(network, optimizer="sgd", average=True) == 192 * 4 * 4
 
 
-@pytest.mark.parametrize(("free", "size"), [(10_000, 33), (3_000, 17), (1_900, 9), (0, 1)])
+@pytest.mark.parametrize(("free", "size"), [(10_000, 33), (4_471, 33), (4_470, 17), (3_000, 17), (1_900, 9), (0, 1)])
 def test_the_first_guess_halves_until_the_model_says_it_fits(free: int, size: int) -> None:
-    # 33 × 100 + 500 = 3800 ≤ 0.85 × 10,000; 17 × 100 + 500 = 2200 ≤ 2550; 9 × 100 + 500 = 1400 ≤ 1615
+    # 33 × 100 + 500 = 3800 ≤ 0.85 × 4,471 = 3800.35, and above 0.85 × 4,470 = 3799.5
+    # 17 × 100 + 500 = 2200 ≤ 2550; 9 × 100 + 500 = 1400 ≤ 1615
     assert memory_model.first_guess(33, per_image=100, fixed=500, free=free) == size
 
 

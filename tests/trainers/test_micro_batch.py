@@ -1,5 +1,7 @@
 """Accumulation in float64, with out-of-memory errors injected."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from torch import nn
 from trainers import tasks
 from trainers.loop import Training
 from trainers.micro_batch import MicroBatch, Pieces, has_batch_norm
+from trainers.parallel import Ranks
 from trainers.recipes import Recipe
+from trainers.record import after_epoch
 from trainers.trial import TrialError
 
 
@@ -131,3 +135,32 @@ def test_a_failed_attempt_leaves_no_trace_in_dropout_or_batch_norm() -> None:
     assert losses[0] == losses[1]
     for one, other in zip(failed.state_dict().values(), straight.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "processes", "saw"),
+    [
+        (nn.BatchNorm2d(2), None, 1, (False, False)),
+        (nn.BatchNorm2d(2), 8, 1, (False, False)),
+        (nn.BatchNorm2d(2), 4, 1, (True, False)),
+        (nn.BatchNorm2d(2), None, 2, (True, False)),  # each process sees its share
+        (nn.Dropout(0.5), 4, 1, (False, True)),
+        (nn.Dropout(0.5), 8, 2, (False, False)),
+        (nn.Dropout(0.0), 4, 1, (False, False)),  # it drops nothing
+        (nn.LayerNorm(2), 4, 2, (False, False)),
+    ],
+)
+def test_a_record_tells_which_layers_saw_less_than_the_batch(layer, size, processes, saw) -> None:
+    training = SimpleNamespace(
+        network=nn.Sequential(nn.Linear(2, 2), layer),
+        micro_batch=MicroBatch(size),
+        ranks=Ranks(0, processes),
+        device=torch.device("cpu"),
+    )
+    config = SimpleNamespace(recipe=SimpleNamespace(batch_size=8))
+    told = after_epoch(config, training, {"train_seconds": 4.0, "train_images": 10.0, "evaluation_seconds": 1.0})
+    assert (told["batch_norm_saw_micro_batches"], told["dropout_saw_micro_batches"]) == saw
+    assert (told["micro_batch"], told["processes"]) == (size or 8, processes)
+    assert (told["images_per_second"], told["train_seconds"], told["evaluation_seconds"]) == (2.5, 4.0, 1.0)
+    assert 10 * 2**20 < told["peak_memory_bytes"] < 10**12
+    assert after_epoch(config, training, {})["images_per_second"] is None
