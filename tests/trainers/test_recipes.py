@@ -160,6 +160,16 @@ def test_a_gradient_is_clipped_to_its_norm(clip: float | None, gradient: tuple[f
     assert training.network.weight[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_batch_without_any_label_teaches_nothing() -> None:
+    training = _linear()
+    assert training.step(CASE, torch.full_like(LABELS, torch.nan), epoch=0, index=0) == 0.0
+    assert training.network.weight[0].tolist() == [0.0, 0.0]
+    unlabelled = (CASE, torch.full_like(LABELS, torch.nan), torch.zeros(1))
+    assert training.predict([unlabelled])[1] == 0.0
+    # the score 1/2 of a negative costs log 2; a case without a label does not thin that out
+    assert training.predict([(CASE, LABELS, torch.zeros(1)), unlabelled])[1] == pytest.approx(np.log(2))
+
+
 def test_the_moving_average_is_what_is_evaluated() -> None:
     training = _linear(ema=0.75, gradient_clip=None)
     training.average = {name: value.clone() for name, value in training.network.state_dict().items()}
