@@ -37,10 +37,10 @@ THRESHOLDS = {"cardiomegaly": 0.0, "nodule": 1.0, "pneumothorax": None}
 SIDE = 32
 
 
-def package(folder, *, backbone="test_vit3", pathologies=PATHOLOGIES, seed=0, side=SIDE):
+def package(folder, *, backbone="test_vit3", pathologies=PATHOLOGIES, seed=0, side=SIDE, preprocessing="standard"):
     """Package a network as random as it was made."""
     config = TrialConfig(
-        dataset=DatasetConfig(name="phantom", source="phantom"),
+        dataset=DatasetConfig(name="phantom", source="phantom", preprocessing=preprocessing),
         initialization="random",
         backbone=backbone,
         resolution=side,
@@ -136,6 +136,19 @@ def test_picture_files_and_grey_values_are_prepared_like_films(saved, ending, ki
     assert np.abs(model.predict([content]).to_numpy() - expected).max() < 1e-6
     assert np.abs(model.predict([decoded.values]).to_numpy() - expected).max() < 1e-6
     assert np.abs(model.predict(decoded.values).to_numpy() - expected).max() < 1e-6
+
+
+def test_grey_values_are_as_bright_as_a_file_of_them_where_intensities_are_fixed(tmp_path):
+    """`plain` shows 16 bits as 0 to 65,535, whatever of it an image uses."""
+    made = package(tmp_path, preprocessing="plain")
+    packaging.save_model(made, tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    values = np.random.default_rng(0).integers(0, 4096, (60, 44)).astype(np.uint16)
+    content = cv2.imencode(".png", values)[1].tobytes()
+    square = resolve("plain").square(images.decode(content, cover=SIDE, window=None, limits=Limits()), SIDE)[None]
+    assert square.max() <= 16  # 4,095 of 65,535 of 255
+    for given in (content, values):
+        assert np.abs(model.predict([given]).to_numpy() - scored(made, [square])).max() < 1e-6
 
 
 def test_any_number_of_images_keeps_its_order_and_index(saved):
