@@ -113,7 +113,7 @@ def test_an_image_is_scored_as_the_network_scores_it_however_it_is_given(saved, 
         "path": [film],
         "one alone": film,
         "series": pd.Series([content]),
-        "table": pd.DataFrame({"image": [content], "note": ["a"]}),
+        "table": pd.DataFrame({"note": ["a"], "image": [content]}),
         "its only column": pd.DataFrame({"film": [film]}),
         "by name": {"image": [content]},
         "square": [squares_of(radiograph)],
@@ -425,6 +425,24 @@ def test_the_weights_are_in_one_file_alone(saved, tmp_path):
     save_file(tensors, tmp_path / "others.safetensors")
     with pytest.raises(ValueError, match="the weights are not those of the program"):
         inference.load_network(program, tmp_path / "others.safetensors")
+
+
+def test_the_hash_of_code_sees_every_name_and_content(tmp_path):
+    def hashed(files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+        return inference.hash_of_folder(folder)
+
+    code = {"a.py": "1", "b.py": "2", "sub/c.py": "3"}
+    assert hashed(code) == hashed(dict(reversed(code.items()))) == hashed(code | {"notes.txt": "4"})
+    others = [
+        code | {"a.py": "2"}, code | {"sub/c.py": "4"}, code | {"d.py": ""},
+        {"a.py": "2", "b.py": "1", "sub/c.py": "3"}, {"a.py": "1", "b.py": "2"},
+        {"a.py": "1", "b.py": "2", "c.py": "3"}, {"a.py": "1", "b.py": "2", "other/c.py": "3"},
+    ]  # fmt: skip
+    assert len({hashed(code), *map(hashed, others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "program.pt2", "reader/images.py"])
