@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
 
@@ -425,6 +426,24 @@ def test_the_weights_are_in_one_file_alone(saved, tmp_path):
     save_file(tensors, tmp_path / "others.safetensors")
     with pytest.raises(ValueError, match="the weights are not those of the program"):
         inference.load_network(program, tmp_path / "others.safetensors")
+
+
+def test_a_logged_model_lies_with_the_runs_of_its_study(saved, store_uri, tmp_path, monkeypatch):
+    """MLflow's own choice is the active experiment, by default one whose files lie wherever a command was run."""
+    monkeypatch.chdir(tmp_path)
+    # What MLflow takes for the whole process, and for those that it starts, ends with this test.
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    for name, value in {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    client = MlflowClient(store_uri)
+    experiment = client.create_experiment("with a model", artifact_location=(tmp_path / "mlartifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    uri = packaging.log_model(saved[0], run_id=run_id, uri=store_uri)
+    logged = client.get_logged_model(uri.removeprefix("models:/"))
+    assert (logged.experiment_id, logged.source_run_id) == (experiment, run_id)
+    (weights,) = tmp_path.rglob("weights.safetensors")
+    assert weights.is_relative_to(tmp_path / "mlartifacts")
 
 
 def test_the_hash_of_code_sees_every_name_and_content(tmp_path):
