@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,63 @@ def test_a_checkpoint_that_goes_before_its_mark_is_read_is_none(tmp_path, monkey
     last = save(tmp_path, 1)
     monkeypatch.setattr(checkpoint, "complete", lambda *_: [last, tmp_path / "last-0002-000000"])
     assert checkpoint.find_last(tmp_path) == last
+
+
+def test_a_checkpoint_of_the_same_place_stays_until_its_successor_is_on_the_disk(tmp_path):
+    first, second, third = save(tmp_path, 1), save(tmp_path, 1), save(tmp_path, 1)
+    assert checkpoint_files.complete(tmp_path, "last-") == sorted([first, second, third])
+    assert checkpoint.find_last(tmp_path) == third
+    checkpoint.settle(tmp_path, third, keep_best=None)
+    assert checkpoint_files.complete(tmp_path, "last-") == [third]
+
+
+def test_what_a_checkpoint_replaces_goes_after_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
+    """After a crash of the machine the marked one is trusted: its mark comes after its content, then the rest goes."""
+    old, older_best = save(tmp_path, 1), checkpoint.save_best(tmp_path, epoch=1, network=TENSORS["network"], trial={})
+    newest, best = save(tmp_path, 2), checkpoint.save_best(tmp_path, epoch=2, network=TENSORS["network"], trial={})
+    later = checkpoint.save_best(tmp_path, epoch=3, network=TENSORS["network"], trial={})  # of the next epoch already
+    told = []
+
+    def sync(path):
+        told.append((path, (newest / checkpoint.DURABLE).exists(), old.exists() and older_best.exists()))
+
+    monkeypatch.setattr(checkpoint, "sync", sync)
+    checkpoint.settle(tmp_path, newest, keep_best=2)
+    content = {path for folder in (newest, best) for path in folder.iterdir()} - {newest / checkpoint.DURABLE}
+    assert {path for path, marked, _ in told if not marked} == {newest, best, tmp_path} | content
+    assert told[-1] == (newest, True, True)
+    assert all(there for _, _, there in told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [best.name, later.name, newest.name]
+
+
+@pytest.mark.parametrize(("boot", "settled", "trusted"), [("b", False, True), ("c", False, False), ("c", True, True)])
+def test_a_checkpoint_that_was_not_on_the_disk_is_not_trusted_after_a_crash_of_the_machine(
+    tmp_path, monkeypatch, boot, settled, trusted
+):
+    monkeypatch.setattr(checkpoint, "_boot", lambda: "b")
+    last = save(tmp_path, 1)
+    if settled:
+        checkpoint.settle(tmp_path, last, keep_best=None)
+    monkeypatch.setattr(checkpoint, "_boot", lambda: boot)
+    assert (checkpoint.find_last(tmp_path) == last) is trusted
+
+
+def test_a_file_system_without_hard_links_gets_the_network_twice(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    best = checkpoint.save_best(tmp_path, epoch=1, network=TENSORS["network"], trial={})
+    for number, link in enumerate((os.link, refuse)):
+        monkeypatch.setattr(os, "link", link)
+        last = checkpoint.save_last(
+            tmp_path,
+            progress=checkpoint.Progress(epoch=1),
+            tensors=TENSORS,
+            trial={},
+            network=best / checkpoint.NETWORK,
+        )
+        assert torch.equal(checkpoint.read_tensors(last, "network")["weight"], torch.ones(4))
+        assert (best / checkpoint.NETWORK).stat().st_nlink == 2, number
 
 
 def test_an_attempt_that_lives_on_leaves_what_its_successor_is_writing(tmp_path, monkeypatch):
