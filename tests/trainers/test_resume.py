@@ -111,7 +111,8 @@ def test_what_a_checkpoint_replaces_goes_after_all_of_it_is_on_the_disk(tmp_path
     """After a crash of the machine the marked one is trusted: its mark comes after its content, then the rest goes."""
     old, older_best = save(tmp_path, 1), checkpoint.save_best(tmp_path, epoch=1, network=TENSORS["network"], trial={})
     newest, best = save(tmp_path, 2), checkpoint.save_best(tmp_path, epoch=2, network=TENSORS["network"], trial={})
-    later = checkpoint.save_best(tmp_path, epoch=3, network=TENSORS["network"], trial={})  # of the next epoch already
+    # another attempt is ahead already
+    ahead, its_best = save(tmp_path, 3), checkpoint.save_best(tmp_path, epoch=3, network=TENSORS["network"], trial={})
     told = []
 
     def sync(path):
@@ -123,7 +124,7 @@ def test_what_a_checkpoint_replaces_goes_after_all_of_it_is_on_the_disk(tmp_path
     assert {path for path, marked, _ in told if not marked} == {newest, best, tmp_path} | content
     assert told[-1] == (newest, True, True)
     assert all(there for _, _, there in told)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [best.name, later.name, newest.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [best.name, its_best.name, newest.name, ahead.name]
 
 
 @pytest.mark.parametrize(("boot", "settled", "trusted"), [("b", False, True), ("c", False, False), ("c", True, True)])
