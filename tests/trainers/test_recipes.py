@@ -160,6 +160,23 @@ def test_a_gradient_is_clipped_to_its_norm(clip: float | None, gradient: tuple[f
     assert training.network.weight[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_step_draws_by_seed_epoch_and_place_alone() -> None:
+    """However often it is repeated, and whatever was drawn before; no two steps share their masks."""
+    training = _linear(learning_rate=1e-30)
+    linear = nn.Linear(64, 1, bias=False).double()
+    nn.init.constant_(linear.weight, 0.01)
+    training.network = nn.Sequential(nn.Dropout(0.5), linear)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 64, generator=generator, dtype=torch.float64)
+    losses = {}
+    for seed in (0, 1):
+        training.seed = seed
+        for epoch, index in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            losses[seed, epoch, index], again = (training.step(images, LABELS, epoch=epoch, index=index) for _ in "ab")
+            assert again == losses[seed, epoch, index]
+    assert len(set(losses.values())) == len(losses)
+
+
 def test_a_batch_without_any_label_teaches_nothing() -> None:
     training = _linear()
     assert training.step(CASE, torch.full_like(LABELS, torch.nan), epoch=0, index=0) == 0.0
