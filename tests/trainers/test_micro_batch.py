@@ -164,3 +164,13 @@ def test_a_record_tells_which_layers_saw_less_than_the_batch(layer, size, proces
     assert (told["images_per_second"], told["train_seconds"], told["evaluation_seconds"]) == (2.5, 4.0, 1.0)
     assert 10 * 2**20 < told["peak_memory_bytes"] < 10**12
     assert after_epoch(config, training, {})["images_per_second"] is None
+
+
+@pytest.mark.parametrize("size", [1, 4, 13, None])
+def test_validation_takes_no_more_images_at_once_than_training(size: int | None) -> None:
+    images, labels = batch()
+    rows = torch.arange(len(images))
+    whole = training(network(13)).predict([(images, labels, rows)])
+    parts = training(network(size or 13), size).predict([(images, labels, rows)])
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
+    assert parts[1] == pytest.approx(whole[1])
