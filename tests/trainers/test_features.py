@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -206,6 +208,36 @@ def test_features_that_were_cut_off_are_computed_anew(
     if content is not None:
         (folder / name).write_bytes(content)
     assert torch.equal(features.open_features(config, operation(), place=CPU).inputs, before)
+
+
+def test_every_image_has_its_own_features_and_one_that_cannot_be_read_is_in_no_partition(
+    trial: Trials, operation: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 2 * features.offload.IMAGES + 5
+    rows, readable = np.arange(count), np.arange(count) % 5 != 0
+    images = SimpleNamespace(
+        manifest=SimpleNamespace(pixels="made up"),
+        cache=SimpleNamespace(
+            readable=readable,
+            pixels=np.tile(rows[:, None, None], (1, 4, 4)).astype(np.uint8),
+            folder=tmp_path / "made-up",
+        ),
+        labels=np.zeros((count, 1), np.float32),
+        pathologies=("nodule",),
+        instances=pd.DataFrame({"partition": np.where(rows % 2, "train", "val")}),
+        fingerprint="",
+    )
+    monkeypatch.setattr(features, "open_images", lambda *_: images)
+    monkeypatch.setattr(
+        features.offload,
+        "placed",
+        lambda network, *_, **__: lambda p: p[:, 0, :1, 0].float().expand(-1, network.encoder.width),
+    )
+    own = operation().model_copy(update={"cache": tmp_path / "cache"})
+    material = features.open_features(trial(adaptation="probe"), own, place=CPU)
+    assert material.inputs[:, 0].tolist() == np.where(readable, rows, 0).tolist()
+    for name, odd in (("train", 1), ("val", 0)):
+        assert material.rows(name).tolist() == [row for row in rows if row % 2 == odd and readable[row]]
 
 
 def test_features_that_were_not_finished_leave_no_file_and_go_with_their_cache(
