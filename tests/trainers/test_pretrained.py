@@ -1,3 +1,4 @@
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from trainers.network_plan import NetworkPlan, Refusal
 from trainers.timm_networks import build, load_exactly
 from trainers.timm_sizes import create
 from trainers.trial import TrialConfig, TrialError
-from trainers.weights_folder import cells_in
+from trainers.weights_folder import cells_in, fetch
 
 
 def plan(initialization: str, backbone: str, resolution: int = 64) -> NetworkPlan:
@@ -165,6 +166,27 @@ def test_a_weights_folder_is_searched_by_tag_and_lists_what_it_holds(tmp_path: P
         path.unlink()
 
 
+def test_what_was_fetched_is_not_fetched_again_and_has_its_configuration_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub").mkdir()
+    for name, content in {"model.safetensors": "weights", "config.json": "{}"}.items():
+        (tmp_path / "hub" / name).write_text(content)
+    located = []
+
+    def locate(asked: NetworkPlan, *, weights: Path | None) -> Path:
+        located.append(asked.tag)
+        return tmp_path / "hub" / "model.safetensors"
+
+    monkeypatch.setattr(pretrained, "locate", locate)
+    for _ in range(2):
+        (fetched,) = fetch([("dinov3", "convnext_tiny")], to=tmp_path / "to", tell=lambda _: None)
+    assert located == ["convnext_tiny.dinov3_lvd1689m"]
+    assert (fetched.read_text(), fetched.with_suffix(".json").read_text()) == ("weights", "{}")
+    listed = json.loads((tmp_path / "to" / "manifest.json").read_text())[fetched.name]
+    assert listed["sha256"] == hashlib.sha256(b"weights").hexdigest() and listed["tag"] == located[0]
+
+
 def test_cells_are_found_anywhere_in_a_plan_but_not_among_the_refused() -> None:
     studied = {
         "trials": [{"config": {"initialization": "dinov3", "backbone": "vit_base"}}] * 2,
@@ -207,6 +229,8 @@ def test_blocks_stay_together_spread_out_or_visit() -> None:
     assert together.trivial
     spread = offload.place_blocks([10, 10, 10], gpus, [26, 26], rest=35)  # 26 − 5 outside: two blocks, then one
     assert spread.homes == (gpus[0], gpus[0], gpus[1])
+    assert offload.place_blocks([10, 10, 10], gpus, [24, 26], rest=35).homes == (gpus[0], gpus[1], gpus[1])
+    assert offload.place_blocks([10, 10, 10], gpus, [35, 40], rest=35).trivial
     visiting = offload.place_blocks([10, 10, 10], gpus, [16, 8], rest=35)
     assert visiting.homes == (CPU,) * 3 and visiting.workplaces == (gpus[0],) * 3
 
