@@ -7,8 +7,9 @@ to where it finishes. Every past group is also foreseen from the others alone: w
 foreseen move that is believed, and what it misses by is the doubt. Few groups, or groups unlike each other, therefore
 teach little, and do not teach certainty. Where none stood at all as these do, nothing is foreseen.
 
-All of it is in units of each group's own spread or rise, because one group's AUROCs lie between 0.6 and 0.9 and
-another's between 0.98 and 0.99, and because curves that have flattened do not overtake each other.
+Trials that differ in their seed alone count as one, their mean: where a group behaves otherwise, all of them do. All of
+it is in units of each group's own spread or rise, because one group's AUROCs lie between 0.6 and 0.9 and another's
+between 0.98 and 0.99, and because curves that have flattened do not overtake each other.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 from search.agreement import telling_keys
 from search.keyed_ridge import KeyedRidge, Rows
-from search.standings import Keys, Past, Standings, Values, of_past, standings_of
+from search.standings import Keys, Past, Standings, Values, points_of_past, standings_of
 
 LIKENESS = 0.5
 """Spreads by which the trials of two groups may stand apart before one teaches the other much less."""
@@ -58,7 +59,7 @@ class Endings:
 
     def __init__(self, past: Sequence[Past], rungs: Sequence[float]):
         self._rungs = tuple(rungs)
-        self._past = [of_past(group, self._rungs) for group in past if group.curves]
+        self._past = [points_of_past(group, self._rungs) for group in past if group.curves]
         self._telling = telling_keys(past)
 
     def knows(self, keys: Sequence[str]) -> bool:
@@ -68,13 +69,16 @@ class Endings:
     def expected(self, curves: Sequence[tuple[str, Values]], live: Sequence[bool], rung: int) -> Ends | None:
         """Return how far behind the best each live trial is expected to end, and how sure; None: no group was alike.
 
+        Seeds have their mean in common.
+
         Args:
             curves: (key, curve) of all trials of the group, the stopped ones included.
             live: which of them are still in the race; their curves reach the rung.
             rung: which of the race's rungs it is.
         """
         begun = standings_of(curves, self._rungs, np.full(len(curves), np.nan))
-        now = begun.of([row for row, goes_on in enumerate(live) if goes_on])
+        racing = begun.of([row for row, goes_on in enumerate(live) if goes_on])
+        now, begun = racing.by_key(), begun.by_key()
         unit = now.unit(rung)
         keys = frozenset(now.keys)
         known = tuple(sorted(keys & self._telling))
@@ -99,7 +103,10 @@ class Endings:
         trust = _trust(foreseen, moves, weights)
         asked = _rows(now, rung, unit, known)
         doubts = _doubts((moves - trust * foreseen) ** 2, rows, weights, asked, keys=len(known))
-        return Ends(unit * (_placed(now.behind(rung), unit) + trust * ridge.foresee(asked)), unit * doubts)
+        behind = _placed(now.behind(rung), unit) + trust * ridge.foresee(asked)
+        place = {key: number for number, key in enumerate(now.keys)}
+        of_trial = [place[key] for key in racing.keys]
+        return Ends(unit * behind[of_trial], unit * doubts[of_trial])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

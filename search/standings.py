@@ -1,5 +1,6 @@
 """Where the trials of a group stand at the rungs of a race, and where those of a group that is over ended."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,6 +62,18 @@ class Standings:
         """Take some of the trials."""
         return Standings(tuple(self.keys[row] for row in rows), self.rungs, self.values[rows], self.ends[rows])
 
+    def by_key(self) -> "Standings":
+        """Take the trials of a key, which differ in their seed alone, for one: their mean."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, key in enumerate(self.keys):
+            rows[key].append(row)
+        if len(rows) == len(self.keys):
+            return self
+        values, ends = (
+            np.array([_mean_of_known(of_trial[own]) for own in rows.values()]) for of_trial in (self.values, self.ends)
+        )
+        return Standings(tuple(rows), self.rungs, values, ends)
+
     def only(self, keys: Keys, rung: int) -> "Standings":
         """Take the trials with one of these keys that reached a rung."""
         reached = ~np.isnan(self.values[:, rung])
@@ -93,6 +106,12 @@ def of_past(past: Past, rungs: tuple[float, ...]) -> Standings:
     return standings_of(past.curves, rungs, ends)
 
 
+@lru_cache(maxsize=4096)
+def points_of_past(past: Past, rungs: tuple[float, ...]) -> Standings:
+    """Read the same with the seeds of a point as one."""
+    return of_past(past, rungs).by_key()
+
+
 def standings_of(curves: Sequence[tuple[str, Values]], rungs: tuple[float, ...], ends: np.ndarray) -> Standings:
     """Read curves at the rungs of a race.
 
@@ -103,6 +122,14 @@ def standings_of(curves: Sequence[tuple[str, Values]], rungs: tuple[float, ...],
     """
     values = np.array([[_at(curve, share) for share in rungs] for _, curve in curves])
     return Standings(tuple(key for key, _ in curves), rungs, values, ends)
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the first axis of what is not NaN; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    mean: np.ndarray = np.where(count, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    return mean
 
 
 def _behind_at_the_end(curves: Sequence[Values], worth: Callable[[Values, float], float]) -> np.ndarray:

@@ -210,7 +210,6 @@ class CellRacePruner(optuna.pruners.BasePruner):
             noise = _noise(standings, ends, seeds)
             way, margin, hopeless = UNTAUGHT, self._margin * noise, _hopeless(begun, rung, direction, noise)
         ends = {number: fmean(ends[n] for n in same) for number, same in seeds.items()}
-        doubts = {number: math.hypot(*(doubts[n] for n in same)) / len(same) for number, same in seeds.items()}
         values = {number: fmean(standings[n].value for n in same) for number, same in seeds.items()}
         ranked = sorted(ends, key=lambda number: (-ends[number], -values[number], min(seeds[number]), number))
         of_place = {points[number]: (ends[number], doubts[number]) for number in ranked}  # seeds share theirs
