@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,15 @@ def _plain(evidence: Mapping[str, Any]) -> Entry:
 def _hash(entry: Entry) -> str:
     content = {key: value for key, value in entry.items() if key != "hash"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def entry_of(value: str, version: str) -> dict[str, Any] | None:
+    """Read a mirrored entry of the history; None: it is none of this version."""
+    try:
+        entry: dict[str, Any] = json.loads(value)
+        whole = isinstance(entry["action"], str) and "who" in entry
+        _ = datetime.fromtimestamp(entry["time_ms"] / 1000, UTC)
+        _ = [(reason["condition"], reason["evidence"], reason["holds"]) for reason in entry.get("reasons", [])]
+        return entry if whole and entry["version"] == version else None
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return None

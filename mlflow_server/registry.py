@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server import packaged_files
 from mlflow_server.database_path import SQLITE
 from mlflow_server.errors import PromotionError, TrackingError
-from mlflow_server.history import CLAIM, who
+from mlflow_server.history import CLAIM, entry_of, who
 from mlflow_server.reach import reach
 
 CHAMPION = "champion"
@@ -340,15 +339,3 @@ class Registry:
         except MlflowException as problem:
             if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-
-def entry_of(value: str, version: str) -> dict[str, Any] | None:
-    """Read a mirrored entry of the history; None: it is none of this version."""
-    try:
-        entry: dict[str, Any] = json.loads(value)
-        whole = isinstance(entry["action"], str) and "who" in entry
-        _ = datetime.fromtimestamp(entry["time_ms"] / 1000, UTC)
-        _ = [(reason["condition"], reason["evidence"], reason["holds"]) for reason in entry.get("reasons", [])]
-        return entry if whole and entry["version"] == version else None
-    except (ValueError, KeyError, TypeError, OverflowError, OSError):
-        return None

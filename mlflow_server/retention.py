@@ -14,8 +14,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_server.errors import PromotionError, TrackingError
-from mlflow_server.history import PROMOTIONS, History
-from mlflow_server.registry import ENTRY, entry_of
+from mlflow_server.history import PROMOTIONS, History, entry_of
+from mlflow_server.registry import ENTRY
 
 DAY_MS = 86_400_000
 PAGE = 1000

@@ -17,18 +17,18 @@ killed and started again decides the same.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, linear_regression
+from statistics import fmean
 
 import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search import pruners
 from search.agreement import telling_keys
 from search.curve_endings import Endings
 from search.improvement import improvements
+from search.race_curves import Standing, key_of, point_of, seen, sign_of, standing
+from search.race_field import TAUGHT, UNTAUGHT, Field
 from search.standings import Past
 
 LADDER = {1 / 8: 0.85, 1 / 4: 0.63, 3 / 8: 0.6, 1 / 2: 0.43, 3 / 4: 0.4}
@@ -51,67 +51,6 @@ HOPELESS_RISE, HOPELESS_NOISE = 0.25, 8.0
 """Who is behind by more than this share of the group's rise and this many standard deviations of noise stops."""
 FEWEST_EPOCHS = 3
 """From so many on the noise of a curve is known."""
-UNTAUGHT = "value and slope"
-TAUGHT = "what other groups taught"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What the race knows of one trial at a rung; larger is better.
-
-    Attributes:
-        value: at the rung.
-        slope: rise per epoch that the last epochs show beyond one standard error; 0 where there is one epoch only.
-        noise: standard deviation of the last epochs around their line.
-    """
-
-    value: float
-    slope: float
-    noise: float
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """Where the live trials of a group stand at a rung, by trial number.
-
-    Attributes:
-        values: at the rung, as they were told.
-        places: 1 for the leader, by the expected end; in this order. Seeds share a place.
-        ends: where each is expected to end, the mean over its seeds.
-        improvements: what each place is expected to improve on those ahead of it, from the leader on; infinite where
-            nothing says how sure the ends are.
-        way: in which the ends were reckoned.
-        quota: how many go on whatever their distance.
-        margin: distance to the leader from where on the others stop.
-        hopeless: distance to the leader beyond which every trial stops.
-        least: improvement below which a trial stops.
-    """
-
-    values: Mapping[int, float]
-    places: Mapping[int, int]
-    ends: Mapping[int, float]
-    improvements: Sequence[float]
-    way: str
-    quota: int
-    margin: float
-    hopeless: float
-    least: float
-
-    def verdict(self, trial: int, rung: int) -> tuple[bool, str]:
-        """Say whether a trial stops, and why in one line."""
-        leader, place = next(iter(self.places)), self.places[trial]
-        gap = self.ends[leader] - self.ends[trial]
-        improvement = self.improvements[place - 1]
-        too_far = gap > self.hopeless or (place > self.quota and gap >= self.margin)
-        stops = place > 1 and (too_far or improvement < self.least)
-        seeds = list(self.places.values()).count(place)
-        over_seeds = f" over {seeds} seeds" if seeds > 1 else ""
-        return stops, (
-            f"{'stops' if stops else 'goes on'} at epoch {rung}: value {self.values[trial]:.4f}, place {place} of "
-            f"{max(self.places.values())} ({self.quota} go on), {gap:.4f} behind by {self.way}{over_seeds}, "
-            f"margin {self.margin:.4f}"
-            + (f", expected to improve on those ahead by {improvement:.4f}" if place > 1 and self.way == TAUGHT else "")
-        )
 
 
 class CellRacePruner(optuna.pruners.BasePruner):
@@ -192,7 +131,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
             self._last_asked, self._field = asked, self._assess(begun, rung, study.direction)
         return self._field.verdict(trial.number, rung)
 
-    def _assess(self, begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection) -> "Field":
+    def _assess(self, begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection) -> Field:
         """Say where the trials stand that are still in the race."""
         running = (TrialState.RUNNING, TrialState.COMPLETE)
         live = [trial for trial in begun if rung in trial.intermediate_values and trial.state in running]
@@ -218,7 +157,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         quota = max(1, math.ceil(len(set(points.values())) ** self._exponent_at[rung] - 1e-9))
         least = self._tolerance * (1 - rung / self._epochs)
         return Field(
-            values={number: _sign(direction) * standings[number].value for number in ranked},
+            values={number: sign_of(direction) * standings[number].value for number in ranked},
             places={number: place[points[number]] for number in ranked},
             ends=ends,
             improvements=improvements(list(of_place.values()), quota, least),
@@ -248,7 +187,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
             return None
         live = {trial.number for trial in group}
         curves = [
-            (key_of(trial), {step / self._epochs: value for step, value in _seen(trial, rung, direction).items()})
+            (key_of(trial), {step / self._epochs: value for step, value in seen(trial, rung, direction).items()})
             for trial in begun
         ]
         ends = self._endings.expected(curves, [t.number in live for t in begun], self.rungs.index(rung))
@@ -276,22 +215,11 @@ def _noise(standings: Mapping[int, Standing], ends: Mapping[int, float], seeds: 
 
 def _hopeless(begun: Sequence[FrozenTrial], rung: int, direction: StudyDirection, noise: float) -> float:
     """Return the distance to the leader that neither noise nor what the group has risen by since it began explains."""
-    curves = [list(_seen(trial, rung, direction).values()) for trial in begun]
+    curves = [list(seen(trial, rung, direction).values()) for trial in begun]
     if max(len(values) for values in curves) < FEWEST_EPOCHS:
         return math.inf
     rise = max(max(values) for values in curves) - float(np.median([values[0] for values in curves]))
     return max(HOPELESS_RISE * rise, HOPELESS_NOISE * noise)
-
-
-def _sign(direction: StudyDirection) -> float:
-    """Return what makes a larger value the better one, and a value as it is told again of that."""
-    return -1.0 if direction == StudyDirection.MINIMIZE else 1.0
-
-
-def _seen(trial: FrozenTrial, rung: int, direction: StudyDirection) -> dict[int, float]:
-    """Return a curve up to a rung, by epoch; larger is better."""
-    sign = _sign(direction)
-    return {step: sign * value for step, value in sorted(trial.intermediate_values.items()) if step <= rung}
 
 
 def _ladder(past: Sequence[Past], *, restarts: bool, trials: int) -> Mapping[float, float]:
@@ -308,30 +236,6 @@ def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -
     # 7 % of 100 epochs are 7, though floating point has it a little above.
     exponent_at = {max(1, math.ceil(share * epochs - 1e-9)): e for share, e in zip(rungs, exponents, strict=True)}
     return {rung: exponent for rung, exponent in exponent_at.items() if rung < epochs}
-
-
-def key_of(trial: FrozenTrial) -> str:
-    """Name the hyperparameters of a trial, the same in every group; where none are told, its point."""
-    return pruners.key_of(trial.params) or point_of(trial)
-
-
-def point_of(trial: FrozenTrial) -> str:
-    """Name what a trial shares with those that differ from it in their seed alone."""
-    return str(trial.user_attrs.get(pruners.POINT, trial.number))
-
-
-def standing(trial: FrozenTrial, rung: int, direction: StudyDirection) -> Standing:
-    """Read value, slope per epoch and epoch-to-epoch noise of a curve up to a rung."""
-    seen = _seen(trial, rung, direction)
-    steps, values = np.array(list(seen), dtype=float), np.array(list(seen.values()))
-    if len(steps) < 2:
-        return Standing(float(values[-1]), 0.0, 0.0)
-    recent = slice(-min(4, len(steps)), None)
-    slope, offset = linear_regression(steps[recent].tolist(), values[recent].tolist())
-    residual = values[recent] - (slope * steps[recent] + offset)
-    noise = float(np.sqrt(np.sum(residual**2) / (len(residual) - 2))) if len(residual) > 2 else 0.0
-    doubt = noise / float(np.sqrt(np.sum((steps[recent] - steps[recent].mean()) ** 2)))
-    return Standing(float(values[-1]), max(slope - doubt, 0.0), noise)
 
 
 PRUNER = CellRacePruner

@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search import improvement, pruners
+from search import improvement, pruners, race_curves
 from search.curve_endings import Endings
 from search.errors import StudyError
-from search.pruners import cell_race
 from search.pruners.cell_race import CellRacePruner
 from search.pruning import create_group
 from search.replay import curves, policies, run
@@ -134,7 +133,7 @@ def test_what_noise_does_not_tell_from_the_leader_goes_on_beyond_the_quota():
     for level in (0.8, 0.796, 0.6):
         curve = {epoch: level + (0.02 if epoch % 2 else 0.0) for epoch in range(1, 6)}
         study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values=curve))
-    noise = cell_race.standing(study.trials[0], 5, study.direction).noise
+    noise = race_curves.standing(study.trials[0], 5, study.direction).noise
     assert 0.01 < noise < 0.02
     settings = {"rungs": [0.5], "exponents": [0.0]}
     for margin, stopped in ((1.0, [False, False, True]), (0.0, [False, True, True])):
@@ -201,7 +200,7 @@ def test_a_slope_is_believed_for_a_share_of_the_remaining_epochs():
 )
 def test_a_slope_counts_beyond_one_standard_error(curve, slope, noise):
     trial = create_trial(state=TrialState.RUNNING, intermediate_values=dict(enumerate(curve, 1)))
-    found = cell_race.standing(trial, 5, optuna.study.StudyDirection.MAXIMIZE)
+    found = race_curves.standing(trial, 5, optuna.study.StudyDirection.MAXIMIZE)
     assert (found.slope, found.noise) == pytest.approx((slope, noise), abs=1e-12)
     assert found.value == curve[-1]
 
