@@ -5,6 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
+from datasets.errors import DatasetError
+
 KEY_FILE = "case.key"
 KEY_BYTES = 32
 
@@ -19,7 +21,7 @@ def case_key(folder: Path) -> bytes:
         folder: created if it is missing.
 
     Raises:
-        ValueError: the file is there but is no key.
+        DatasetError: the file is there but is no key.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / KEY_FILE
@@ -37,7 +39,12 @@ def case_key(folder: Path) -> bytes:
             aside.unlink()
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
-        raise ValueError(f"{path} holds {len(key)} bytes, a key has {KEY_BYTES}; remove it to number cases anew")
+        raise DatasetError(
+            f"the key that cases are numbered by holds {len(key)} bytes",
+            str(path),
+            f"{KEY_BYTES}",
+            "bring it back from a backup, or remove it: cases are numbered anew, which older scores do not know",
+        )
     return key
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from datasets.errors import DatasetError
 from datasets.privacy import case_key, keyed_hash
 
 
@@ -28,5 +29,5 @@ def test_processes_that_ask_at_once_get_one_key(tmp_path: Path):
 
 def test_a_damaged_key_is_refused(tmp_path: Path):
     (tmp_path / "case.key").write_bytes(b"short")
-    with pytest.raises(ValueError, match="5 bytes, a key has 32"):
+    with pytest.raises(DatasetError, match=r"holds 5 bytes \(.*case\.key\); expected 32; bring it back"):
         case_key(tmp_path)
