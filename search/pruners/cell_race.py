@@ -47,6 +47,8 @@ MANY_GROUPS = 20
 """From so many on the rungs are early. Fewer, as in a search's own cheaper cells, only correct the usual ones."""
 TOLERANCE, TOLERANCE_OF_MANY_TRIALS = 0.0006, 0.0012
 """Of many trials others stand as close, so that missing one costs less than it was expected to improve."""
+STILL_ONE_BY_ONE = 40
+"""What so many stopped trials are each expected to improve does not add up yet; of more trials they share it."""
 HOPELESS_RISE, HOPELESS_NOISE = 0.25, 8.0
 """Who is behind by more than this share of the group's rise and this many standard deviations of noise stops."""
 FEWEST_EPOCHS = 3
@@ -96,7 +98,7 @@ class CellRacePruner(optuna.pruners.BasePruner):
         if len(exponents) != len(rungs) or any(not 0 <= exponent <= 1 for exponent in exponents):
             raise ValueError(f"exponents are one per rung, between 0 and 1, found {list(exponents)}")
         if tolerance is None:
-            tolerance = TOLERANCE if trials < MANY_TRIALS else TOLERANCE_OF_MANY_TRIALS
+            tolerance = _tolerance(trials)
         if not all(0 <= setting < math.inf for setting in (margin, slope_credit, tolerance)):
             raise ValueError(
                 f"margin, slope_credit and tolerance must be 0 or more, found {margin}, {slope_credit} and {tolerance}"
@@ -229,6 +231,13 @@ def _ladder(past: Sequence[Past], *, restarts: bool, trials: int) -> Mapping[flo
     if restarts:
         return LADDER_OF_RESTARTS
     return LADDER if trials < MANY_TRIALS else LADDER_OF_MANY_TRIALS
+
+
+def _tolerance(trials: int) -> float:
+    """Return what one trial of a group may be expected to improve and stop nevertheless."""
+    if trials < MANY_TRIALS:
+        return TOLERANCE
+    return TOLERANCE_OF_MANY_TRIALS * min(1.0, STILL_ONE_BY_ONE / trials)
 
 
 def _by_epoch(rungs: Sequence[float], exponents: Sequence[float], epochs: int) -> dict[int, float]:
