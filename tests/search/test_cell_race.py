@@ -361,7 +361,7 @@ def test_a_trial_stops_where_too_little_is_expected_to_be_missed():
     ("trials", "stops"), [(0, False), (15, False), (16, True), (40, True), (47, True), (60, False)]
 )
 def test_how_little_stops_a_trial_depends_on_how_many_there_are(trials, stops):
-    """An improvement of 0.0007 is asked of 3/4 of a training: 0.0009 of a whole one, for 0.0006, 0.0012 or 0.048 / n."""
+    """0.0007 is expected of 3/4 of a training, 0.0009 of a whole one; 0.0006, 0.0012 or 0.048 / n are asked of it."""
     study = optuna.create_study(direction="maximize")
     space = {"k": optuna.distributions.CategoricalDistribution(["x", "y"])}
     for key, value in [("x", 0.8), ("y", 0.79)]:
