@@ -85,6 +85,7 @@ class _Counting(ABC):
         self._epochs_before = 0
         self._looked_until = float("-inf")
         self._look_seconds = 0.0
+        self._owed: StudyState | None = None
 
     def due(self) -> bool:
         """Say whether to look at all trials again: with many of them, looking at every event would cost the search."""
@@ -96,8 +97,23 @@ class _Counting(ABC):
         self._epochs_before = sum(len(state.trials[entry.trial].epochs) for entry in entries)
         self.update(state)
 
+    def update(self, state: StudyState) -> None:
+        """Show where things stand, now or, if another look would cost too much, later."""
+        if not self._entries:
+            return
+        self._owed = state
+        if self.due():
+            self.settle()
+
+    def settle(self) -> None:
+        """Show what was put off."""
+        if self._owed is not None:
+            self.show(self.snapshot(self._owed))
+            self._owed = None
+
     @abstractmethod
-    def update(self, state: StudyState) -> None: ...
+    def show(self, now: Snapshot) -> None:
+        """Show where the search stands."""
 
     def snapshot(self, state: StudyState) -> Snapshot:
         began = time.monotonic()
@@ -161,10 +177,9 @@ class LiveProgress(_Counting):
         """Show the note in place of the table."""
         self._live.update(Text(text))
 
-    def update(self, state: StudyState) -> None:
+    def show(self, now: Snapshot) -> None:
         """Redraw the table."""
-        if self._entries and self.due():
-            self._live.update(_picture(self.snapshot(state)))
+        self._live.update(_picture(now))
 
     def close(self) -> None:
         """Remove the live table."""
@@ -181,14 +196,12 @@ class LineProgress(_Counting):
         self._ended = 0
 
     def note(self, text: str) -> None:
-        """Print the note."""
+        """Print the note, after what was put off."""
+        self.settle()
         self._console.print(Text(text), soft_wrap=True)
 
-    def update(self, state: StudyState) -> None:
+    def show(self, now: Snapshot) -> None:
         """Print where the search stands, if something ended or enough time went by."""
-        if not self._entries or not self.due():
-            return
-        now = self.snapshot(state)
         ended = now.complete + now.pruned + now.dropped + now.failed
         if ended == self._ended and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
             return
@@ -196,23 +209,25 @@ class LineProgress(_Counting):
         self._console.print(Text(_line(now)), soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Print what was put off."""
+        self.settle()
 
 
 class JsonProgress(_Counting):
     """One JSON object per event, for a program."""
 
     def note(self, text: str) -> None:
-        """Print the note."""
+        """Print the note, after what was put off."""
+        self.settle()
         self._print({"note": text})
 
-    def update(self, state: StudyState) -> None:
+    def show(self, now: Snapshot) -> None:
         """Print a snapshot."""
-        if self._entries and self.due():
-            self._print({"progress": asdict(self.snapshot(state))})
+        self._print({"progress": asdict(now)})
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Print what was put off."""
+        self.settle()
 
     def _print(self, message: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(message) + "\n")

@@ -83,6 +83,26 @@ def test_a_log_has_no_line_for_every_epoch():
     assert [line.split()[0] for line in console.file.getvalue().splitlines()] == ["0/2", "2/2"]
 
 
+@pytest.mark.parametrize("last", ["note", "close"])
+@pytest.mark.parametrize("kind", ["lines", "json"])
+def test_the_last_that_is_told_of_a_search_is_its_end_also_where_looks_were_put_off(kind, last, capsys):
+    search = Search({"t1": [0.6, 0.7], "t2": [0.5, 0.8]})
+    console = Console(file=io.StringIO(), width=200)
+    shown = progress.create(kind, console)
+    shown.searching(search.entries, search.state)
+    shown.due = lambda: False
+    search.run()
+    shown.update(search.state)
+    shown.note("measuring 1 winner") if last == "note" else shown.close()
+    shown.close()
+    told = [line[:9] for line in (console.file.getvalue() or capsys.readouterr().out).splitlines()]
+    begun, ended, noted = {
+        "lines": ("0/2 trial", "2/2 trial", "measuring"),
+        "json": ('{"progres', '{"progres', '{"note": '),
+    }[kind]
+    assert told == [begun, ended, *([noted] if last == "note" else [])]
+
+
 def test_a_log_says_in_words_where_it_stands():
     search = Search({"t1": [0.75]})
     search.run()
