@@ -4,11 +4,12 @@ At a rung every trial of the group has trained the same number of epochs. Trials
 one, by their mean, and go on or stop together. Trials are ranked by where they are expected to end: by what became of
 their like in other groups, where there are some (`curve_endings.py`), else by their value and a credit for their slope,
 so that low learning rates, which learn late, are not judged by where they stand.
+
 Of n trials the best ⌈n^a⌉ go on, a falling from rung to rung. A group that knows nothing of others lets also those go
 on that the noise of its curves does not tell from the leader, and stops those that are farther behind than noise and
-the group's own rise can explain. Where other groups tell how sure an expectation is, a
-trial also stops when too little is expected to be missed without it, for what its remaining epochs cost. So a clear
-group ends early, and a doubtful one keeps its trials.
+the group's own rise can explain. Where other groups tell how sure an expectation is, a trial also stops when too little
+is expected to be missed without it, for what its remaining epochs cost. So a clear group ends early, and a doubtful one
+keeps its trials.
 
 Decisions depend on the curves up to the rung alone, never on the order in which trials ran: a search that was
 killed and started again decides the same.
