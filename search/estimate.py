@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search import image_counts
+from search.feature_stores import store_of
 from search.grid import Grid
 from search.identity import key_of
 from search.image_counts import Images
@@ -177,16 +178,13 @@ def _hours(grid: Grid, found: Mapping[str, Images], speeds: Speeds | None) -> li
 
 
 def _trained(grid: Grid) -> Iterator[TrialConfig]:
-    """Yield the trials that cost arithmetic: of those on stored features only the first of each encoder and data."""
-    computed = set()
+    """Yield the trials that cost arithmetic: of those on stored features only the first of each store."""
+    computed: set[str | None] = set()
     for trial in grid.trials:
-        config = trial.config
-        if adaptations.load(config.adaptation).on_features:
-            key = (config.dataset.model_dump_json(), config.initialization, config.backbone, config.resolution)
-            if key in computed:
-                continue
-            computed.add(key)
-        yield config
+        store = store_of(trial.config)
+        if store is None or store not in computed:
+            yield trial.config
+            computed.add(store)
 
 
 def _seconds(config: TrialConfig, images: Images, speeds: Speeds | None) -> Range:

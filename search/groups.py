@@ -30,6 +30,8 @@ class Entry:
     """What else tells its place on a cluster from others': one that finds no room now does not hold those up."""
     teachers: tuple[str, ...] = ()
     """Groups whose curves its own group learns from; it is not judged before they are over."""
+    store: str | None = None
+    """The features that it reads (`feature_stores.store_of`); None: images."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from search import failures
 from search.budget import Spending
 from search.cells import Cells
 from search.errors import StudyError
+from search.feature_stores import FeatureStores
 from search.groups import Entry, Groups, in_order
 from search.ledger import Event
 from search.pruning import Decision, spared
@@ -64,6 +65,7 @@ class Schedule:
         self._entries = {entry.trial: entry for entry in in_order(entries)}
         self._ranks = {trial: rank for rank, trial in enumerate(self._entries)}
         self._cells = Cells(self._entries, state)
+        self._stores = FeatureStores({entry.trial: entry.store for entry in entries if entry.store is not None})
         everyone = list(self._entries.values())
         self._groups = Groups(everyone, state, pruning)
         self._spending = Spending(budget or Budget(), everyone, state, now, next_look=self._groups.next_look)
@@ -123,6 +125,7 @@ class Schedule:
         progress = self._progress(trial)
         if progress.done:
             return False
+        self._offer(self._stores.trained(trial))
         if told.epoch in progress.epochs:
             return True
         race = self._groups.of(trial).race
@@ -143,7 +146,8 @@ class Schedule:
 
     def ended(self, trial: str, result: TrialResult) -> None:
         """Take in that an assignment came to its end."""
-        self._running.discard(trial)
+        self._offer(self._stores.trained(trial))
+        self._leave(trial)
         if self._progress(trial).done:
             return
         if result.state is TrialState.COMPLETE:
@@ -165,7 +169,7 @@ class Schedule:
         Raises:
             StudyError: nothing else can go on either; the trial does in the next run.
         """
-        self._running.discard(trial)
+        self._leave(trial)
         if self._progress(trial).done:
             return
         if failures.POLICIES[kind].stops_study:
@@ -187,7 +191,7 @@ class Schedule:
             reason: in one line.
             log: its last lines, as far as the process could tell them.
         """
-        self._running.discard(trial)
+        self._leave(trial)
         progress = self._progress(trial)
         if progress.done:
             return
@@ -201,13 +205,18 @@ class Schedule:
 
     def released(self, trial: str) -> None:
         """Take in that a stopped trial has left its slot."""
-        self._running.discard(trial)
+        self._leave(trial)
         if not self._progress(trial).done:
             self._record({"kind": "paused", "trial": trial, "time_ms": self._now()})
             self._offer([trial])
 
+    def _leave(self, trial: str) -> None:
+        self._running.discard(trial)
+        self._offer(self._stores.left(trial))
+
     def _assign(self, entry: Entry) -> Assignment:
         self._running.add(entry.trial)
+        self._stores.started(entry.trial)
         occupied = {"cpus": entry.cpus, "gpus": entry.gpus}
         self._record({"kind": "started", "trial": entry.trial, "time_ms": self._now(), **occupied})
         until = self._groups.next_rung(entry) or entry.epochs
@@ -239,10 +248,11 @@ class Schedule:
         if self._progress(entry.trial).done or entry.trial in self._running:
             return False
         rung = self._groups.next_rung(entry)
-        if rung is None or not self._groups.is_at(rung, entry):
-            return True
-        self._settle(entry.group)
-        return not self._progress(entry.trial).done and self._groups.next_rung(entry) != rung
+        if rung is not None and self._groups.is_at(rung, entry):
+            self._settle(entry.group)
+            if self._progress(entry.trial).done or self._groups.next_rung(entry) == rung:
+                return False
+        return not self._stores.must_wait(entry.trial)
 
     def _settle(self, group: str) -> None:
         """Decide a rung once every trial of the group that still lives has reached it."""

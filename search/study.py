@@ -21,6 +21,7 @@ from search import (
 from search.budget import Spending
 from search.data_roots import Root
 from search.desk import Desk, now_ms
+from search.feature_stores import store_of
 from search.grid import Grid, Trial
 from search.identity import entry_event, identified, key_of
 from search.images_needed import Needed
@@ -174,6 +175,7 @@ class StudyRun:
                 gpus=self.slots.of(trial).gpus,
                 slot=self.slots.of(trial),
                 teachers=taught.get(trial.cell.name, ()),
+                store=store_of(trial.config),
             )
             for identity, trial in trials.items()
         ]

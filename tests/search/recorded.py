@@ -62,6 +62,7 @@ class Search:
         own_ends: epochs at which trials come to their own end (patience), before the last one.
         searched: of each trial; equal values are seeds of one point; by default all differ.
         direction: of the metric.
+        stores: features that trials read, by trial.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Search:
         within: str = "cell",
         own_ends: Mapping[str, int] | None = None,
         direction: str = "maximize",
+        stores: Mapping[str, str] | None = None,
     ):
         self.curves = curves
         self.kind = kind
@@ -94,6 +96,7 @@ class Search:
                 len(c),
                 gpus=gpus,
                 teachers=(teachers or {}).get(cell, ()),
+                store=(stores or {}).get(trial),
             )
             for i, (trial, c) in enumerate(curves.items())
         ]

@@ -27,6 +27,15 @@ def load(initialization: str) -> Initialization:
     return table
 
 
+def is_trained(initialization: str) -> bool:
+    """Say whether weights are loaded; otherwise they are drawn from the trial's seed.
+
+    Raises:
+        UnknownNameError: lists the initializations that exist.
+    """
+    return initialization.startswith(FILE_PREFIX) or load(initialization).trained
+
+
 def resolve(initialization: str, backbone: str, resolution: int) -> NetworkPlan | Refusal:
     """Decide what a cell's network is, without importing torch or timm.
 
