@@ -63,6 +63,12 @@ def of(dataset: DatasetConfig, known: Known) -> Images | None:
     return found
 
 
+def whole(dataset: DatasetConfig, *, state: StudyState) -> int:
+    """Return the images of a data set as a study recorded them or as was published; 0 where nobody knows."""
+    found = of(dataset, recorded([state]))
+    return found.whole if found else 0
+
+
 def _published(dataset: DatasetConfig) -> int | None:
     whole = PUBLISHED_IMAGES.get(dataset.name, PUBLISHED_IMAGES.get(dataset.source))
     every_view = dataset.options.get("views") == "all"

@@ -13,6 +13,8 @@ GIGABYTE = 1e9
 MOST_TRIALS_PER_GPU = 4
 """More would wait for each other's arithmetic."""
 DEFAULT_GPU_GB = 16.0
+PROCESS_GB = 3.0
+"""Main memory of a process that trains on a GPU, whatever it trains: Python, torch, CUDA's context, pinned batches."""
 GPU_GB: Mapping[str, float] = {
     "V100": 16,
     "P100": 16,
@@ -59,21 +61,24 @@ class Slot:
     @property
     def processes(self) -> int:
         """Processes that share the trial's batches, one per whole GPU."""
-        return max(1, int(self.gpus))
+        return _processes(self.gpus)
 
 
 Node = Mapping[str, float]
 """Ray's resources of one node."""
 
 
-def slot_for(resources: Resources, setting: Mapping[str, Any], want: Footprint | None, nodes: Sequence[Node]) -> Slot:
+def slot_for(
+    resources: Resources, setting: Mapping[str, Any], want: Footprint | None, nodes: Sequence[Node], *, images: int = 0
+) -> Slot:
     """Decide what a trial occupies on this cluster.
 
     Args:
         resources: the study's section.
         setting: the trial's axes and searched values, for overrides.
-        want: its GPU memory; None where the cluster has no GPU or the study says how many to use.
+        want: its memory; None where the cluster has no GPU.
         nodes: of the cluster.
+        images: of its data set, as far as they are known.
 
     Raises:
         StudyError: no node could ever hold it; with the numbers.
@@ -85,9 +90,21 @@ def slot_for(resources: Resources, setting: Mapping[str, Any], want: Footprint |
     elif gpus is None:
         # Who names a GPU wants one, and is told by `check_fit` that a cluster without any has none.
         gpus = float(kind is not None)
-    slot = Slot(asked.cpus, gpus, asked.memory_gb, kind if gpus else None)
+    cpus, memory_gb = asked.cpus or _processes(gpus), asked.memory_gb
+    if memory_gb is None and want is not None and gpus and any("memory" in node for node in nodes):
+        memory_gb = host_gb(want, 1 if want.shared else _processes(gpus), images)
+    slot = Slot(cpus, gpus, memory_gb, kind if gpus else None)
     check_fit(slot, nodes)
     return slot
+
+
+def _processes(gpus: float) -> int:
+    return max(1, int(gpus))
+
+
+def host_gb(want: Footprint, processes: int, images: int) -> float:
+    """Return the main memory of a trial in whole gigabytes, so that trials nearly alike use each other's processes."""
+    return float(math.ceil(processes * (PROCESS_GB + want.host / GIGABYTE) + images * want.stored / GIGABYTE))
 
 
 def check_fit(slot: Slot, nodes: Sequence[Node]) -> None:
@@ -98,13 +115,19 @@ def check_fit(slot: Slot, nodes: Sequence[Node]) -> None:
     """
     asked = slot.as_ray()
     if not any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in asked.items()) for node in nodes):
-        largest = ", ".join(
-            f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in {**asked, "GPU": 0}
-        )
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in {**asked, "GPU": 0}}
         raise StudyError(
-            f"resources: a trial asks for {asked}, but no node of this cluster has that; the largest has {largest}. "
-            "Lower resources.cpus, gpus or memory_gb, or ask for another gpu_type"
+            f"resources: a trial asks for {_told(asked)}, but no node of this cluster has that; the largest has "
+            f"{_told(most)}. Lower resources.cpus, gpus or memory_gb, or ask for another gpu_type"
         )
+
+
+def _told(amounts: Mapping[str, float]) -> str:
+    """Write amounts of Ray's resources for people."""
+    shown = {name: f"{amount:g} {name}" for name, amount in amounts.items()}
+    if "memory" in amounts:
+        shown["memory"] = f"{amounts['memory'] / GIGABYTE:.3g} GB of memory"
+    return ", ".join(shown.values())
 
 
 def gpus_of(want: Footprint, gpu_gb: float) -> float:

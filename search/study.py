@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from datasets.dataset_config import DatasetConfig
@@ -80,8 +81,9 @@ def run_study(study: StudyConfig, machine: Machine, progress: Progress) -> Study
             has_gpus = resources.get("GPU", 0) > 0
             if study.budget.gpu_hours is not None and not has_gpus:
                 LOG.warning("warning: budget.gpu_hours never binds here, as this cluster has no GPU")
-            slots = Slots(study.resources, has_gpus=has_gpus)
-            slots.choose(wanted.examples)  # what can never fit is told before anything starts
+            images_of = partial(image_counts.whole, state=desk.state)
+            slots = Slots(study.resources, has_gpus=has_gpus, images_of=images_of)
+            slots.check(wanted.examples)  # what can never fit is told before anything starts
             run = StudyRun(study, machine, folder, roots, slots, desk)
             run.reopen_what_has_room_again()  # with the opening that says so, or a crash would forget it
             checks.check_weight_files(wanted, desk.state, machine.weights)
@@ -265,6 +267,8 @@ class StudyRun:
         return self.desk.state.trials[trial].state is TrialState.FAILED
 
     def _operation(self, trial: Trial, identity: str) -> Operation:
+        slot = self.slots.of(trial)
+        processes = 1 if adaptations.load(trial.config.adaptation).on_features else slot.processes
         return Operation(
             data_root=self.roots[key_of(trial.config.dataset)],
             fingerprint=self.desk.state.datasets[key_of(trial.config.dataset)]["fingerprint"],
@@ -272,9 +276,9 @@ class StudyRun:
             key_folder=self.folder.storage,
             trial_folder=self.folder.trial(identity),
             weights=self.machine.weights,
-            threads=self.slots.of(trial).cpus,
+            threads=max(1, slot.cpus // processes),
             loader_workers=self.study.resources.for_setting(trial.setting).loader_workers,
-            processes=1 if adaptations.load(trial.config.adaptation).on_features else self.slots.of(trial).processes,
+            processes=processes,
         )
 
     def _preparation_order(self, need: Needed) -> worker.PreparationOrder:

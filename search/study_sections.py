@@ -127,7 +127,7 @@ class Pruning(Section):
 class Amounts:
     """What one trial gets, all defaults filled in; the fields are those of `Resources`."""
 
-    cpus: int = 1
+    cpus: int | None = None
     gpus: float | None = None
     gpu_type: str | None = None
     gpu_memory_gb: float | None = None
@@ -136,11 +136,11 @@ class Amounts:
 
 
 class _Amounts(Section):
-    cpus: int | None = Field(None, ge=1, description="None: one")
+    cpus: int | None = Field(None, ge=1, description="None: one per GPU, at least one")
     gpus: float | None = Field(None, ge=0, description="None: from the memory that the trial needs; several share one")
     gpu_type: str | None = Field(None, description="Ray's accelerator_type, e.g. A100; None: any")
     gpu_memory_gb: float | None = Field(None, gt=0, description="of one GPU; None: by its type")
-    memory_gb: float | None = Field(None, gt=0, description="host memory to reserve; None: none")
+    memory_gb: float | None = Field(None, gt=0, description="of the node; None: of trials on GPUs what they need")
     loader_workers: int | None = Field(None, ge=0, description="None: none")
 
     @field_validator("gpus")

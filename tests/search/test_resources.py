@@ -81,6 +81,32 @@ def test_amounts_are_overridden_per_axis_value_and_the_last_one_wins(setting, sl
     assert slot_for(resources, setting, None, [{**A100, "memory": 2e11}]) == slot
 
 
+ROOMY = {**A100, "memory": 4e11}
+
+
+@pytest.mark.parametrize(
+    ("section", "want", "slot"),
+    [
+        ({}, {"fixed": 1.4, "batch": 400, "host": 0.7}, Slot(1, 1.0, 4.0)),  # 3 and 0.7
+        ({}, {"fixed": 1.4, "batch": 400, "host": 1.1}, Slot(1, 1.0, 5.0)),
+        ({}, {"fixed": 0.4, "batch": 2, "host": 0.7}, Slot(1, 0.25, 4.0)),
+        ({"gpus": 2}, {"fixed": 1.4, "batch": 400, "host": 0.7}, Slot(2, 2.0, 8.0)),  # two processes
+        ({"gpus": 2, "cpus": 1}, {"fixed": 1.4, "batch": 400, "host": 0.7}, Slot(1, 2.0, 8.0)),
+        ({"gpus": 2}, {"fixed": 60, "batch": 0, "host": 60, "shared": True}, Slot(2, 2.0, 63.0)),  # one on two GPUs
+        ({"memory_gb": 0.5}, {"fixed": 1.4, "batch": 400, "host": 0.7}, Slot(1, 1.0, 0.5)),
+        ({"gpus": 0}, {"fixed": 1.4, "batch": 400, "host": 0.7}, Slot(1)),
+    ],
+)
+def test_cpus_and_main_memory_follow_from_gpus_and_network(section, want, slot):
+    sizes = {name: int(GIGABYTE * size) for name, size in want.items() if name != "shared"}
+    found = Footprint(**sizes, per_image=0, shared=want.get("shared", False))
+    assert slot_for(Resources.model_validate(section), {}, found, [ROOMY]) == slot
+
+
+def test_no_main_memory_is_reserved_on_a_cluster_that_does_not_tell_any():
+    assert slot_for(Resources(), {}, SMALL, [A100]) == Slot(1, 0.25)
+
+
 def test_a_slot_is_ray_s_resources():
     assert Slot(8, 2.0, 64.0, "A100").as_ray() == {
         "CPU": 8.0,
@@ -107,7 +133,7 @@ def test_an_override_for_an_unknown_axis_is_told():
 
 
 def test_who_names_a_gpu_is_not_trained_on_a_cpu_without_a_word():
-    with pytest.raises(StudyError, match=r"a trial asks for .*'GPU': 1\.0.*the largest has 2 CPU, 0 GPU"):
+    with pytest.raises(StudyError, match=r"a trial asks for 1 CPU, 1 GPU, 0.001 .*the largest has 2 CPU, 0 GPU"):
         slot_for(Resources(gpu_type="A100", gpu_memory_gb=40), {}, None, [{"CPU": 2.0}])
     assert slot_for(Resources(gpus=0, gpu_type="A100"), {}, None, [{"CPU": 2.0}]) == Slot(1)
     assert slot_for(Resources(gpu_memory_gb=40), {}, None, [{"CPU": 2.0}]) == Slot(1)

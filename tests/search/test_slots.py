@@ -33,7 +33,7 @@ def measured(monkeypatch):
 
 def test_memory_is_measured_once_for_trials_that_want_the_same(measured):
     study, wanted = trials(learning_rate=[1e-3, 1e-4], batch_size=[8, 16], ema=[None, 0.99])
-    slots = Slots(study.resources, has_gpus=True)
+    slots = Slots(study.resources, has_gpus=True, images_of=lambda _: 0)
     slots.choose(wanted)
     assert len(wanted) == 2 * 2 * 2 * 2 * 2
     kinds = {(c.resolution, c.recipe.batch_size, c.recipe.ema) for c in measured}
@@ -46,11 +46,29 @@ def test_memory_is_measured_once_for_trials_that_want_the_same(measured):
 def test_a_searched_value_may_have_resources_of_its_own(measured):
     study, wanted = trials(batch_size=[8, 16])
     larger = {"overrides": [{"when": {"batch_size": 16}, "cpus": 3, "gpus": 0}]}
-    slots = Slots(study.resources.model_validate(larger), has_gpus=False)
+    slots = Slots(study.resources.model_validate(larger), has_gpus=False, images_of=lambda _: 0)
     slots.choose(wanted)
     assert not measured  # no GPU, no memory of one
     assert {(trial.config.recipe.batch_size, slots.of(trial)) for trial in wanted} == {(8, Slot(1)), (16, Slot(3))}
     assert slots.most_cpus == 3
-    never = Slots(study.resources.model_validate({"cpus": 99}), has_gpus=False)
+    never = Slots(study.resources.model_validate({"cpus": 99}), has_gpus=False, images_of=lambda _: 0)
     with pytest.raises(StudyError, match="no node of this cluster has that"):
         never.choose(wanted)
+
+
+def test_main_memory_of_stored_features_follows_from_what_is_known_of_the_data_when_trials_begin(monkeypatch):
+    """Before the data are read nothing may be known; what was checked then is not what trials get."""
+    want = Footprint(0, 0, 0, shared=True, host=int(2.5 * GIGABYTE), stored=4 * 1024)
+    node = {"CPU": 8.0, "GPU": 1.0, "memory": 8e9}
+    monkeypatch.setattr(ray_cluster, "each", lambda _, orders, __: [(index, want) for index in range(len(orders))])
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: [node])
+    study, wanted = trials(learning_rate=[1e-3, 1e-4])
+    images, asked = [0], []
+    slots = Slots(study.resources, has_gpus=True, images_of=lambda dataset: asked.append(dataset.name) or images[0])
+    slots.check(wanted)
+    assert asked == ["phantom"]
+    images[0] = 350_000
+    slots.choose(wanted)
+    assert {slots.of(trial) for trial in wanted} == {Slot(1, 1.0, memory_gb=7.0)}  # 3 + 2.5 + 1.43
+    with pytest.raises(StudyError, match=r"asks for 1 CPU, 1 GPU, 10 GB of memory.* has 8 CPU, 1 GPU, 8 GB of memory"):
+        Slots(study.resources, has_gpus=True, images_of=lambda _: 1_000_000).check(wanted)
