@@ -1,7 +1,7 @@
 """The slot of every trial of a study, measured and checked before anything starts."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from datasets.dataset_config import DatasetConfig
 from search import ray_cluster, worker
@@ -10,6 +10,9 @@ from search.identity import key_of
 from search.resources import Slot, slot_for
 from search.study_sections import Resources
 from trainers.gpu_memory import Footprint
+
+Key = tuple[str, str]
+"""A cell and a point of it: seeds occupy the same."""
 
 
 class Slots:
@@ -21,14 +24,13 @@ class Slots:
         images_of: returns the images of a data set, as far as they are known.
     """
 
-    def __init__(
-        self, resources: Resources, *, has_gpus: bool, images_of: Callable[[DatasetConfig], int] = lambda _: 0
-    ):
+    def __init__(self, resources: Resources, *, has_gpus: bool, images_of: Callable[[DatasetConfig], int]):
         self._resources = resources
         self._has_gpus = has_gpus
         self._images_of = images_of
         self._wants: dict[str, Footprint] = {}
-        self._slots: dict[tuple[str, str], Slot] = {}
+        self._slots: dict[Key, Slot] = {}
+        self._most_cpus = 1
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Refuse trials that no node could ever hold, while little is known of their data.
@@ -46,29 +48,25 @@ class Slots:
         """
         self._slots |= self._decide([trial for trial in trials if _key(trial) not in self._slots])
 
-    def _decide(self, trials: Sequence[Trial]) -> dict[tuple[str, str], Slot]:
-        self._measure(trials)
-        nodes = ray_cluster.nodes() if trials else []
-        images = {key: self._images_of(dataset) for key, dataset in self._stored(trials).items()}
-        found = {}
-        for key, trial in {_key(trial): trial for trial in trials}.items():
-            of_data = images.get(key_of(trial.config.dataset), 0) if images else 0
-            found[key] = slot_for(self._resources, trial.setting, self._want(trial), nodes, images=of_data)
+    def _decide(self, trials: Sequence[Trial]) -> dict[Key, Slot]:
+        different = {_key(trial): trial for trial in trials}
+        wants = self._measure(different)
+        stored = (trial.config.dataset for key, trial in different.items() if key in wants and wants[key].stored)
+        images = {name: self._images_of(dataset) for name, dataset in {key_of(one): one for one in stored}.items()}
+        nodes, found = ray_cluster.nodes() if different else [], {}
+        for key, trial in different.items():
+            known = images[key_of(trial.config.dataset)] if key in wants and wants[key].stored else 0
+            found[key] = slot_for(self._resources, trial.setting, wants.get(key), nodes, images=known)
+        self._most_cpus = max([self._most_cpus, *(slot.cpus for slot in found.values())])
         return found
 
-    def _want(self, trial: Trial) -> Footprint | None:
-        return self._wants[shape_of(trial)] if self._has_gpus else None
-
-    def _stored(self, trials: Sequence[Trial]) -> dict[str, DatasetConfig]:
-        """Return the data of trials that hold something of each image in memory."""
-        wants = ((trial.config.dataset, self._want(trial)) for trial in trials)
-        return {key_of(dataset): dataset for dataset, want in wants if want is not None and want.stored}
-
-    def _measure(self, trials: Sequence[Trial]) -> None:
-        shapes = {shape_of(trial): trial.config for trial in trials} if self._has_gpus else {}
-        new = [shape for shape in shapes if shape not in self._wants]
-        measured = ray_cluster.each(worker.measure_footprint, [shapes[shape] for shape in new], [Slot(1)] * len(new))
-        self._wants |= {new[index]: found for index, found in measured}
+    def _measure(self, trials: Mapping[Key, Trial]) -> dict[Key, Footprint]:
+        """Return what trials want of memory, each kind measured once; nothing where there is no GPU."""
+        shapes = {key: shape_of(trial) for key, trial in trials.items()} if self._has_gpus else {}
+        new = {shape: trials[key].config for key, shape in shapes.items() if shape not in self._wants}
+        measured = ray_cluster.each(worker.measure_footprint, list(new.values()), [Slot(1)] * len(new))
+        self._wants |= {list(new)[index]: found for index, found in measured}
+        return {key: self._wants[shape] for key, shape in shapes.items()}
 
     def of(self, trial: Trial) -> Slot:
         """Return a trial's slot."""
@@ -76,8 +74,8 @@ class Slots:
 
     @property
     def most_cpus(self) -> int:
-        """CPUs of the largest slot."""
-        return max(slot.cpus for slot in self._slots.values())
+        """CPUs of the largest slot that was checked or chosen."""
+        return self._most_cpus
 
 
 def shape_of(trial: Trial) -> str:
@@ -87,5 +85,5 @@ def shape_of(trial: Trial) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def _key(trial: Trial) -> tuple[str, str]:
+def _key(trial: Trial) -> Key:
     return trial.cell.name, trial.point

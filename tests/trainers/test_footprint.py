@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers import assembly, large_weights, memory_model
+from trainers import assembly, large_weights
 from trainers.footprint import footprint
 from trainers.trial import TrialConfig
 
