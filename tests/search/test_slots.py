@@ -47,10 +47,11 @@ def test_a_searched_value_may_have_resources_of_its_own(measured):
     study, wanted = trials(batch_size=[8, 16])
     larger = {"overrides": [{"when": {"batch_size": 16}, "cpus": 3, "gpus": 0}]}
     slots = Slots(study.resources.model_validate(larger), has_gpus=False, images_of=lambda _: 0)
+    slots.check(wanted)
+    assert slots.most_cpus == 3  # data are prepared before any slot is chosen
     slots.choose(wanted)
     assert not measured  # no GPU, no memory of one
     assert {(trial.config.recipe.batch_size, slots.of(trial)) for trial in wanted} == {(8, Slot(1)), (16, Slot(3))}
-    assert slots.most_cpus == 3
     never = Slots(study.resources.model_validate({"cpus": 99}), has_gpus=False, images_of=lambda _: 0)
     with pytest.raises(StudyError, match="no node of this cluster has that"):
         never.choose(wanted)
