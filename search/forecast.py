@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from search.groups import Entry
 from search.study_state import StudyState
@@ -29,22 +29,24 @@ class Forecast:
         """Return what each trial that is not done is expected to take still; empty while nothing is known.
 
         One trial of each cell trains to its end. Pruning goes on among the others as it went so far, but nobody stops
-        before it is next looked at.
+        before it is next looked at. One of those that share the features of an encoder has these computed.
         """
         live = [trial for trial in self._entries if not self._state.trials[trial].done]
-        seconds_of, share, finishers = self._seconds_of_epoch(), self._share(), self._finishers(live)
-        if seconds_of is None:
+        rates, share, finishers = self._rates(), self._share(), self._finishers(live)
+        if rates is None:
             return {}
+        to_compute = self._stores_to_compute(live, finishers)
         expected = {}
         for trial in live:
             entry, done = self._entries[trial], len(self._state.trials[trial].epochs)
             left = max(0, entry.epochs - done)
             sure = left if trial in finishers else max(0, self._next_look(entry) - done)
-            expected[trial] = seconds_of(entry) * max(sure, share * left)
+            expected[trial] = rates.of_epoch(entry) * max(sure, share * left)
+            expected[trial] += rates.of_store(entry) if trial in to_compute else 0.0
         return expected
 
-    def _seconds_of_epoch(self) -> Callable[[Entry], float] | None:
-        """Return what an epoch of a trial takes: as in its cell so far, else by its cost; None while nothing is known.
+    def _rates(self) -> "_Rates | None":
+        """Return what epochs and features took so far; None while nothing is known.
 
         An epoch right after a start takes longer and counts only where there are no others, once a trial has ended;
         one that was dropped was stopped amid an epoch.
@@ -52,21 +54,16 @@ class Forecast:
         known = [(entry, self._state.trials[trial]) for trial, entry in self._entries.items()]
         timed = [(entry, progress.use.timed, progress.use.timed_seconds) for entry, progress in known]
         if not any(epochs for _, epochs, _ in timed):
-            timed = [(entry, len(p.epochs), p.use.so_far[0]) for entry, p in known if p.done and not p.dropped]
-        units = sum(entry.cost * epochs for entry, epochs, _ in timed)
-        if not units:
-            return None
-        per_unit = sum(seconds for _, _, seconds in timed) / units
-        of_cell: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for entry, epochs, seconds in timed:
-            of_cell[entry.cell][0] += entry.cost * epochs
-            of_cell[entry.cell][1] += seconds
+            ended = [(entry, p) for entry, p in known if p.done and not p.dropped and entry.store is None]
+            timed = [(entry, len(p.epochs), p.use.so_far[0]) for entry, p in ended]
+        first = [(entry, p.use.so_far[0] - p.use.timed_seconds) for entry, p in known if entry.store and p.epochs]
+        return _Rates(timed, first) if first or any(epochs for _, epochs, _ in timed) else None
 
-        def seconds_of(entry: Entry) -> float:
-            own_units, own_seconds = of_cell[entry.cell]
-            return entry.cost * (own_seconds / own_units if own_units else per_unit)
-
-        return seconds_of
+    def _stores_to_compute(self, live: Sequence[str], finishers: Container[str]) -> set[str]:
+        """Return of each store of features that no trial has read yet one that will, if it may be one that finishes."""
+        there = {entry.store for trial, entry in self._entries.items() if self._state.trials[trial].epochs}
+        by_store = {self._entries[t].store: t for t in sorted(live, key=lambda trial: trial in finishers)}
+        return {trial for store, trial in by_store.items() if store is not None and store not in there}
 
     def _share(self) -> float:
         """Return which share of its epochs pruning leaves a trial that is not the one of its cell to finish.
@@ -105,6 +102,52 @@ class Forecast:
     def _worth(self, trial: str) -> tuple[bool, float]:
         """Return how much a trial tells of its cell."""
         return bool(self._state.trials[trial].epochs), standing(self._state, trial)
+
+
+class _Rates:
+    """What epochs take, and the features that trials on them share.
+
+    Epochs on images, and the pass of an encoder, are told by their cost; those on features, whose cost is their
+    encoder's, are much alike.
+
+    Args:
+        timed: entries with epochs and the seconds that these took.
+        first: entries on features with the seconds of their other epochs: whoever took longest computed the features.
+    """
+
+    def __init__(self, timed: Sequence[tuple[Entry, int, float]], first: Sequence[tuple[Entry, float]]):
+        self._of_cell: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        of_all: dict[bool, list[float]] = {True: [0.0, 0.0], False: [0.0, 0.0]}
+        for entry, epochs, seconds in timed:
+            for total in (self._of_cell[entry.cell], of_all[entry.store is None]):
+                total[0] += _units(entry) * epochs
+                total[1] += seconds
+        computed: dict[str | None, tuple[float, float]] = {}
+        for entry, seconds in first:
+            computed[entry.store] = max(computed.get(entry.store, (0.0, 0.0)), (seconds, entry.cost * entry.epochs))
+        stores = [sum(units for _, units in computed.values()), sum(seconds for seconds, _ in computed.values())]
+        on_images, self._head = _rate(of_all[True]), _rate(of_all[False]) or 0.0
+        self._store = _rate(stores) or on_images or 0.0
+        self._image = on_images or self._store
+
+    def of_epoch(self, entry: Entry) -> float:
+        """Return the seconds of an epoch: as in its cell so far, else as in the others."""
+        in_all = self._image if entry.store is None else self._head
+        own = _rate(self._of_cell[entry.cell])
+        return _units(entry) * (in_all if own is None else own)
+
+    def of_store(self, entry: Entry) -> float:
+        """Return the seconds in which the features of a trial are computed."""
+        return entry.cost * entry.epochs * self._store
+
+
+def _units(entry: Entry) -> float:
+    return entry.cost if entry.store is None else 1.0
+
+
+def _rate(units_and_seconds: Sequence[float]) -> float | None:
+    units, seconds = units_and_seconds
+    return seconds / units if units else None
 
 
 def standing(state: StudyState, trial: str) -> float:

@@ -504,6 +504,43 @@ def test_a_trial_that_was_stopped_amid_an_epoch_does_not_tell_how_long_one_takes
     assert foreseen(search) == {"c": 4 * 5}
 
 
+def search_on_features(cells, stores, costs):
+    search = Search(dict.fromkeys(cells, FLAT), cells=cells, stores=stores, pruning=NONE)
+    search.entries = [replace(entry, cost=costs[entry.store]) for entry in search.entries]
+    return search
+
+
+def test_features_that_nobody_has_computed_are_foreseen_once_and_for_one_that_finishes():
+    """Those of store "one" took 100 s, a pass of the encoder of "two" costs twice as much; a head's epoch takes 1 s."""
+    cells = {"a": "1", "b": "1", "c": "2", "d": "2", "e": "3"}
+    stores = {"a": "one", "b": "one", "c": "two", "d": "two", "e": "two"}
+    search = search_on_features(cells, stores, {"one": 1.0, "two": 2.0})
+    assert foreseen(search) == {}
+    ran(search, "a", 0, 100)
+    assert foreseen(search) == {"a": 0, "b": 0, "c": 0, "d": 0, "e": 200}  # nothing is known of heads yet
+    search = search_on_features(cells, stores, {"one": 1.0, "two": 2.0})
+    ran(search, "a", 0, 100, 101, 102, 103)
+    over(search, "a", 103, state="COMPLETE")
+    ran(search, "b", 103, 104, 105)
+    assert foreseen(search) == {"b": 0, "c": 4, "d": 1, "e": 4 + 200}
+
+
+@pytest.mark.parametrize(
+    ("ran_first", "expected"),
+    [
+        # An epoch of "c" takes 10 s for a cost of 10: an encoder's pass takes 4 for 4 x 1.
+        ("c", {"a": 4, "b": 0, "c": 2 * 10, "d": 1 * 10}),
+        # An encoder took 20 s for its pass: an epoch at a cost of 10 takes 50.
+        ("a", {"a": 2 * 1, "b": 1 * 1, "c": 4 * 50, "d": 1 * 50}),
+    ],
+)
+def test_passes_of_encoders_and_epochs_on_images_tell_of_each_other(ran_first, expected):
+    cells = {"a": "1", "b": "1", "c": "2", "d": "2"}
+    search = search_on_features(cells, {"a": "one", "b": "one"}, {"one": 1.0, None: 10.0})
+    ran(search, ran_first, 0, 20, 30 if ran_first == "c" else 21)
+    assert foreseen(search) == expected
+
+
 def test_nothing_is_foreseen_by_the_first_tenth_of_a_budget_unless_a_trial_has_ended():
     told = {"a": [0.5, 0.5]} | {name: [] for name in "bcdefgh"}
     assert dropped(told, room=18.5) == []  # 30 s would be needed, but these are the first two of 20.5
