@@ -17,7 +17,7 @@ from search.identity import key_of
 from search.image_counts import Images
 from search.images_needed import Needed
 from search.recorded_speed import Speeds, kind_of
-from trainers import adaptations
+from trainers import adaptations, backbones
 from trainers.trial import TrialConfig
 
 GIGA_MACS: dict[str, dict[int, float]] = {
@@ -47,6 +47,7 @@ MILLION_PARAMETERS: dict[str, float] = {
 """Of the encoder, as published."""
 UNKNOWN_MILLION_PARAMETERS = 25.0
 UNKNOWN_GIGA_MACS = 5.0
+UNKNOWN_FEATURES = 768
 FORWARD_PASSES_PER_STEP = 3
 PRUNED_COST = 0.64
 """Share of the epochs that `cell_race` leaves of cells of five, see the replay table in the README."""
@@ -218,7 +219,7 @@ def _rounded(low: float, high: float) -> Range:
 
 
 def _cache_bytes(grid: Grid, reads: Sequence[Needed], found: Mapping[str, Images]) -> Range:
-    """Return a byte per pixel; high: where file systems and the index add to it."""
+    """Return a byte per pixel, and the features; high: where file systems and the index add to it."""
     trained = [(trial.config.dataset, trial.config.resolution) for trial in (*grid.examples, *grid.trials)]
     asked = (*trained, *((need.dataset, resolution) for need in reads for resolution in need.resolutions))
     # Other labels of the same images are decoded once.
@@ -228,7 +229,19 @@ def _cache_bytes(grid: Grid, reads: Sequence[Needed], found: Mapping[str, Images
         if (key := key_of(dataset)) in found
     }
     pixels = sum(count * resolution**2 for (_, _, resolution), count in images.items())
-    return Range(pixels, int(pixels * 1.02))
+    whole = pixels + _feature_bytes(grid, found)
+    return Range(whole, int(whole * 1.02))
+
+
+def _feature_bytes(grid: Grid, found: Mapping[str, Images]) -> int:
+    """Return four bytes per feature and image, of each store that trials share."""
+    stores = {store_of(trial.config): trial.config for trial in grid.trials}
+    sizes = [
+        found[key].whole * (backbones.find(config.backbone).features or UNKNOWN_FEATURES)
+        for store, config in stores.items()
+        if store is not None and (key := key_of(config.dataset)) in found
+    ]
+    return 4 * sum(sizes)
 
 
 def _checkpoint_bytes(grid: Grid, gpus: int) -> Range:

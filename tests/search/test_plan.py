@@ -89,6 +89,10 @@ def test_a_frozen_encoder_passes_over_the_images_once_for_all_its_heads():
     operations = 2e9 * (17.9 + 107.5) * 9125  # a pass forward over every image, at either resolution
     high = operations / 40e12 / 3600
     assert estimate(grid.expand(few)).gpu_hours.high == pytest.approx(high, rel=0.005)
+    features = 2 * 9125 * 768 * 4  # at either resolution, stored once for all heads
+    assert estimate(grid.expand(many)).cache_bytes.low == 9125 * (224**2 + 512**2) + features
+    unknown = study(axes=AXES | {"adaptation": "probe", "backbone": "resnet18", "resolution": 224})
+    assert estimate(grid.expand(unknown)).cache_bytes.low == 9125 * (224**2 + 4 * 768)
 
 
 def test_checkpoints_and_cache_have_ranges():
