@@ -116,24 +116,25 @@ class _Rates:
     """
 
     def __init__(self, timed: Sequence[tuple[Entry, int, float]], first: Sequence[tuple[Entry, float]]):
-        self._of_cell: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._of_cell: dict[tuple[str, bool], list[float]] = defaultdict(lambda: [0.0, 0.0])
         of_all: dict[bool, list[float]] = {True: [0.0, 0.0], False: [0.0, 0.0]}
         for entry, epochs, seconds in timed:
-            for total in (self._of_cell[entry.cell], of_all[entry.store is None]):
+            on_images = entry.store is None
+            for total in (self._of_cell[entry.cell, on_images], of_all[on_images]):
                 total[0] += _units(entry) * epochs
                 total[1] += seconds
         computed: dict[str | None, tuple[float, float]] = {}
         for entry, seconds in first:
             computed[entry.store] = max(computed.get(entry.store, (0.0, 0.0)), (seconds, entry.cost * entry.epochs))
         stores = [sum(units for _, units in computed.values()), sum(seconds for seconds, _ in computed.values())]
-        on_images, self._head = _rate(of_all[True]), _rate(of_all[False]) or 0.0
-        self._store = _rate(stores) or on_images or 0.0
-        self._image = on_images or self._store
+        images, self._head = _rate(of_all[True]), _rate(of_all[False]) or 0.0
+        self._store = _rate(stores) or images or 0.0
+        self._image = images or self._store
 
     def of_epoch(self, entry: Entry) -> float:
         """Return the seconds of an epoch: as in its cell so far, else as in the others."""
         in_all = self._image if entry.store is None else self._head
-        own = _rate(self._of_cell[entry.cell])
+        own = _rate(self._of_cell[entry.cell, entry.store is None])
         return _units(entry) * (in_all if own is None else own)
 
     def of_store(self, entry: Entry) -> float:

@@ -541,6 +541,13 @@ def test_passes_of_encoders_and_epochs_on_images_tell_of_each_other(ran_first, e
     assert foreseen(search) == expected
 
 
+def test_a_cell_that_searches_adaptations_has_epochs_on_images_and_on_features():
+    search = search_on_features(dict.fromkeys("abcd", "1"), {"a": "one", "b": "one"}, {"one": 1.0, None: 10.0})
+    ran(search, "a", 0, 20, 21)
+    ran(search, "c", 0, 20, 70)
+    assert foreseen(search) == {"a": 2, "b": 1, "c": 0, "d": 50}
+
+
 def test_nothing_is_foreseen_by_the_first_tenth_of_a_budget_unless_a_trial_has_ended():
     told = {"a": [0.5, 0.5]} | {name: [] for name in "bcdefgh"}
     assert dropped(told, room=18.5) == []  # 30 s would be needed, but these are the first two of 20.5
