@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from search.groups import Entry
 from search.study_state import StudyState
@@ -45,17 +45,36 @@ class Forecast:
             expected[trial] += rates.of_store(entry) if trial in to_compute else 0.0
         return expected
 
-    def _rates(self) -> "_Rates | None":
+    def at_most(self, to_come: Iterable[Entry] = ()) -> dict[str, float] | None:
+        """Return what each trial that is not done takes still if nobody stops it; None while nothing is known.
+
+        Args:
+            to_come: trials that do not exist yet.
+        """
+        live = [trial for trial in self._entries if not self._state.trials[trial].done]
+        rates = self._rates(starts=True)
+        if rates is None:
+            return None
+        left = {t: max(0, self._entries[t].epochs - len(self._state.trials[t].epochs)) for t in live}
+        rest = {trial: rates.of_epoch(self._entries[trial]) * epochs for trial, epochs in left.items()}
+        for trial in self._stores_to_compute(live, ()):
+            rest[trial] += rates.of_store(self._entries[trial])
+        return rest | {entry.trial: rates.of_epoch(entry) * entry.epochs for entry in to_come}
+
+    def _rates(self, *, starts: bool = False) -> "_Rates | None":
         """Return what epochs and features took so far; None while nothing is known.
 
         An epoch right after a start takes longer and counts only where there are no others, once a trial has ended;
         one that was dropped was stopped amid an epoch.
+
+        Args:
+            starts: count them also while none has ended.
         """
         known = [(entry, self._state.trials[trial]) for trial, entry in self._entries.items()]
         timed = [(entry, progress.use.timed, progress.use.timed_seconds) for entry, progress in known]
         if not any(epochs for _, epochs, _ in timed):
-            ended = [(entry, p) for entry, p in known if p.done and not p.dropped and entry.store is None]
-            timed = [(entry, len(p.epochs), p.use.so_far[0]) for entry, p in ended]
+            told = [(entry, p) for entry, p in known if (p.done or starts) and not p.dropped and entry.store is None]
+            timed = [(entry, len(p.epochs), p.use.so_far[0]) for entry, p in told]
         first = [(entry, p.use.so_far[0] - p.use.timed_seconds) for entry, p in known if entry.store and p.epochs]
         return _Rates(timed, first) if first or any(epochs for _, epochs, _ in timed) else None
 

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.errors import StudyError
+from search.forecast import Forecast
 from search.grid import Trial
 from search.schedule import Entry
 from search.study_state import StudyState
@@ -76,13 +77,13 @@ class Progress(Protocol):
 
 
 class _Counting(ABC):
-    """Computes snapshots; the epochs of earlier runs do not count towards the speed of this one."""
+    """Computes snapshots; of this run alone it is told how many trials train at once."""
 
     def __init__(self) -> None:
         self._entries: Sequence[Entry] = ()
         self._to_come: Sequence[Trial] = ()
         self._began = time.monotonic()
-        self._epochs_before = 0
+        self._before = (0, 0.0, 0.0)
         self._looked_until = float("-inf")
         self._look_seconds = 0.0
         self._owed: StudyState | None = None
@@ -94,7 +95,7 @@ class _Counting(ABC):
     def searching(self, entries: Sequence[Entry], state: StudyState, to_come: Sequence[Trial] = ()) -> None:
         self._entries, self._to_come = entries, to_come
         self._began = time.monotonic()
-        self._epochs_before = sum(len(state.trials[entry.trial].epochs) for entry in entries)
+        self._before = self._so_far(state)
         self.update(state)
 
     def update(self, state: StudyState) -> None:
@@ -131,8 +132,6 @@ class _Counting(ABC):
             for entry, trial in zip(self._entries, progress, strict=True)
             if not trial.done
         ) + sum(trial.config.recipe.epochs for trial in self._to_come)
-        seconds = time.monotonic() - self._began
-        new = epochs - self._epochs_before
         return Snapshot(
             cells=len({entry.cell for entry in self._entries}),
             trials=len(progress) + len(self._to_come),
@@ -145,10 +144,33 @@ class _Counting(ABC):
             gpu_hours=round(sum(trial.use.so_far[1] for trial in progress) / 3600, 3),
             epochs=epochs,
             epochs_left=left,
-            seconds=round(seconds, 1),
-            seconds_left=round(seconds / new * left, 1) if new else None if left else 0.0,
+            seconds=round(time.monotonic() - self._began, 1),
+            seconds_left=self._seconds_left(state) if left else 0.0,
             best=best_by_cell(self._entries, state),
         )
+
+    def _so_far(self, state: StudyState) -> tuple[int, float, float]:
+        """Return the epochs, the seconds of all trials and those of the clock, of all runs."""
+        trials = [state.trials[entry.trial] for entry in self._entries]
+        return sum(len(t.epochs) for t in trials), sum(t.use.so_far[0] for t in trials), state.wall.so_far[0]
+
+    def _seconds_left(self, state: StudyState) -> float | None:
+        """Return how long the rest takes at most, as many trials at once as so far; None before this run's first epoch.
+
+        The last of them has no use of the slots of the others.
+        """
+        epochs, busy, wall = (now - before for now, before in zip(self._so_far(state), self._before, strict=True))
+        of_cell = {entry.cell: entry for entry in self._entries}
+        to_come = [
+            replace(of_cell[trial.cell.name], trial=f"to come {number}", epochs=trial.config.recipe.epochs)
+            for number, trial in enumerate(self._to_come)
+            if trial.cell.name in of_cell
+        ]
+        forecast = Forecast({entry.trial: entry for entry in self._entries}, state, lambda entry: entry.epochs)
+        rest = forecast.at_most(to_come) if epochs and wall else None
+        if not rest:
+            return None
+        return round(max(sum(rest.values()) / max(1.0, busy / wall), *rest.values()), 1)
 
 
 def best_by_cell(entries: Sequence[Entry], state: StudyState) -> dict[str, float]:

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from search import progress
 from search.errors import StudyError
 from search.study_sections import Pruning
 from search.study_state import OVER_BUDGET
-from tests.search.recorded import Search
+from tests.search.recorded import PRIMARY, Search
 
 CURVES = {"t1": [0.6, 0.7], "t2": [0.5, 0.8]}
 
@@ -45,6 +46,46 @@ def test_epochs_of_earlier_runs_tell_nothing_of_the_speed_of_this_one(capsys):
     shown("json", search)
     now = json.loads(capsys.readouterr().out)["progress"]
     assert (now["epochs"], now["epochs_left"], now["running"], now["seconds_left"]) == (2, 2, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ({}, None),
+        # Epochs of 10 s at a cost of 1, two at once: 4 of these are left, and of another trial 4 at a cost of 20.
+        ({"a": (0, 10, 20), "b": (0, 10, 20)}, 4 * 200),
+        ({"a": (0, 10, 20)}, 2 * 10 + 4 * 10 + 4 * 200),  # one after the other
+        ({"a": (0, 10, 20, 30, 40), "b": (0, 10, 20, 30, 40), "large": (40, 240, 440)}, 2 * 200),
+        ({"large": (0, 200, 400)}, 2 * 200 + 2 * 4 * 10),
+        ({"large": (0, 210)}, 3 * 210 + 2 * 4 * 210 / 20),  # with its start, while nothing else is known
+    ],
+)
+def test_time_left_follows_from_what_epochs_cost_and_from_the_longest_trial(told, left):
+    search = Search(dict.fromkeys(("a", "b", "large"), [0.5] * 4), cells={"large": "large"})
+    entries = [replace(entry, cost=20.0 if entry.trial == "large" else 1.0) for entry in search.entries]
+    shows = progress.create("json", Console(file=io.StringIO()))
+    shows.searching(entries, search.state)
+    events = [(seconds[0], 0, trial) for trial, seconds in told.items()]
+    events += [(at, epoch, trial) for trial, seconds in told.items() for epoch, at in enumerate(seconds[1:], 1)]
+    for at, epoch, trial in sorted(events):
+        if epoch:
+            search.record(
+                {"kind": "epoch", "trial": trial, "epoch": epoch, "timestamp_ms": 1000 * at, "metrics": {PRIMARY: 0.5}}
+            )
+            if epoch == 4:
+                search.record(
+                    {
+                        "kind": "ended",
+                        "trial": trial,
+                        "state": "COMPLETE",
+                        "reason": "",
+                        "time_ms": 1000 * at,
+                        "result": None,
+                    }
+                )
+        else:
+            search.record({"kind": "started", "trial": trial, "time_ms": 1000 * at, "gpus": 0.0})
+    assert shows.snapshot(search.state).seconds_left == left
 
 
 def test_who_was_stopped_has_no_epochs_left_and_is_counted_by_what_stopped_it(capsys):
