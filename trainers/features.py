@@ -1,9 +1,9 @@
 """The feature store: a frozen encoder's features, computed once and shared by every trial that asks for the same.
 
 `<cache>/features/<key>/` holds `features.f32` (rows × width), `described.json`, `made_from.txt` (which cache of pixels)
-and, last of all, `COMPLETE`. The key is a hash of the pixels, which of them could be read, the preprocessing, the true
-input size, the encoder's weights (a local file's content, too) and the pooling. Of several trials that need the same
-features, one computes and the others wait for it.
+and, last of all, `COMPLETE`; while it is computed see `feature_filling`. The key is a hash of the pixels, which of them
+could be read, the preprocessing, the true input size, the encoder's weights (a local file's content, too) and the
+pooling. Of several trials that need the same features, one computes and the others wait for it.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from torch import nn
 
 from datasets import preprocessing
 from datasets.cleaning import FEATURES, STORE_MARKER, record_origin
-from datasets.whole_file import replacing, reserve
+from datasets.whole_file import replacing
 from trainers import adaptations, assembly, offload, pretrained, seeding, tasks
+from trainers.feature_filling import STORED, Filling
 from trainers.material import ImageMaterial, TensorMaterial, open_images
 from trainers.micro_batch import Pieces
 from trainers.trial import Operation, TrialConfig, TrialError
 
-STORED = "features.f32"
 DESCRIBED = "described.json"
 
 
@@ -93,21 +93,11 @@ def compute(
     """
     network = assembly.build_network(config, images.pathologies, weights=operation.weights).eval()
     forward = offload.placed(network, place.device, bf16=config.recipe.precision == "bf16")
-    rows = np.flatnonzero(images.cache.readable)
-    width = network.encoder.width
-    aside = folder / f".{STORED}"
-    shape = (len(images.cache.readable), width)
+    width, pieces = network.encoder.width, Pieces(operation.micro_batch)
     (folder / STORE_MARKER).unlink(missing_ok=True)
     record_origin(folder, images.cache.folder)  # first: what a killed trial leaves goes with the cache, too
-    reserve(aside, shape[0] * width * np.dtype(np.float32).itemsize)
-    store = np.memmap(aside, np.float32, mode="r+", shape=shape)
-    try:
-        _fill(store, images, rows, forward=forward, pieces=Pieces(operation.micro_batch))
-    except BaseException:
-        aside.unlink()
-        raise
-    store.flush()
-    aside.replace(folder / STORED)
+    filling = Filling(folder, np.flatnonzero(images.cache.readable), (len(images.cache.readable), width))
+    filling.fill(lambda rows: _features(images, rows, forward=forward, pieces=pieces), at_once=offload.IMAGES)
     described = {**assembly.describe(config, network, images.pathologies, images.fingerprint), "width": width}
     with replacing(folder / DESCRIBED) as whole:
         whole.write_text(json.dumps(described, indent=1, sort_keys=True))
@@ -157,21 +147,14 @@ def describe(config: TrialConfig, material: TensorMaterial) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _fill(
-    store: np.ndarray,
-    images: ImageMaterial,
-    rows: np.ndarray,
-    *,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    pieces: Pieces,
-) -> None:
-    for first in range(0, len(rows), offload.IMAGES):
-        chosen = rows[first : first + offload.IMAGES]
-        pixels = torch.from_numpy(images.cache.pixels[chosen])[:, None]
-        features = pieces.run(forward, pixels).float().cpu().numpy()
-        if not np.isfinite(features).all():
-            raise TrialError("non_finite", f"the encoder's features of images {first + 1} and on are not finite")
-        store[chosen] = features
+def _features(
+    images: ImageMaterial, rows: np.ndarray, *, forward: Callable[[torch.Tensor], torch.Tensor], pieces: Pieces
+) -> np.ndarray:
+    pixels = torch.from_numpy(images.cache.pixels[rows])[:, None]
+    features = pieces.run(forward, pixels).float().cpu().numpy()
+    if not np.isfinite(features).all():
+        raise TrialError("non_finite", f"the encoder's features of images {rows[0] + 1} and on are not finite")
+    return features
 
 
 def _readable_only(images: ImageMaterial) -> Any:
