@@ -4,6 +4,7 @@ Tune's searcher and scheduler (`ray_backend.py`) know trials of their own, one f
 carries out which, what each told, and whether the next one fits on the cluster now.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 
 from search import failures
 from search.errors import StudyError
-from search.resources import ACCELERATOR, Node, Slot
+from search.resources import ACCELERATOR, Node, Slot, check_fit
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder
 from trainers.trial import EpochMetrics, TrialResult
 
+LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_COUNTS = 5.0
 ROUNDING = 1e-9
 
@@ -59,6 +61,7 @@ class Dispatcher:
         self._ends: dict[str, Message] = {}
         self._answers: dict[str, bool] = {}
         """Of epochs that are on disk but that Tune has not handed over yet."""
+        self._told_to_wait = False
         self.problem: StudyError | None = None
         """Why nothing can go on; Tune logs what is raised where a trial ends, and would go on."""
 
@@ -73,13 +76,25 @@ class Dispatcher:
         heads = [] if self.problem else self._schedule.heads()
         if not heads:
             return None
-        taken = [self._slot_of(trial) for trial in self._assigned.values()]
-        place = self._room.first_that_fits([self._slot_of(trial) for trial in heads], taken)
+        wanted = [self._slot_of(trial) for trial in heads]
+        place = self._room.first_that_fits(wanted, [self._slot_of(trial) for trial in self._assigned.values()])
         if place is None:
+            self._tell_of_waiting(wanted)
             return None  # Tune would queue it: an assignment made late knows more
+        self._told_to_wait = False
         assignment = self._schedule.start(heads[place])
         self._assigned[tune_trial] = assignment.trial
         return self._order(assignment), self._slot_of(assignment.trial)
+
+    def _tell_of_waiting(self, wanted: Sequence[Slot]) -> None:
+        """Say once that nothing trains, and nothing will on the nodes that are left."""
+        if self._told_to_wait or self._assigned or any(self._room.could_hold(slot) for slot in wanted):
+            return
+        self._told_to_wait = True
+        try:
+            check_fit(wanted[0], self._room.nodes)
+        except StudyError as problem:
+            LOG.warning("warning: nothing trains until a node comes that can hold it: %s", problem)
 
     def told(self, tune_trial: str, message: Message, arrived: Callable[[], Mapping[str, Message]]) -> bool:
         """Take in a message of a worker; return whether it goes on.
@@ -112,8 +127,17 @@ class Dispatcher:
                 answers[tune_trial] = self._schedule.epoch(self._assigned[tune_trial], told)
         self._answers |= answers
 
+    def stranded(self, pending: Iterable[str]) -> set[str]:
+        """Return those of these Tune trials, none of which has begun, that no node alive could ever hold.
+
+        Their node went away after it was counted: Ray would keep them for ever, and with them whoever waits for what
+        they compute.
+        """
+        assigned = [tune_trial for tune_trial in pending if tune_trial in self._assigned]
+        return {t for t in assigned if not self._room.could_hold(self._slot_of(self._assigned[t]))}
+
     def left(self, tune_trial: str) -> None:
-        """Take in that a Tune trial is over: finished, paused at a rung, failed or stopped."""
+        """Take in that a Tune trial is over: finished, paused at a rung, failed, stopped or withdrawn."""
         self._answers.pop(tune_trial, None)
         trial = self._assigned.pop(tune_trial, None)
         if trial is None:
@@ -170,13 +194,10 @@ class _Room:
         One that must wait keeps the node that is nearest to having room for it, so that smaller ones do not take every
         GPU that comes free there; on the other nodes those behind it go ahead.
         """
-        if time.monotonic() - self._at > SECONDS_BETWEEN_COUNTS:
-            self._nodes = self._alive()
-            self._at = time.monotonic()
         taken = sorted(taken, key=lambda slot: (slot.gpu_type is None, -slot.gpus, -slot.cpus))
         # Whoever asks for no type of GPU is taken to be where nobody asks for the type.
         named = {f"{ACCELERATOR}{slot.gpu_type}" for slot in (*taken, *wanted) if slot.gpu_type}
-        nodes = sorted(self._nodes, key=lambda node: not named.isdisjoint(node))
+        nodes = sorted(self.nodes, key=lambda node: not named.isdisjoint(node))
         free = [_Free(node) for node in nodes]
         for slot in taken:
             if (node := _node_for(slot, free)) is not None:
@@ -188,6 +209,18 @@ class _Room:
             if able:
                 max(able, key=lambda node: (sum(node.gpus), node.amounts.get("CPU", 0))).open = False
         return None
+
+    def could_hold(self, slot: Slot) -> bool:
+        """Say whether a node that is alive could hold a slot, were it empty."""
+        return _node_for(slot, [_Free(node) for node in self.nodes]) is not None
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """Those that are alive, counted a moment ago at most."""
+        if time.monotonic() - self._at > SECONDS_BETWEEN_COUNTS:
+            self._nodes = self._alive()
+            self._at = time.monotonic()
+        return self._nodes
 
 
 class _Free:

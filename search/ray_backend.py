@@ -124,6 +124,14 @@ def _message(future: Any) -> Message | None:
     return found if isinstance(found, dict) else None
 
 
+def _withdraw(tune_controller: Any, trial: Any) -> None:
+    """End a trial that has not begun; Tune would go on to expect a process for it, and keep none for others."""
+    controller = tune_controller._tune_controller
+    controller.stop_trial(trial)
+    if trial in controller._staged_trials:
+        controller._unstage_trial_with_resources(trial)
+
+
 class _AssignmentSearcher(Searcher):  # type: ignore[misc]
     """Hands the schedule's assignments to Tune."""
 
@@ -179,10 +187,16 @@ class _PruningScheduler(TrialScheduler):  # type: ignore[misc]
             self._dispatcher.left(trial.trial_id)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do: nobody removes a trial from outside."""
+        """Take in that a trial which had not begun was withdrawn, see below."""
+        if self._dispatcher:
+            self._dispatcher.left(trial.trial_id)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        return next((trial for trial in tune_controller.get_trials() if trial.status == "PENDING"), None)
+        pending = {trial.trial_id: trial for trial in tune_controller.get_trials() if trial.status == "PENDING"}
+        stranded = self._dispatcher.stranded(pending) if self._dispatcher else set()
+        for tune_trial in stranded:
+            _withdraw(tune_controller, pending.pop(tune_trial))
+        return next(iter(pending.values()), None)
 
     def debug_string(self) -> str:
         return "radsweep"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datasets.dataset_config import DatasetConfig
-from search import ray_backend, ray_cluster
+from search import dispatcher, ray_backend, ray_cluster
 from search.errors import StudyError
 from search.resources import Slot, check_fit
 from search.worker import WorkOrder
@@ -65,7 +65,7 @@ def carry_out(search: Search, tmp_path: Path, *, deaths: int) -> None:
     run_through_ray(search, tmp_path, trainable(marks, deaths=deaths))
 
 
-def run_through_ray(search: Search, tmp_path: Path, trained) -> None:
+def run_through_ray(search: Search, tmp_path: Path, trained, *, slot_of=lambda trial: Slot(1, 0)) -> None:
     config = TrialConfig(
         dataset=DatasetConfig(name="d", source="d"),
         initialization="r",
@@ -79,7 +79,7 @@ def run_through_ray(search: Search, tmp_path: Path, trained) -> None:
         order=lambda a: WorkOrder(
             trial=a.trial, config=config, operation=operation, until_epoch=a.until_epoch, told_epochs=a.told_epochs
         ),
-        slot_of=lambda trial: Slot(1, 0),
+        slot_of=slot_of,
         after_trial=lambda trial: None,
         trainable=trained,
     )
@@ -137,6 +137,36 @@ def test_a_process_that_always_dies_ends_its_trial_and_not_the_study(cluster, tm
     assert search.ends()["good"] == "COMPLETE"
 
 
+def test_a_trial_whose_node_went_away_before_it_began_is_withdrawn_and_begins_anew(cluster, tmp_path, monkeypatch):
+    """It was to compute the features that the others read; a process that could serve them is not ended for it."""
+    search, processes = Search(CURVES, stores=dict.fromkeys(CURVES, "one")), tmp_path / "processes"
+    processes.mkdir()
+    here = ray_cluster.nodes()
+    withdrawn = lambda: any(event["kind"] == "paused" for event in search.events)  # noqa: E731
+    seen = []
+
+    def nodes():
+        """Of the node with the GPU is heard once."""
+        seen.append(1)
+        return [{"CPU": 1.0, "accelerator_type:T4": 1.0}, *here] if len(seen) == 1 else here
+
+    def train(config):
+        (processes / str(os.getpid())).touch()
+        trainable(processes, deaths=0)(config)
+
+    monkeypatch.setattr(ray_cluster, "nodes", nodes)
+    monkeypatch.setattr(dispatcher, "SECONDS_BETWEEN_COUNTS", 0.5)
+    slot_of = lambda trial: Slot(1) if withdrawn() else Slot(1, gpu_type="T4")  # noqa: E731
+    run_through_ray(search, tmp_path, train, slot_of=slot_of)
+    alone = Search(CURVES)
+    alone.run()
+    assert search.ends() == alone.ends()
+    assert all(not progress.interruptions for progress in search.state.trials.values())
+    first = next(event for event in search.events if event["kind"] == "started")
+    assert len(search.state.trials[first["trial"]].starts) > 1
+    assert len(list(processes.iterdir())) <= 2
+
+
 def test_a_private_cluster_is_closed_to_strangers(cluster):
     import ray
 
@@ -154,5 +184,5 @@ def test_a_private_cluster_is_closed_to_strangers(cluster):
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(cluster):
-    with pytest.raises(StudyError, match=r"asks for \{'CPU': 3.0\}, but no node .* the largest has 2 CPU, 0 GPU"):
+    with pytest.raises(StudyError, match=r"asks for 3 CPU, but no node .* the largest has 2 CPU, 0 GPU"):
         check_fit(Slot(3), ray_cluster.nodes())

@@ -218,6 +218,61 @@ def test_nodes_come_and_go(monkeypatch):
     assert cluster.give(1) == [None]  # b has the node that is left
 
 
+T4 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:T4": 1.0}
+ON_T4 = Slot(1, 1.0, gpu_type="T4")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, of which every one that is added has the nodes counted anew."""
+    now = [0.0]
+    monkeypatch.setattr(dispatcher.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(dispatcher, "SECONDS_BETWEEN_COUNTS", 0.5)
+    return now
+
+
+def test_who_was_given_a_node_that_is_gone_is_withdrawn_before_it_begins_and_begins_elsewhere(clock):
+    nodes = [A100, T4]
+    cluster = Cluster(nodes, {"typed": ON_T4, "any": ANY, "last": ANY})
+    assert cluster.give(3) == ["typed", "any", None]
+    assert cluster.dispatcher.stranded(["1", "2", "unknown"]) == set()
+    nodes.remove(T4)
+    assert cluster.dispatcher.stranded(["1", "2"]) == set()  # it was counted a moment ago
+    clock[0] += 1
+    assert cluster.dispatcher.stranded(["1", "2"]) == {"1"}  # the other one may wait where it could be
+    assert cluster.dispatcher.stranded(["2"]) == set()  # of those that have begun Ray tells
+    cluster.dispatcher.left("1")
+    assert cluster.after == ["typed"]
+    assert not cluster.state.trials["typed"].interruptions
+    nodes.append(T4)
+    clock[0] += 1
+    assert cluster.give(2) == ["typed", None]
+
+
+def test_that_nothing_trains_since_no_node_is_left_for_it_is_told_once(clock, caplog):
+    nodes = [A100, T4]
+    cluster = Cluster(nodes, {"typed": ON_T4, "again": ON_T4})
+    assert cluster.give(2) == ["typed", None]
+    nodes.remove(T4)
+    clock[0] += 1
+    assert cluster.give(1) == [None]
+    assert not caplog.messages  # it runs: Ray would tell if it did not
+    cluster.dispatcher.lost("1", "its node died")
+    assert cluster.give(3) == [None] * 3
+    (told,) = caplog.messages
+    assert told.startswith("warning: nothing trains until a node comes that can hold it: resources: a trial asks for ")
+    nodes.append(T4)
+    clock[0] += 1
+    assert cluster.give(1) == ["typed"]
+    nodes.clear()
+    clock[0] += 1
+    assert cluster.give(1) == [None]
+    assert len(caplog.messages) == 1
+    cluster.dispatcher.lost("7", "its node died")
+    assert cluster.give(2) == [None] * 2
+    assert len(caplog.messages) == 2
+
+
 def test_a_trial_that_tells_no_end_has_left_its_slot_and_goes_on_later():
     """Tune ends a trial at a rung or for a budget; its process tells nothing more."""
     cluster = Cluster([V100], {"small": ANY})
