@@ -34,6 +34,7 @@ GPU_GB: Mapping[str, float] = {
 }
 """Memory by Ray's `accelerator_type`, the smallest version sold, from the makers' data sheets."""
 ACCELERATOR = "accelerator_type:"
+MOST_NODES_TOLD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,12 @@ def slot_for(
     if memory_gb is None and want is not None and gpus and any("memory" in node for node in nodes):
         memory_gb = host_gb(want, 1 if want.shared else _processes(gpus), images)
     slot = Slot(cpus, gpus, memory_gb, kind if gpus else None)
-    check_fit(slot, nodes)
+    check_fit(slot, nodes, _named(setting) or "a trial")
     return slot
+
+
+def _named(setting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in setting.items())
 
 
 def _processes(gpus: float) -> int:
@@ -107,27 +112,44 @@ def host_gb(want: Footprint, processes: int, images: int) -> float:
     return float(math.ceil(processes * (PROCESS_GB + want.host / GIGABYTE) + images * want.stored / GIGABYTE))
 
 
-def check_fit(slot: Slot, nodes: Sequence[Node]) -> None:
+def check_fit(slot: Slot, nodes: Sequence[Node], who: str = "a trial") -> None:
     """Refuse a trial that could never start.
 
+    Args:
+        slot: of the trial.
+        nodes: of the cluster.
+        who: the trial in words.
+
     Raises:
-        StudyError: with what a trial asks for and the largest that one node has.
+        StudyError: with what the trial asks for and what the nodes have.
     """
     asked = slot.as_ray()
     if not any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in asked.items()) for node in nodes):
-        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in {**asked, "GPU": 0}}
         raise StudyError(
-            f"resources: a trial asks for {_told(asked)}, but no node of this cluster has that; the largest has "
-            f"{_told(most)}. Lower resources.cpus, gpus or memory_gb, or ask for another gpu_type"
+            f"resources: {who} asks for {_told(asked)}, but no node of this cluster has that; "
+            f"{_told_of_nodes(nodes, asked)}. Set lower resources.cpus, gpus or memory_gb, or another gpu_type"
         )
 
 
 def _told(amounts: Mapping[str, float]) -> str:
     """Write amounts of Ray's resources for people."""
-    shown = {name: f"{amount:g} {name}" for name, amount in amounts.items()}
+    words = [f"{amounts.get('CPU', 0):g} CPU"]
+    if "GPU" in amounts:
+        kinds = [name.removeprefix(ACCELERATOR) for name in amounts if name.startswith(ACCELERATOR)]
+        words.append(f"{amounts['GPU']:g} GPU" + (f" of type {kinds[0]}" if kinds else ""))
     if "memory" in amounts:
-        shown["memory"] = f"{amounts['memory'] / GIGABYTE:.3g} GB of memory"
-    return ", ".join(shown.values())
+        words.append(f"{amounts['memory'] / GIGABYTE:.4g} GB of memory")
+    return ", ".join(words)
+
+
+def _told_of_nodes(nodes: Sequence[Node], asked: Mapping[str, float]) -> str:
+    """Write what the largest nodes have of what is asked for, each kind of node once."""
+    ordered = sorted(nodes, key=lambda node: [-node.get(name, 0) for name in ("GPU", "CPU", "memory")])
+    unasked = set() if "memory" in asked else {"memory"}
+    kinds = [{"GPU": 0.0} | {name: node[name] for name in node if name not in unasked} for node in ordered]
+    told = list(dict.fromkeys(_told(kind) for kind in kinds))
+    others = "; others less" if len(told) > MOST_NODES_TOLD else ""
+    return f"the largest has {'; another one '.join(told[:MOST_NODES_TOLD])}{others}" if told else "it has no node"
 
 
 def gpus_of(want: Footprint, gpu_gb: float) -> float:
@@ -152,9 +174,8 @@ def _gpus_for(
         if not math.isinf(gpus):
             gpus = min(gpus, most) if want.shared else gpus  # a frozen encoder is offloaded where GPUs are too few
             return gpus, kind if place else asked.gpu_type
-    named = ", ".join(f"{name}={value}" for name, value in setting.items())
     raise StudyError(
-        f"resources: {named}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, the largest "
+        f"resources: {_named(setting)}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, the largest "
         f"GPU here has {kinds[-1][0]:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or probe, or "
         "name a larger GPU in resources.gpu_type"
     )

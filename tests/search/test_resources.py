@@ -116,9 +116,43 @@ def test_a_slot_is_ray_s_resources():
     }
 
 
-def test_no_node_of_the_asked_type_is_told():
-    with pytest.raises(StudyError, match="no node of this cluster has that; the largest has 8 CPU, 4 GPU, 0 acceler"):
-        slot_for(Resources(gpus=1, gpu_type="H100"), {}, None, [T4])
+BARE = {"CPU": 64.0, "memory": 2e11}
+SMALL_T4 = {**T4, "memory": 7.996e9}
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "told"),
+    [
+        ({"gpus": 1, "gpu_type": "H100"}, [T4], "1 CPU, 1 GPU of type H100|8 CPU, 4 GPU of type T4"),
+        # No node has what the largest amounts of different nodes would make.
+        ({"cpus": 12, "gpus": 1}, [BARE, T4], "12 CPU, 1 GPU|8 CPU, 4 GPU of type T4; another one 64 CPU, 0 GPU"),
+        (
+            {"gpus": 1, "memory_gb": 8},
+            [BARE, SMALL_T4, SMALL_T4],
+            "1 CPU, 1 GPU, 8 GB of memory|8 CPU, 4 GPU of type T4, 7.996 GB of memory; another one 64 CPU, 0 GPU, "
+            "200 GB of memory",
+        ),
+        (
+            {"cpus": 99},
+            [{"CPU": float(n)} for n in range(1, 9)],
+            "99 CPU|8 CPU, 0 GPU; another one 7 CPU, 0 GPU; another one 6 CPU, 0 GPU; another one 5 CPU, 0 GPU; "
+            "others less",
+        ),
+    ],
+)
+def test_what_no_node_can_hold_is_told_with_the_trial_and_what_single_nodes_have(asked, nodes, told):
+    wants, has = told.split("|")
+    with pytest.raises(StudyError) as refused:
+        slot_for(Resources.model_validate(asked), {"backbone": "vit", "resolution": 64}, None, nodes)
+    assert str(refused.value) == (
+        f"resources: backbone=vit, resolution=64 asks for {wants}, but no node of this cluster has that; the largest "
+        f"has {has}. Set lower resources.cpus, gpus or memory_gb, or another gpu_type"
+    )
+
+
+def test_a_cluster_whose_nodes_are_all_gone_is_told():
+    with pytest.raises(StudyError, match="a trial asks for 1 CPU, but no node of this cluster has that; it has no node"):
+        slot_for(Resources(), {}, None, [])
 
 
 def test_an_override_for_an_unknown_axis_is_told():
@@ -133,7 +167,7 @@ def test_an_override_for_an_unknown_axis_is_told():
 
 
 def test_who_names_a_gpu_is_not_trained_on_a_cpu_without_a_word():
-    with pytest.raises(StudyError, match=r"a trial asks for 1 CPU, 1 GPU, 0.001 .*the largest has 2 CPU, 0 GPU"):
+    with pytest.raises(StudyError, match=r"a trial asks for 1 CPU, 1 GPU of type A100, .*the largest has 2 CPU, 0 GPU"):
         slot_for(Resources(gpu_type="A100", gpu_memory_gb=40), {}, None, [{"CPU": 2.0}])
     assert slot_for(Resources(gpus=0, gpu_type="A100"), {}, None, [{"CPU": 2.0}]) == Slot(1)
     assert slot_for(Resources(gpu_memory_gb=40), {}, None, [{"CPU": 2.0}]) == Slot(1)
