@@ -175,9 +175,9 @@ def _gpus_for(
             gpus = min(gpus, most) if want.shared else gpus  # a frozen encoder is offloaded where GPUs are too few
             return gpus, kind if place else asked.gpu_type
     raise StudyError(
-        f"resources: {_named(setting)}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, the largest "
-        f"GPU here has {kinds[-1][0]:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or probe, or "
-        "name a larger GPU in resources.gpu_type"
+        f"resources: {_named(setting)}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, the "
+        f"largest GPU here has {kinds[-1][0]:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or "
+        "probe, or name a larger GPU in resources.gpu_type"
     )
 
 
