@@ -167,7 +167,8 @@ def _gpus_for(
     want: Footprint, asked: Amounts, setting: Mapping[str, Any], nodes: Sequence[Node]
 ) -> tuple[float, str | None]:
     """Return the GPUs that a trial needs, and of which type; None: it fits on the smallest there is, and so on all."""
-    most = max((node.get("GPU", 0) for node in nodes), default=0)
+    typed = [node for node in nodes if asked.gpu_type is None or f"{ACCELERATOR}{asked.gpu_type}" in node]
+    most = max([1.0, *(node.get("GPU", 0.0) for node in typed)])  # where there is none `check_fit` says so
     kinds = _kinds(asked, nodes)
     for place, (gpu_gb, kind) in enumerate(kinds):
         gpus = gpus_of(want, gpu_gb)
@@ -175,8 +176,8 @@ def _gpus_for(
             gpus = min(gpus, most) if want.shared else gpus  # a frozen encoder is offloaded where GPUs are too few
             return gpus, kind if place else asked.gpu_type
     raise StudyError(
-        f"resources: {_named(setting)}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, the "
-        f"largest GPU here has {kinds[-1][0]:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or "
+        f"resources: {_named(setting)}: weights, gradients and optimizer state take {want.fixed / GIGABYTE:.1f} GB, "
+        f"the largest GPU here has {kinds[-1][0]:g} GB ({FILL:.0%} usable). Use a smaller backbone, adaptation lora or "
         "probe, or name a larger GPU in resources.gpu_type"
     )
 

@@ -53,6 +53,15 @@ def test_what_does_not_fit_on_the_smallest_gpu_goes_where_it_fits(want, nodes, s
     assert slot_for(Resources(), {}, want, nodes) == slot
 
 
+def test_a_frozen_encoder_gets_no_more_gpus_than_a_node_of_the_asked_type_has():
+    """It is offloaded there, however many GPUs of another type there are."""
+    alone = {**K80, "GPU": 1.0}
+    assert slot_for(Resources(gpu_type="P4"), {}, FROZEN_7B, [alone, A100]) == Slot(1, 1.0, gpu_type="P4")
+    assert slot_for(Resources(gpu_type="P4"), {}, FROZEN_7B, [alone, K80, A100]) == Slot(2, 2.0, gpu_type="P4")
+    with pytest.raises(StudyError, match="1 GPU of type V100, but no node of this cluster has that"):
+        slot_for(Resources(gpu_type="V100"), {}, FROZEN_7B, [A100])
+
+
 def test_what_fits_on_no_gpu_is_refused_with_the_numbers():
     with pytest.raises(StudyError, match=r"backbone=vit_7b: weights, .* take 60.0 GB, the largest GPU here has 16 GB"):
         slot_for(Resources(), {"backbone": "vit_7b"}, HUGE, [T4])
@@ -151,7 +160,7 @@ def test_what_no_node_can_hold_is_told_with_the_trial_and_what_single_nodes_have
 
 
 def test_a_cluster_whose_nodes_are_all_gone_is_told():
-    with pytest.raises(StudyError, match="a trial asks for 1 CPU, but no node of .*; it has no node"):
+    with pytest.raises(StudyError, match=r"a trial asks for 1 CPU, but no node of .*; it has no node"):
         slot_for(Resources(), {}, None, [])
 
 
