@@ -5,7 +5,7 @@ import pytest
 from search import grid
 from search.feature_stores import store_of
 from search.study_config import StudyConfig
-from search.study_sections import Pruning
+from search.study_sections import Budget, Pruning
 from tests.search.recorded import PRIMARY, Search
 from trainers.trial import EpochMetrics, TrialResult, TrialState
 
@@ -27,8 +27,8 @@ def starts(search, slots):
     return found
 
 
-def told(epoch):
-    return EpochMetrics(epoch=epoch, timestamp_ms=epoch, metrics={PRIMARY: 0.5})
+def told(epoch, *, at=None):
+    return EpochMetrics(epoch=epoch, timestamp_ms=epoch if at is None else at, metrics={PRIMARY: 0.5})
 
 
 def paused(epochs):
@@ -99,6 +99,51 @@ def test_stores_change_when_a_trial_starts_and_never_what_comes_of_it(slots, see
         search.run(slots=slots, order=random.Random(seed).choice, loses=lambda: chance.random() < 0.05)  # noqa: B023
         found.append((search.ends(), {t: sorted(p.epochs) for t, p in search.state.trials.items()}))
     assert found[0] == found[1]
+
+
+def spent(search, seconds):
+    """Carry a search out one trial at a time, each epoch in its seconds; return the ends."""
+    while (assignment := search.schedule.next()) is not None:
+        trial, goes_on = assignment.trial, True
+        for epoch in range(assignment.told_epochs + 1, assignment.until_epoch + 1):
+            search.clock.now += 1000 * seconds(trial)
+            goes_on = goes_on and search.schedule.epoch(trial, told(epoch, at=search.clock()))
+        search.schedule.ended(trial, search._result(trial, assignment.until_epoch))
+    return {trial: progress.outcome for trial, progress in search.state.trials.items()}
+
+
+NEIGHBOURS = [f"knn{n}" for n in range(12)]
+ON_FEATURES = {trial: [0.5] for trial in NEIGHBOURS}
+
+
+def test_a_budget_foresees_that_features_are_computed_once():
+    """The encoder takes half of the budget; one trial after the other on its features takes a second."""
+    computed = []
+
+    def seconds(trial):
+        computed.append(trial)
+        return 900 if len(computed) == 1 else 1
+
+    search = search_on(dict.fromkeys(NEIGHBOURS, "one"), ON_FEATURES, gpus=1.0, budget=Budget(gpu_hours=0.5))
+    assert set(spent(search, seconds).values()) == {"COMPLETE"}
+
+
+def test_a_budget_foresees_one_computation_beside_trials_on_images():
+    """An epoch of fine-tuning is timed; of those on features none is, and each is said to cost as much as an epoch."""
+    curves = {"images": [0.5] * 3} | ON_FEATURES
+    cells, stores = {"images": "fine-tuning"}, dict.fromkeys(NEIGHBOURS, "one")
+    search = search_on(stores, curves, cells=cells, gpus=1.0, budget=Budget(gpu_hours=0.5))
+    assert len(starts(search, 13)) == 2
+    for epoch in (1, 2):
+        search.clock.now += 200_000
+        assert search.schedule.epoch("images", told(epoch, at=search.clock()))
+    assert {progress.outcome for progress in search.state.trials.values()} == {"UNFINISHED"}
+
+
+def test_a_budget_takes_what_an_encoder_took_for_what_others_will_take_where_none_share():
+    stores = {trial: trial for trial in NEIGHBOURS}
+    search = search_on(stores, ON_FEATURES, gpus=1.0, budget=Budget(gpu_hours=0.5))
+    assert "DROPPED" in spent(search, lambda _: 300).values()
 
 
 def configurations(**axes):
