@@ -530,7 +530,7 @@ def test_features_that_nobody_has_computed_are_foreseen_once_and_for_one_that_fi
     [
         # An epoch of "c" takes 10 s for a cost of 10: an encoder's pass takes 4 for 4 x 1.
         ("c", {"a": 4, "b": 0, "c": 2 * 10, "d": 1 * 10}),
-        # An encoder took 20 s for its pass: an epoch at a cost of 10 takes 50.
+        # An encoder took 20 s for its pass: an epoch at a cost of 10 takes 50, and another encoder's pass 20.
         ("a", {"a": 2 * 1, "b": 1 * 1, "c": 4 * 50, "d": 1 * 50}),
     ],
 )
@@ -539,6 +539,24 @@ def test_passes_of_encoders_and_epochs_on_images_tell_of_each_other(ran_first, e
     search = search_on_features(cells, {"a": "one", "b": "one"}, {"one": 1.0, None: 10.0})
     ran(search, ran_first, 0, 20, 30 if ran_first == "c" else 21)
     assert foreseen(search) == expected
+
+
+def test_what_an_encoder_took_tells_of_encoders_more_than_epochs_on_images_do():
+    cells = {"a": "1", "b": "2", "c": "3"}
+    search = search_on_features(cells, {"a": "one", "b": "two"}, {"one": 1.0, "two": 1.0, None: 1.0})
+    ran(search, "a", 0, 20, 21)
+    ran(search, "c", 0, 100, 200)
+    assert foreseen(search) == {"a": 2, "b": 4 + 20, "c": 2 * 100}
+
+
+def test_without_pruning_everything_trains_to_its_end_and_what_is_to_come_as_its_cell():
+    cells = {"a": "1", "b": "1", "c": "2", "d": "2"}
+    search = search_on_features(cells, {"a": "one", "b": "one", "c": "two", "d": "two"}, {"one": 1.0, "two": 1.0})
+    forecast = Forecast({e.trial: e for e in search.entries}, search.state, lambda entry: entry.epochs)
+    assert forecast.at_most() is None
+    ran(search, "a", 0, 20, 22)
+    to_come = [replace(search.entries[0], trial="e", epochs=10)]
+    assert forecast.at_most(to_come) == {"a": 4, "b": 8, "c": 8, "d": 8 + 20, "e": 20}
 
 
 def test_a_cell_that_searches_adaptations_has_epochs_on_images_and_on_features():

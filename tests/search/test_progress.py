@@ -88,6 +88,18 @@ def test_time_left_follows_from_what_epochs_cost_and_from_the_longest_trial(told
     assert shows.snapshot(search.state).seconds_left == left
 
 
+def test_time_left_is_unknown_until_this_run_has_trained_an_epoch():
+    search = Search(CURVES, pruning=Pruning(pruner="none"))
+    search.run(slots=2, stop_after=2)
+    shows = progress.create("json", Console(file=io.StringIO()))
+    shows.searching(search.entries, search.state)
+    search.record({"kind": "started", "trial": "t2", "time_ms": search.moment(), "gpus": 0.0})
+    assert shows.snapshot(search.state).seconds_left is None
+    told = {"epoch": 1, "timestamp_ms": search.moment(), "metrics": {PRIMARY: 0.7}}
+    search.record({"kind": "epoch", "trial": "t2", **told})
+    assert shows.snapshot(search.state).seconds_left is not None
+
+
 def test_who_was_stopped_has_no_epochs_left_and_is_counted_by_what_stopped_it(capsys):
     curves = {"good": [0.9] * 4, "poor": [0.5] * 4, "fails": [0.9] * 4, "drops": [0.9] * 4, "waits": [0.9] * 4}
     search = Search(curves, gpus=0.5)

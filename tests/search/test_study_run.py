@@ -1,11 +1,14 @@
 """The steps of one run, by themselves: without Ray, data and MLflow."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from search import grid, sampling
+from search import grid, ray_backend, sampling
 from search.identity import key_of
+from search.resources import Slot
 from search.study import Machine, StudyRun
 from search.study_config import StudyConfig
 from search.study_folder import StudyFolder
@@ -124,3 +127,37 @@ def test_the_checkpoints_of_what_was_stopped_go_and_those_of_what_was_dropped_st
         end(desk, trial, "PRUNED", reason)
     run.keep_within_budget(trials)
     assert [path.parent.name for path in run.folder.path.glob("trials/*/last-*")] == [dropped]
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "slot", "threads", "processes"),
+    [
+        ("finetune", Slot(8, 2.0), 4, 2),  # the processes of a trial share its CPUs
+        ("finetune", Slot(1, 2.0), 1, 2),
+        ("finetune", Slot(3), 3, 1),
+        ("probe", Slot(8, 2.0), 8, 1),  # an encoder on two GPUs, in one process
+    ],
+)
+def test_the_search_knows_which_trials_share_features_and_each_trial_its_part_of_the_slot(
+    tmp_path, monkeypatch, adaptation, slot, threads, processes
+):
+    asked = study(axes={**AXES, "adaptation": adaptation})
+    desk = Desk(begun(asked))
+    desk.together = nullcontext
+    desk.progress.searching = lambda *_: None
+    (dataset,) = grid.expand(asked).datasets
+    run = run_of(asked, desk, tmp_path)
+    run = replace(run, roots={key_of(dataset): tmp_path}, slots=SimpleNamespace(of=lambda _: slot))
+    seen = {}
+
+    def train_all(schedule, *, order, **_):
+        assignment = schedule.next()
+        seen["order"] = order(assignment)
+        seen["others"] = len(schedule.heads())
+        schedule.failed(assignment.trial, "bug", "over")
+        schedule.failed(schedule.next().trial, "bug", "over")
+
+    monkeypatch.setattr(ray_backend, "train_all", train_all)
+    assert run.search(run.enter_trials(grid.expand(asked)))
+    assert seen["others"] == (0 if adaptation == "probe" else 1)
+    assert (seen["order"].operation.threads, seen["order"].operation.processes) == (threads, processes)
