@@ -291,6 +291,7 @@ class StudyRun:
             address=data_roots.address_of(need.dataset, self.machine.data_roots),
             cache=self.folder.cache,
             workers=self.slots.most_cpus,
+            trained_on=need.trained_on,
         )
 
     def _work_order(self, trial: Trial, assignment: Assignment) -> worker.WorkOrder:

@@ -49,6 +49,8 @@ class PreparationOrder(BaseModel):
     """Where it is brought from to `data_root`; None: it lies there."""
     cache: Path
     workers: int = 1
+    trained_on: bool = True
+    """False: winners are only measured on it, so that it needs no image but those of test."""
 
 
 class DatasetPlace(BaseModel):
@@ -119,12 +121,15 @@ def prepare(order: PreparationOrder) -> Iterator[dict[str, Any]]:
         last {"data": the ledger's event}.
     """
     from datasets import cache, preprocessing, remote_root, sources
+    from datasets.partition import check_not_empty
     from trainers import tasks
 
     if order.address is not None:
         yield {"note": f"bringing {order.dataset.name} here"}
         remote_root.bring(order.dataset, order.address, order.data_root)
     manifest = sources.load(order.dataset, order.data_root)
+    if order.trained_on:
+        check_not_empty(manifest.instances, where=f"data set {order.dataset.name}")
     specification = preprocessing.resolve(order.dataset.preprocessing)
     yield {"caches": [cache.cache_key(manifest, specification, side) for side in order.resolutions]}
     is_prepared = partial(cache.is_prepared, manifest, preprocessing=order.dataset.preprocessing, cache=order.cache)

@@ -19,6 +19,7 @@ from datasets.source_table import SourceTable
 
 VALIDATION_ON_TEST = "the test partition itself, as in paper 1: test figures are optimistic"
 DRAWN = "drawn from train by patient"
+ONLY_TEST = "none: all images are test"
 
 
 @cache
@@ -49,7 +50,7 @@ def load(config: DatasetConfig, root: Path) -> Manifest:
 
     Returns:
         A manifest whose partitions share no patient, whose cases have one patient each, and whose val and test labels
-        are 0, 1 or NaN.
+        are 0, 1 or NaN. Where all rows are published as test, train and val are empty: networks can be measured on it.
 
     Raises:
         DatasetError: with what, where, expected and fix.
@@ -63,7 +64,8 @@ def manifest_of(table: SourceTable, config: DatasetConfig, root: Path) -> Manife
     table, validation = _partitioned(table, config)
     apart = table.instances["partition"] != "val" if table.validation_on_test else slice(None)
     check_disjoint(table.instances[apart], where=f"data set {config.name}")
-    check_not_empty(table.instances, where=f"data set {config.name}")
+    if validation != ONLY_TEST:
+        check_not_empty(table.instances, where=f"data set {config.name}")
     labels = _policies(table, config)
     manifest = Manifest(
         source=config.source,
@@ -111,6 +113,8 @@ def _partitioned(table: SourceTable, config: DatasetConfig) -> tuple[SourceTable
     if (instances["partition"] == "").any():
         in_test = draw_by_patient(patients, table.labels, fraction=table.test_fraction, seed=config.partition_seed)
         instances["partition"] = np.where(in_test, "test", "train")
+    if (instances["partition"] == "test").all() and not table.validation_on_test:
+        return dataclasses.replace(table, instances=instances), ONLY_TEST
     if (instances["partition"] == "val").any():
         return dataclasses.replace(table, instances=instances), "published"
     if table.validation_on_test:
@@ -129,7 +133,8 @@ def _partitioned(table: SourceTable, config: DatasetConfig) -> tuple[SourceTable
 def _policies(table: SourceTable, config: DatasetConfig) -> np.ndarray:
     labels = resolve_uncertain(table.labels, table.pathologies, config.uncertain)
     train = (table.instances["partition"] == "train").to_numpy()
-    _check_two_classes(labels[train], table.pathologies, config)
+    if train.any():  # else nothing is learned here
+        _check_two_classes(labels[train], table.pathologies, config)
     labels = np.where(train[:, None], labels, harden(labels))
     return flip(
         labels,

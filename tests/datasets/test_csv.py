@@ -55,6 +55,12 @@ def test_an_image_that_is_named_by_its_absolute_path_too_is_refused(tmp_path: Pa
         _load(tmp_path, change, images="")
 
 
+def test_a_table_that_is_all_test_is_read_whole(tmp_path: Path):
+    manifest = _load(tmp_path, lambda table: table.assign(split="test"))
+    assert len(manifest.rows("test")) == len(manifest) > 0
+    assert manifest.validation == "none: all images are test"
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path: Path):
     options = miniatures.csv_table(tmp_path)
     path = tmp_path / "labels.csv"

@@ -103,6 +103,19 @@ def test_caches_are_recorded_before_they_are_built(tmp_path):
     assert (tmp_path / "c" / name / "complete.json").is_file()
 
 
+def test_a_table_that_is_all_test_serves_to_measure_on_and_not_to_train_on(tmp_path):
+    options = miniatures.csv_table(tmp_path / "theirs")
+    table = tmp_path / "theirs" / "labels.csv"
+    table.write_text(table.read_text().replace("Train", "TEST").replace("valid", "TEST"))
+    place = {"data_root": tmp_path / "theirs", "cache": tmp_path / "c", "resolutions": (32,)}
+    config = DatasetConfig(name="theirs", source="csv", options=options)
+    order = worker.PreparationOrder(dataset=config, key="k", task="multilabel", trained_on=False, **place)
+    images = list(worker.prepare(order))[-1]["data"]["images"]
+    assert images == {"train": 0, "val": 0, "test": 2 * miniatures.PATIENTS}
+    with pytest.raises(DatasetError, match=r"the train partition is empty .*theirs"):
+        list(worker.prepare(order.model_copy(update={"trained_on": True})))
+
+
 def test_what_is_decoded_is_told_and_nothing_where_all_is_there(tmp_path):
     miniatures.nih_chest_xray14(tmp_path / "nih")
     config = grid.expand(study(axes={"dataset": "nih_chest_xray14"})).datasets[0]
