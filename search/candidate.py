@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class Candidate:
 
     @property
     def external_sha256(self) -> dict[str, str]:
-        """Of the scores on the other data sets that the promotion asks for, as far as there are any."""
+        """Of the scores on all other data sets that it was measured on: a later promotion may ask for any of them."""
         return {name: hashlib.sha256(content).hexdigest() for name, content in self._external.items()}
 
     @property
@@ -124,7 +125,8 @@ class Candidate:
 
     @property
     def _external(self) -> dict[str, bytes]:
-        names = {name: stored_scores.of_other(name) for name in self.study.promotion.external}
+        others = itertools.chain(self.study.promotion.external, *self.study.evaluation.external.values())
+        names = {name: stored_scores.of_other(name) for name in others}
         place, known = self.folder.winner(self.winner.trial), self.evaluation.get("sha256")
         measured = {  # earlier versions wrote down no hashes
             name: file

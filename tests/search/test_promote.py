@@ -73,6 +73,8 @@ def test_scores_on_other_data_are_evidence_as_far_as_they_were_measured(tmp_path
         (place / name).write_bytes(name.encode())
     files = {name: hashlib.sha256(f"scores_{name}.parquet".encode()).hexdigest() for name in evidence}
     assert chosen.external_sha256 == files
+    unasked = candidate(tmp_path, {}, {"external": external}, **hashes)  # what it is champion with, others may ask for
+    assert unasked.external_sha256 == files
 
 
 @pytest.mark.parametrize(
