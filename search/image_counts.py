@@ -80,7 +80,7 @@ def recorded(states: Iterable[StudyState]) -> dict[str, Images]:
     found: dict[str, Images] = {}
     for state in states:
         configs = {trial.dataset_key: trial.config.get("dataset") for trial in state.trials.values()}
-        for key, event in state.datasets.items():
+        for key, event in (*state.externals.items(), *state.datasets.items()):
             if images := event.get("images"):
                 found[key] = Images(sum(images.values()), images["train"], "recorded")
                 if config := configs.get(key):  # of use to a study that asks for other labels of the same images

@@ -66,8 +66,8 @@ class Preparation:
                             self.record_external(message["data"])
             except DatasetError as problem:
                 if self._measures_others(need):
-                    raise
-                problems[name] = problem
+                    raise _named(problem, name) from None
+                problems[name] = _named(problem, name)
         self._record_unusable(problems)
         if problems and not {dataset.name for dataset in wanted.datasets} - set(problems):
             raise StudyError("no data set can be used:\n" + "\n".join(f"- {one}" for one in problems.values()))
@@ -96,7 +96,7 @@ class Preparation:
         """Record of what data winners are also measured on; however their images are prepared, they are the same."""
         key = key_of(external_datasets(self.study)[data["dataset"]])
         told = {name: data[name] for name in ("dataset", "fingerprint", "people")}
-        found = {"kind": "external", "key": key, **told}
+        found = {"kind": "external", "key": key, **told, "images": data["images"]}
         if self.desk.state.externals.get(key) != found:
             self.desk.record(found)
 
@@ -123,3 +123,11 @@ class Preparation:
             LOG.warning("warning: data set %s cannot be used, its cells stop: %s", name, problem)
         left_out = [{"dataset": list(problems)}] if problems else []
         return self.study.model_copy(update={"exclude": [*self.study.exclude, *left_out]})
+
+
+def _named(problem: DatasetError, name: str) -> DatasetError:
+    """Return a problem with the name of its data set: of several tables `labels.csv` says nothing."""
+    if name in problem.where:
+        return problem
+    where = f"data set {name}, {problem.where}" if problem.where else f"data set {name}"
+    return DatasetError(problem.what, where, problem.expected, problem.fix)

@@ -190,7 +190,7 @@ def markdown(found: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     for title, table in sections.items():
         if len(table):
             parts += [f"## {_markdown(title)}", "", _markdown_table(table), ""]
-    parts += [_markdown(words.method(found)), ""]
+    parts += [_markdown(sentence) + "\n" for sentence in (words.about_groups(found), words.method(found)) if sentence]
     for title, name in pictures:
         parts += [f"![{_markdown(title)}]({name})", ""]
     return "\n".join(parts)

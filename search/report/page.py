@@ -37,6 +37,7 @@ def render(found: dict[str, Any], pictures: Sequence[Picture]) -> str:
         sentences=words.sentences(found),
         findings=words.findings(found),
         method=words.method(found),
+        about_groups=words.about_groups(found),
         pictures={section: [picture for picture in pictures if picture.section == section] for section in SECTIONS},
         overview=tables.overview(found),
         targets=_of_each(found, _by_cell),
@@ -84,4 +85,5 @@ def _provenance(found: dict[str, Any]) -> dict[str, str]:
     told = found["provenance"]
     facts = {"code that trained (commit)": told["version"], **told["libraries"]}
     facts["code that wrote this report"] = told["written_by"]
-    return facts | {f"data: {data['name']}": data["fingerprint"] for data in found["data"]}
+    facts |= {f"data: {data['name']}": data["fingerprint"] for data in found["data"]}
+    return facts | {f"data, external: {data['name']}": data["fingerprint"] for data in found["external_data"]}

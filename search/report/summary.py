@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets.dataset_config import QUESTION, DatasetConfig
 from search import provenance, sampling, selection
-from search.grid import Grid, Trial, readable
+from search.grid import Grid, Trial, external_datasets, readable
 from search.identity import identified, key_of
 from search.live_regret import live_regret
 from search.report import differences
@@ -66,6 +66,7 @@ def _collected(study: StudyConfig, wanted: Grid, state: StudyState) -> dict[str,
         "cells_without_winner": sorted({c.name for c in wanted.cells} - {winner.cell for winner in chosen}),
         "trials": [_trial(trial, state.trials[name], declaration.primary_metric) for name, trial in trials.items()],
         "data": [_data(state.datasets[key], name) for key, name in _names(datasets, tuple(DatasetConfig.model_fields))],
+        "external_data": _external_data(study, state),
         "baselines": _baselines(state, _names(datasets, QUESTION)),
         "provenance": {
             "version": ", ".join(state.versions),
@@ -144,6 +145,13 @@ def _data(event: dict[str, Any], name: str) -> dict[str, Any]:
         "quarantined": len(event["quarantined"]),
         "reasons": dict(Counter(event["quarantined"].values())),
     }
+
+
+def _external_data(study: StudyConfig, state: StudyState) -> list[dict[str, Any]]:
+    """Return of what data winners were also measured on, but for what is trained on, too."""
+    keys = {name: key_of(dataset) for name, dataset in external_datasets(study).items()}
+    known = {name: state.externals[key] for name, key in keys.items() if key in state.externals}
+    return [{"name": name, "fingerprint": event["fingerprint"]} for name, event in known.items()]
 
 
 def _baselines(state: StudyState, named: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from search.report.layout import (
     MACRO,
     cells_of,
     datasets,
+    external_rows_of,
     has_several_seeds,
     primary,
     question,
@@ -45,7 +46,9 @@ def sentences(found: dict[str, Any]) -> list[str]:
             f"{found['redraws']} bootstrap redraws of {found['unit']}s."
         )
     for dataset in datasets(found):
-        told += [*_undefined(found, dataset), *_uncertain(found, dataset)]
+        measured = [row for cell in cells_of(found, dataset) for row in rows_of(found, cell).values()]
+        told += [*_undefined(found, dataset), *_uncertain(found, dataset, measured)]
+    told += [one for one in _uncertain_elsewhere(found) if one not in told]
     told += _pruning(found["pruning"], several_seeds=has_several_seeds(found))
     told += [
         f"Dropped for the budget: {trial['cell']} {point_of(trial['searched'])}, seed {trial['seed']} "
@@ -107,12 +110,44 @@ def _undefined(found: dict[str, Any], dataset: str) -> list[str]:
     ]
 
 
-def _uncertain(found: dict[str, Any], dataset: str) -> list[str]:
+def about_groups(found: dict[str, Any]) -> str:
+    """Say which groups of test cases are left out, and whose intervals promise too much; empty where none is shown."""
+    from trainers.evaluation.subgroups import FEWEST
+
+    rows = [row for cell in found["cells"] for row in cell["subgroups"] if row["metric"] == primary(found)]
+    if not rows:
+        return ""
+    narrow = dict.fromkeys(f"{row['column']} {row['group']}" for row in rows if row["low"] is not None and _is_few(row))
+    told = f"Groups of fewer than {FEWEST} test cases are left out, and so are divisions with a single group."
+    if not narrow:
+        return told
+    return (
+        f"{told} Fewer than {FEW_CASES} cases carry a class of a target in {', '.join(narrow)}; intervals there are "
+        "narrower than they should be."
+    )
+
+
+def _is_few(row: dict[str, Any]) -> bool:
+    return bool(row["target"] != MACRO and min(row["positives"], row["negatives"]) < FEW_CASES)
+
+
+def _uncertain_elsewhere(found: dict[str, Any]) -> list[str]:
+    """The same of the data sets that winners are also measured on."""
+    names = dict.fromkeys(row["dataset"] for cell in found["cells"] for row in cell["external"])
+    return [
+        sentence
+        for name in names
+        for sentence in _uncertain(
+            found, name, [row for cell in found["cells"] for row in external_rows_of(found, cell, name).values()]
+        )
+    ]
+
+
+def _uncertain(found: dict[str, Any], dataset: str, measured: list[dict[str, Any]]) -> list[str]:
     """Say which targets have no interval, or one that promises too much, because few cases carry a class."""
-    measured = [row for cell in cells_of(found, dataset) for row in rows_of(found, cell).values()]
     defined = [row for row in measured if row["target"] != MACRO and row["value"] is not None]
     without = dict.fromkeys(row["target"] for row in defined if row["low"] is None)
-    few = dict.fromkeys(row["target"] for row in defined if min(row["positives"], row["negatives"]) < FEW_CASES)
+    few = dict.fromkeys(row["target"] for row in defined if _is_few(row))
     told = []
     if without:
         told.append(

@@ -9,7 +9,7 @@ import pytest
 from datasets import cleaning, sources
 from datasets.dataset_config import DatasetConfig
 from datasets.errors import DatasetError
-from search import data_roots, grid, identity, images_needed, ray_cluster, worker
+from search import data_roots, grid, identity, image_counts, images_needed, ray_cluster, worker
 from search.errors import StudyError
 from search.preparation import Preparation
 from search.study import Machine, StudyRun
@@ -194,6 +194,11 @@ def test_where_no_data_set_can_be_used_all_are_told_and_recorded(prepare, tmp_pa
     with pytest.raises(StudyError, match=r"no data set can be used:\n- .*\(.*ours\).*\n- .*\(.*theirs\)"):
         prepare(asked, roots, recorded)
     assert [(event["kind"], event["dataset"]) for event in recorded] == [("unusable", "ours"), ("unusable", "theirs")]
+    for root in roots.values():
+        (root / "labels.csv").write_text("path,patient,split\na.png,1,train\n")
+    told = r"no column 'nodule' \(data set ours, labels.csv, key `findings`\).*\n.*data set theirs"
+    with pytest.raises(StudyError, match=told):
+        prepare(asked, roots, recorded)
 
 
 class Told:
@@ -212,6 +217,7 @@ class Told:
         if name in self.torn:
             raise DatasetError("4 of 9 images cannot be read", f"source {name}")
         about = {"dataset": name, "fingerprint": f"{name} f", "people": f"{name} p", "quarantined": {}}
+        about["images"] = {"train": 5, "val": 2, "test": 2}
         declared = {"declaration": {"targets": self.targets[name]}}
         yield {"data": {"kind": "data", "key": identity.key_of(need.dataset), **about, **declared}}
 
@@ -284,7 +290,9 @@ def test_others_are_recorded_once_by_what_they_are_and_must_share_a_pathology(mo
         ("external", "mimic_cxr"),
     ]
     assert told.all(asked)[1] == []
-    known = told.state.data_identity(identity.key_of(grid.external_datasets(asked)["mimic_cxr"]))
+    key = identity.key_of(grid.external_datasets(asked)["mimic_cxr"])
+    assert image_counts.recorded([told.state])[key] == image_counts.Images(9, 5, "recorded")
+    known = told.state.data_identity(key)
     assert known == {"fingerprint": "mimic_cxr f", "people": "mimic_cxr p"}
     with pytest.raises(StudyError, match="padchest and mimic_cxr share no pathology"):
         Told(monkeypatch, tmp_path, SETS).all(asked)

@@ -480,6 +480,22 @@ def test_targets_of_few_cases_are_named(reported, changed, told):
     assert [told.format(found["targets"][0]) in one for one in named] == ([True] if told else [])
 
 
+def test_few_cases_of_other_data_sets_and_of_groups_are_told(reported):
+    found = copy.deepcopy(reported.found)
+    few = {"metric": "auroc", "target": "nodule", "value": 0.6, "low": 0.5, "high": 0.7}
+    few |= {"positives": 9, "negatives": 60}
+    for cell in found["cells"]:
+        cell["external"], cell["subgroups"] = [{**few, "dataset": "theirs"}], []
+    assert words.about_groups(found) == ""
+    assert "theirs: fewer than 10 test cases of a class for nodule" in " ".join(words.sentences(found))
+    left_out = "Groups of fewer than 30 test cases are left out, and so are divisions with a single group."
+    cell["subgroups"] = [{**few, "column": "sex", "group": "F", "cases": 69, "positives": 10}]
+    assert words.about_groups(found) == left_out
+    cell["subgroups"] = [{**few, "column": "sex", "group": "F", "cases": 69}]
+    told = words.about_groups(found)
+    assert told.startswith(f"{left_out} Fewer than 10 cases carry a class of a target in sex F; intervals there are")
+
+
 def test_a_table_with_nothing_to_list_is_no_file(reported):
     found = {**reported.found, "cells": [], "trials": [], "differences": {"pairs": [], "averages": []}}
     tables = (files.results_csv, files.differences_csv, files.averages_csv, files.subgroups_csv, files.curves_csv)

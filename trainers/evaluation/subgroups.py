@@ -17,6 +17,8 @@ from trainers.evaluation.redraws import Bootstrap
 from trainers.evaluation.summary import MACRO, Evaluation, summarize
 
 COLUMNS = ("sex", "age_band", "view", "origin")
+FEWEST = 30
+"""Cases of a group that is evaluated by itself."""
 Row = Mapping[str, Any]
 
 
@@ -42,7 +44,7 @@ def by_subgroup(
     *,
     columns: Sequence[str] = COLUMNS,
     bootstrap: Bootstrap | None = None,
-    fewest: int = 30,
+    fewest: int = FEWEST,
 ) -> list[Subgroup]:
     """Evaluate every group of every column; columns with a single group are left out.
 
