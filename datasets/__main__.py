@@ -19,7 +19,9 @@ Root = Annotated[str, typer.Option(help="the data set in its official layout: a 
 Labels = Annotated[str, typer.Option(help="label list: paper or conventional")]
 Option = Annotated[
     list[str] | None,
-    typer.Option("--option", help='KEY=VALUE of the source, VALUE as text or JSON (findings=["Nodule"]); repeatable'),
+    typer.Option(
+        "--option", help="KEY=VALUE of the source, VALUE as text or JSON ('findings=[\"Nodule\"]'); repeatable"
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="decoding processes")]
 Cache = Annotated[Path, typer.Option(help="folder of all caches")]
@@ -173,6 +175,9 @@ def _config(source: str, labels: str, option: list[str] | None) -> DatasetConfig
         try:
             options[key] = json.loads(value)
         except json.JSONDecodeError:
+            if value.startswith(("[", "{")):
+                fix = f"put it into single quotes, which keep the shell from taking the others away: '{key}=[\"…\"]'"
+                raise DatasetError(f"--option {pair} is no JSON", expected="a list or an object", fix=fix) from None
             options[key] = value
     if labels not in ("paper", "conventional"):
         raise DatasetError(f"unknown label list {labels!r}", "--labels", "paper or conventional")

@@ -18,6 +18,7 @@ from search.study_folder import RESERVED
 from search.study_sections import (
     AXES,
     DATASET_FIELDS,
+    RECIPE_FIELDS,
     REQUIRED_AXES,
     Budget,
     Evaluation,
@@ -174,7 +175,8 @@ class StudyConfig(Section):
         names = self.axes.get("dataset", [])
         externals = {name for others in self.evaluation.external.values() for name in others}
         problems = [
-            f"`{key}` is neither a setting ({', '.join(sorted(DATASET_FIELDS))}) nor a data set of the axes"
+            f"`{key}` is neither a setting ({', '.join(sorted(DATASET_FIELDS))}) nor a data set of the axes or "
+            "of evaluation.external"
             for key in self.data
             if key not in DATASET_FIELDS and key not in names and key not in externals
         ]
@@ -208,10 +210,19 @@ def load_study(path: Path) -> StudyConfig:
     """
     content, lines = yaml_places.load(path)
     try:
-        return StudyConfig.model_validate(content)
+        study = StudyConfig.model_validate(content)
+        problems = [_describe(error, path, lines) for error in _unknown_in_recipe(study)]
     except ValidationError as found:
         problems = [_describe(dict(error), path, lines) for error in found.errors()]
-        raise StudyError(f"{path}: {len(problems)} problem(s)\n" + "\n".join(problems)) from None
+    if problems:
+        raise StudyError(f"{path}: {len(problems)} problem(s)\n" + "\n".join(problems))
+    return study
+
+
+def _unknown_in_recipe(study: StudyConfig) -> list[dict[str, Any]]:
+    """Return the keys of the recipe that no recipe has, as pydantic reports those of other sections."""
+    unknown = [key for key in study.recipe if key not in RECIPE_FIELDS and key != "name"]
+    return [{"loc": ("recipe", key), "type": "extra_forbidden", "msg": ""} for key in unknown]
 
 
 def _describe(error: dict[str, Any], path: Path, lines: dict[yaml_places.Place, int]) -> str:
@@ -227,6 +238,8 @@ def _describe(error: dict[str, Any], path: Path, lines: dict[yaml_places.Place, 
 
 
 def _section(place: tuple[str | int, ...]) -> dict[str, Any]:
+    if place == ("recipe",):
+        return dict.fromkeys(RECIPE_FIELDS)
     fields: dict[str, Any] = dict(StudyConfig.model_fields)
     for part in place:
         inner = getattr(fields.get(str(part)), "annotation", None)

@@ -185,19 +185,19 @@ def _findings(table: pd.DataFrame, options: CsvOptions, described: tuple[str, ..
     if absent or not findings:
         raise DatasetError(
             f"no column {', '.join(map(repr, absent))}" if absent else "no column holds a finding",
-            f"{options.table}, key `labels`",
+            f"{options.table}, key `findings`",
             f"columns among {', '.join(table.columns)}",
         )
     if odd := [name for name in findings.values() if not PATHOLOGY.fullmatch(name) or name in RESERVED]:
         raise DatasetError(
             f"pathology {odd[0]!r} cannot be the name of a metric",
-            f"{options.table}, key `labels`",
+            f"{options.table}, key `findings`",
             f"up to 100 letters, digits, spaces and `_ - . :`, and not {' or '.join(sorted(RESERVED))}",
             "say `findings: {COLUMN: name}` in the data set's options",
         )
     twice = sorted({name for name in findings.values() if list(findings.values()).count(name) > 1})
     if twice:
-        raise DatasetError(f"several columns mean {', '.join(twice)}", f"{options.table}, key `labels`", "one each")
+        raise DatasetError(f"several columns mean {', '.join(twice)}", f"{options.table}, key `findings`", "one each")
     return dict(findings)
 
 

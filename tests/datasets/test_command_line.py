@@ -136,6 +136,10 @@ def test_prepare_reads_from_an_address(root: Path, tmp_path: Path):
         (("verify", "nihh", "--root", "x"), "unknown source 'nihh'"),
         (("verify", "nih_chest_xray14", "--root", "nowhere"), "no folder nowhere"),
         (("verify", "chexpert", "--root", ".", "--option", "vews=all"), "vews: Extra inputs"),
+        (
+            ("verify", "csv", "--root", ".", "--option", "findings=[Nodule]"),
+            """--option findings=[Nodule] is no JSON; expected a list or an object; put it into single quotes""",
+        ),
         (("verify", "chexpert", "--root", ".", "--labels", "papers"), "unknown label list 'papers'"),
         (("fetch", f"file://{ROOT / 'docs'}", "--root", ROOT / "LICENSE"), "File exists; look at the folders"),
     ],

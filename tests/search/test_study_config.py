@@ -76,6 +76,14 @@ def test_truth_for_a_number_is_refused_below_a_data_set_too(tmp_path):
         (("name: tiny\n", ""), "name: Field required"),
         (("recipe:", "recipee:"), "study.yaml:9: recipee: unknown key; keys here: axes, budget, data, evaluation,"),
         (
+            ("recipe: {epochs: 2}", "recipe:\n  epochs: 2\n  warm_up: 1"),
+            "study.yaml:11: recipe.warm_up: unknown key; keys here: augmentation, batch_size,",
+        ),
+        (
+            ("recipe: {epochs: 2}", "data: {theirs: {source: csv}}"),
+            "nor a data set of the axes or of evaluation.external",
+        ),
+        (
             ("recipe: {epochs: 2}", "pruning: {prunner: median}"),
             "study.yaml:9: pruning.prunner: unknown key; keys here: carry, pruner,",
         ),

@@ -167,6 +167,7 @@ def test_patience_counts_by_the_primary_metric_whatever_selects_the_best_epoch(
     ("settings", "message"),
     [
         ({"backbone": "vit_bse"}, "did you mean vit_base"),
+        ({"backbone": "tf_eficientnet_lite0"}, "did you mean tf_efficientnet_lite0 or tf_efficientnet_lite[1-4] or"),
         ({"initialization": "dinov2", "backbone": "convnext_base"}, "no such weights exist"),
         ({"adaptation": "lora", "backbone": "tf_efficientnet_lite0"}, "lora is defined for ViT and ConvNeXt"),
         ({"adaptation": "ful"}, "existing: finetune"),

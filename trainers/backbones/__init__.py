@@ -63,7 +63,7 @@ def _family(architecture: str) -> Family:
 
 
 def _unknown(name: str, architecture: str) -> plugins.UnknownNameError:
-    everything = [*names(), *timm_names.catalogue()]
+    everything = sorted({*names(), *timm_names.catalogue()})
     close = difflib.get_close_matches(architecture, everything, n=3, cutoff=0.7)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     listed = ", ".join(names())
