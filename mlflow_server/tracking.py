@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -79,8 +80,7 @@ class Tracker:
         except (MlflowException, OSError, TrackingError) as problem:
             raise TrackingError(
                 f"tracking.uri: MLflow at {without_password(uri)} cannot be used: "
-                f"{without_password(_first_line(problem))}. Start a server with "
-                "`python -m mlflow_server start`, or leave tracking.uri out to use the embedded store"
+                f"{without_password(_first_line(problem))}. {_way_out(problem)}"
             ) from problem
 
     def knows(self, identity: str) -> bool:
@@ -237,6 +237,13 @@ def _folder_name(experiment: str) -> str:
     Several may share one: their runs have folders of their own.
     """
     return re.sub(r"[^\w.-]+", "_", experiment).strip(".") or "_"
+
+
+def _way_out(problem: Exception) -> str:
+    """Say what can be done about a server that cannot be used."""
+    if isinstance(problem, MlflowException) and problem.get_http_status_code() == HTTPStatus.UNAUTHORIZED:
+        return "Log in: its user and password are read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return "Start a server with `python -m mlflow_server start`, or leave tracking.uri out to use the embedded store"
 
 
 def _first_line(problem: BaseException) -> str:

@@ -1,4 +1,6 @@
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -320,6 +322,25 @@ def test_a_server_that_does_not_answer_is_told_plainly(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 cannot be used: .*mlflow_server start"):
         Tracker("http://127.0.0.1:9", "e")
+
+
+class Closed(BaseHTTPRequestHandler):
+    """Answers strangers as a server with users does."""
+
+    def do_GET(self):
+        self.send_error(401)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_does_not_know_who_asks_is_told_how_to_log_in():
+    with HTTPServer(("127.0.0.1", 0), Closed) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError, match=r"error code 401.*Log in: .*MLFLOW_TRACKING_USERNAME") as told:
+            Tracker(f"http://127.0.0.1:{server.server_port}", "e")
+        server.shutdown()
+    assert "mlflow_server start" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["/Users/anna/chest", "../../outside", "chest #2", "50 %", "..", "Röntgen"])
