@@ -41,8 +41,10 @@ def sentences(found: dict[str, Any]) -> list[str]:
             f"test images ({data['validation']}); {data['quarantined']} quarantined."
         )
     if found["cells"]:
+        rule = " (the hyperparameters with the best mean over seeds, of these the best seed)"
         told.append(
-            f"Winners were chosen on validation; the test partition was read once per winner. Intervals: "
+            f"Winners were chosen on validation{rule if has_several_seeds(found) else ''}; the test partition was read "
+            "once per winner. Intervals: "
             f"{found['redraws']} bootstrap redraws of {found['unit']}s."
         )
     for dataset in datasets(found):

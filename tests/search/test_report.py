@@ -496,6 +496,16 @@ def test_few_cases_of_other_data_sets_and_of_groups_are_told(reported):
     assert told.startswith(f"{left_out} Fewer than 10 cases carry a class of a target in sex F; intervals there are")
 
 
+def test_how_winners_are_chosen_among_seeds_is_told_where_there_are_several(reported):
+    found = copy.deepcopy(reported.found)
+    rule = "chosen on validation (the hyperparameters with the best mean over seeds, of these the best seed); the test"
+    for seed in (0, 1):
+        found["trials"][0]["seed"] = seed
+        for trial in found["trials"][1:]:
+            trial["seed"] = 0
+        assert (rule in " ".join(words.sentences(found))) == (seed == 1)
+
+
 def test_a_table_with_nothing_to_list_is_no_file(reported):
     found = {**reported.found, "cells": [], "trials": [], "differences": {"pairs": [], "averages": []}}
     tables = (files.results_csv, files.differences_csv, files.averages_csv, files.subgroups_csv, files.curves_csv)
