@@ -127,7 +127,7 @@ def _pathology(manifest: Manifest, column: int) -> dict[str, Any]:
             "positive": int((labels > 0.5).sum()),
             "negative": int((labels < 0.5).sum()),
             "prevalence": round(float(labels[given].mean()), 4) if given.any() else None,
-            "missing": round(float(1 - given.mean()), 4),
+            "missing": round(float(1 - given.mean()), 4) if len(given) else 0.0,
         }
     return described
 

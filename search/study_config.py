@@ -239,7 +239,7 @@ def _describe(error: dict[str, Any], path: Path, lines: dict[yaml_places.Place, 
 
 def _section(place: tuple[str | int, ...]) -> dict[str, Any]:
     if place == ("recipe",):
-        return dict.fromkeys(RECIPE_FIELDS)
+        return dict.fromkeys(RECIPE_FIELDS | {"name"})
     fields: dict[str, Any] = dict(StudyConfig.model_fields)
     for part in place:
         inner = getattr(fields.get(str(part)), "annotation", None)

@@ -13,6 +13,16 @@ from datasets.verify import changed_since_prepared, data_card, prepared, unreada
 from tests.datasets import miniatures
 
 
+def test_a_card_of_a_table_that_is_all_test_holds_no_undefined_share(tmp_path):
+    options = miniatures.csv_table(tmp_path)
+    table = tmp_path / "labels.csv"
+    table.write_text(table.read_text().replace("Train", "TEST").replace("valid", "TEST"))
+    config = DatasetConfig(name="theirs", source="csv", options=options)
+    card = data_card(config, read(config, tmp_path), load(config, tmp_path))
+    assert card["partitions"]["train"]["images"] == 0
+    assert '"missing": NaN' not in json.dumps(card)
+
+
 def test_a_broken_image_that_serves_for_validation_and_test_is_listed_once(tmp_path: Path):
     miniatures.vindr_pcxr(tmp_path)
     manifest = load(DatasetConfig(name="p", source="vindr_pcxr", options={"validation_on_test": True}), tmp_path)
