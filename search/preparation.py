@@ -95,8 +95,8 @@ class Preparation:
     def record_external(self, data: Event) -> None:
         """Record of what data winners are also measured on; however their images are prepared, they are the same."""
         key = key_of(external_datasets(self.study)[data["dataset"]])
-        told = {name: data[name] for name in ("dataset", "fingerprint", "people")}
-        found = {"kind": "external", "key": key, **told, "images": data["images"]}
+        told = {name: data[name] for name in ("dataset", "fingerprint", "people", "images", "quarantined")}
+        found = {"kind": "external", "key": key, **told}
         if self.desk.state.externals.get(key) != found:
             self.desk.record(found)
 

@@ -6,7 +6,7 @@ Kinds of event (key `kind`), in the order they come:
 |---|---|
 | study | study (the file's content), origin (of the ledger: tells it from others of its name), version, time_ms |
 | data | dataset (name), key, fingerprint, people (`Manifest.people`), images, quarantined, declaration |
-| external | key (of data that winners are also measured on), dataset, fingerprint, people |
+| external | key (of data that winners are also measured on), dataset, fingerprint, people, images, quarantined |
 | unusable | dataset, reason, time_ms |
 | trial | trial, cell, axes, searched, seed, config, dataset_key; again where a changed study sorts it elsewhere |
 | started | trial, time_ms, gpus, cpus |

@@ -151,7 +151,14 @@ def _external_data(study: StudyConfig, state: StudyState) -> list[dict[str, Any]
     """Return of what data winners were also measured on, but for what is trained on, too."""
     keys = {name: key_of(dataset) for name, dataset in external_datasets(study).items()}
     known = {name: state.externals[key] for name, key in keys.items() if key in state.externals}
-    return [{"name": name, "fingerprint": event["fingerprint"]} for name, event in known.items()]
+    return [
+        {
+            "name": name,
+            "fingerprint": event["fingerprint"],
+            "reasons": dict(Counter(event.get("quarantined", {}).values())),  # earlier versions kept none
+        }
+        for name, event in known.items()
+    ]
 
 
 def _baselines(state: StudyState, named: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

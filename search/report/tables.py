@@ -214,7 +214,7 @@ def quarantined(found: dict[str, Any]) -> pd.DataFrame:
     """One row per data set and reason: images that could not be read."""
     return pd.DataFrame(
         {"data set": data["name"], "reason": reason, "images": count}
-        for data in found["data"]
+        for data in [*found["data"], *found["external_data"]]
         for reason, count in data["reasons"].items()
     )
 

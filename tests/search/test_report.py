@@ -496,6 +496,11 @@ def test_few_cases_of_other_data_sets_and_of_groups_are_told(reported):
     assert told.startswith(f"{left_out} Fewer than 10 cases carry a class of a target in sex F; intervals there are")
 
 
+def test_images_of_other_data_sets_that_cannot_be_read_are_listed(reported):
+    found = {**reported.found, "data": [], "external_data": [{"name": "theirs", "reasons": {"file is missing": 2}}]}
+    assert tables.quarantined(found).values.tolist() == [["theirs", "file is missing", 2]]
+
+
 def test_how_winners_are_chosen_among_seeds_is_told_where_there_are_several(reported):
     found = copy.deepcopy(reported.found)
     rule = "chosen on validation (the hyperparameters with the best mean over seeds, of these the best seed); the test"
