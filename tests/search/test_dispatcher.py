@@ -193,6 +193,18 @@ HALF, SHARE = Slot(1, 0.5), Slot(1, 0.7)
             id="without GPUs it is the CPUs",
         ),
         pytest.param(
+            [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}],
+            {"two": TWO, "small": Slot(2, 0.25), "whole": ANY},
+            ["two", "small", None],
+            id="GPUs are scarcer than CPUs",
+        ),
+        pytest.param(
+            [{"CPU": 8.0, "GPU": 2.0, "memory": 9e9}],
+            {trial: Slot(1, 0.25, 4.0) for trial in "abc"},
+            ["a", "b", None],
+            id="main memory is used up like CPUs",
+        ),
+        pytest.param(
             [{"CPU": 100.0, "GPU": 1.0}],
             {str(n): Slot(1, 0.1) for n in range(10)},
             [str(n) for n in range(10)],  # 1 - 9 × 0.1 is less than 0.1 in binary, if it is taken off one by one

@@ -171,6 +171,7 @@ def configurations(**axes):
         ({"adaptation": ["probe"], "initialization": ["imagenet"], "backbone": ["vit_base", "convnext_base"]}, 2),
         ({"adaptation": ["probe"], "initialization": ["imagenet"], "pooling": ["class_token", "patch_tokens"]}, 2),
         ({"adaptation": ["probe"], "initialization": ["imagenet"], "precision": ["bf16", "fp32"]}, 2),
+        ({"adaptation": ["probe"], "initialization": ["imagenet"], "dataset": ["phantom", "vindr_pcxr"]}, 2),
     ],
 )
 def test_trials_share_features_that_learning_rates_heads_and_seeds_do_not_change(axes, stores):

@@ -8,6 +8,7 @@ import ray
 
 from search import ray_cluster
 from search.errors import StudyError
+from search.resources import Slot
 
 
 class Played:
@@ -130,3 +131,50 @@ def test_workers_import_from_here_and_this_process_keeps_its_path(play, monkeypa
     with ray_cluster.cluster("auto"):
         pass
     assert played.seen["runtime_env"] == {"env_vars": {"PYTHONPATH": path}}
+
+
+class Workers:
+    """Ray as far as functions run on workers: in this process, the last one that was asked for ends first."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self):
+        self.asked = []
+
+    def remote(self, **options):
+        self.asked.append(options)
+        return lambda function: SimpleNamespace(remote=lambda order: (function, order))
+
+    def wait(self, references, *, num_returns):
+        assert num_returns == 1
+        return references[-1:], references[:-1]
+
+    def get(self, reference):
+        function, order = reference
+        try:
+            return function(order)
+        except ArithmeticError as cause:
+            raise ray.exceptions.RayTaskError("divide", "its traceback", cause) from None
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    found = Workers()
+    monkeypatch.setattr(ray_cluster, "ray", found)
+    return found
+
+
+def test_functions_run_in_the_slots_that_they_were_given_and_are_told_by_their_place(workers):
+    slots = [Slot(2), Slot(1, 0.5, 3.0), Slot(1, 1.0, gpu_type="A100")]
+    assert list(ray_cluster.each(lambda order: 10 * order, [1, 2, 3], slots)) == [(2, 30), (1, 20), (0, 10)]
+    assert workers.asked == [
+        {"num_cpus": 2, "num_gpus": 0.0, "resources": {}},
+        {"num_cpus": 1, "num_gpus": 0.5, "resources": {}, "memory": 3e9},
+        {"num_cpus": 1, "num_gpus": 1.0, "resources": {"accelerator_type:A100": 0.001}},
+    ]
+
+
+def test_an_error_of_a_worker_is_the_worker_s_own(workers):
+    with pytest.raises(ZeroDivisionError) as found:
+        list(ray_cluster.each(lambda order: 1 // order, [0], [Slot(1)]))
+    assert "traceback" not in str(found.value)

@@ -16,6 +16,7 @@ FROZEN_7B = Footprint(int(13.5 * GIGABYTE), 0, 0, shared=True)
 T4 = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
 A100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
 H100 = {"CPU": 32.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+NOBODY_KNOWS = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:RTX": 1.0}
 K80 = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:P4": 1.0}
 
 
@@ -32,6 +33,7 @@ K80 = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:P4": 1.0}
         (FROZEN_7B, [{**K80, "GPU": 1.0}], 1.0),  # offloaded where there are too few
         (FROZEN_SMALL, [T4], 1.0),  # what a batch takes of its memory is not known
         (SMALL, [{"CPU": 8.0, "GPU": 1.0}, K80], 0.5),  # 8 GB, and 16 for a GPU without a name
+        (SMALL, [NOBODY_KNOWS], 0.25),  # 16 GB for a type that no table has
     ],
 )
 def test_gpus_follow_from_the_footprint(want, nodes, gpus):
@@ -60,6 +62,13 @@ def test_a_frozen_encoder_gets_no_more_gpus_than_a_node_of_the_asked_type_has():
     assert slot_for(Resources(gpu_type="P4"), {}, FROZEN_7B, [alone, K80, A100]) == Slot(2, 2.0, gpu_type="P4")
     with pytest.raises(StudyError, match="1 GPU of type V100, but no node of this cluster has that"):
         slot_for(Resources(gpu_type="V100"), {}, FROZEN_7B, [A100])
+
+
+def test_who_says_the_memory_of_its_gpus_is_believed_more_than_their_type():
+    assert slot_for(Resources(gpu_type="A100", gpu_memory_gb=80), {}, HUGE, [A100]) == Slot(1, 1.0, gpu_type="A100")
+    assert slot_for(Resources(gpu_memory_gb=80), {}, HUGE, [A100]) == Slot(1, 1.0)
+    with pytest.raises(StudyError, match="the largest GPU here has 40 GB"):
+        slot_for(Resources(gpu_type="A100"), {}, HUGE, [A100, H100])
 
 
 def test_what_fits_on_no_gpu_is_refused_with_the_numbers():
