@@ -24,6 +24,7 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "8")  # one at a time leaves
 
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.result import TRIAL_ID
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -75,6 +76,7 @@ def train_all(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
+                callbacks=[_Silence()],
             ),
         )
         tuner.fit()
@@ -122,6 +124,13 @@ def _message(future: Any) -> Message | None:
     except ray.exceptions.RayError:
         return None
     return found if isinstance(found, dict) else None
+
+
+class _Silence(TrialProgressCallback):  # type: ignore[misc]
+    """Tune's own words of a trial that ends without a result, which it prints at any verbosity."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say nothing: progress is told by `progress.py`, on the same stream."""
 
 
 def _withdraw(tune_controller: Any, trial: Any) -> None:

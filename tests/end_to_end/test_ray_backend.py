@@ -137,7 +137,9 @@ def test_a_process_that_always_dies_ends_its_trial_and_not_the_study(cluster, tm
     assert search.ends()["good"] == "COMPLETE"
 
 
-def test_a_trial_whose_node_went_away_before_it_began_is_withdrawn_and_begins_anew(cluster, tmp_path, monkeypatch):
+def test_a_trial_whose_node_went_away_before_it_began_is_withdrawn_and_begins_anew(
+    cluster, tmp_path, monkeypatch, capfd
+):
     """It was to compute the features that the others read; a process that could serve them is not ended for it."""
     search, processes = Search(CURVES, stores=dict.fromkeys(CURVES, "one")), tmp_path / "processes"
     processes.mkdir()
@@ -165,6 +167,7 @@ def test_a_trial_whose_node_went_away_before_it_began_is_withdrawn_and_begins_an
     first = next(event for event in search.events if event["kind"] == "started")
     assert len(search.state.trials[first["trial"]].starts) > 1
     assert len(list(processes.iterdir())) <= 2
+    assert capfd.readouterr().out == ""  # Tune would print a line between those of progress
 
 
 def test_a_private_cluster_is_closed_to_strangers(cluster):
