@@ -1,8 +1,9 @@
 """What a trial wants of memory, held against the network itself."""
 
 import pytest
+import torch
 
-from trainers import assembly, large_weights
+from trainers import assembly, large_weights, memory_model
 from trainers.footprint import footprint
 from trainers.trial import TrialConfig
 
@@ -68,3 +69,11 @@ def test_a_network_is_in_main_memory_twice_while_it_is_loaded_and_a_large_one_on
     monkeypatch.setattr(large_weights, "LARGE", large)
     config = trial(adaptation)
     assert footprint(config, TARGETS).host == bytes_each * parameters(config, lambda network: network.encoder)
+
+
+@pytest.mark.parametrize("backbone", ["test_vit3", "tf_efficientnet_lite0"])
+def test_an_image_takes_what_autograd_keeps_of_it_in_a_real_network_that_trains(backbone):
+    config = trial().model_copy(update={"backbone": backbone, "resolution": 64})
+    network = assembly.build_network(config, [str(n) for n in range(TARGETS)], weights=None).train()
+    kept = memory_model.kept(network, torch.zeros(16, 1, 64, 64))
+    assert footprint(config, TARGETS).per_image == pytest.approx(kept / 16, rel=0.05)
