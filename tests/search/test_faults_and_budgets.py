@@ -142,6 +142,11 @@ def test_every_kind_a_trial_can_tell_has_a_policy():
         ("The actor died unexpectedly before finishing this task. Worker unexpectedly exits", "process_died"),
         ("The actor died because its node has died. Node Id: 1f", "node_lost"),
         ("The actor died because the node was preempted.", "node_lost"),
+        (
+            "ray.exceptions.ActorUnavailableError: The actor 33 is unavailable: The actor is temporarily unavailable: "
+            "RpcError: RPC error: Socket closed rpc_code: 14. The task may or may not have been executed on the actor.",
+            "node_lost",
+        ),
         ("Task was killed due to the node running low on memory.", "host_memory"),
         ("", "process_died"),
     ],
