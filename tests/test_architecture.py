@@ -23,12 +23,14 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["plan", "search/studies/dinov3_resolution.yaml", "--json"]])
 def test_plan_and_help_import_nothing_heavy(words):
     code = f"from typer.testing import CliRunner; from search.cli import app; CliRunner().invoke(app, {words!r})"
     assert loaded_by(code) == set()
 
 
+@pytest.mark.slow
 def test_the_driver_never_imports_torch():
     assert loaded_by("import search.study, search.status, search.report") & {"torch", "timm", "sklearn"} == set()
 

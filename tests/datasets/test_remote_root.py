@@ -54,6 +54,7 @@ def website(original: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bucket", "original", "website"])
 def test_what_the_manifest_names_is_brought_once_and_reads_as_the_original(
     kind: str, original: Path, tmp_path: Path, request: pytest.FixtureRequest

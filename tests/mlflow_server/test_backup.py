@@ -232,6 +232,7 @@ def test_a_backup_that_others_write_beside_is_restored(backed_up, tmp_path, monk
     assert back_up(before, tmp_path / "copy")["metrics"] == live == rows_by_table(before)["metrics"] - 1
 
 
+@pytest.mark.slow
 def test_a_restored_database_is_migrated_without_a_change(server):
     before = rows_by_table(server)
     assert upgrade(server) == 0

@@ -134,6 +134,7 @@ def test_the_image_holds_pinned_packages_and_an_ordinary_user():
         assert re.search(rf"^{name}==", locked, re.MULTILINE), name
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_server_find_their_modules_in_the_image(tmp_path):
     copied = re.findall(r"^COPY (.+) (\S+)$", (FOLDER / "Containerfile").read_text(), re.MULTILINE)
     for names, target in copied:

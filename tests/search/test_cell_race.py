@@ -375,6 +375,7 @@ def test_how_little_stops_a_trial_depends_on_how_many_there_are(trials, stops):
     assert found is stops
 
 
+@pytest.mark.slow
 def test_what_hundreds_of_stopped_trials_would_have_added_adds_up():
     """What is worth most is much the same in all groups; which of the best wins differs, and each seldom does."""
     rng = np.random.default_rng(0)

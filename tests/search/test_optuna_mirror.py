@@ -111,6 +111,7 @@ def test_a_file_that_is_lost_or_unusable_is_made_anew_from_what_was_told(tmp_pat
     assert sorted(path.name for path in folder.path.iterdir()) == ["optuna.db", *left]
 
 
+@pytest.mark.slow
 def test_a_file_that_somebody_holds_is_waited_for(tmp_path):
     folder = StudyFolder(tmp_path, "s")
     OptunaMirror(folder, Pruning(), [])

@@ -115,6 +115,7 @@ def test_a_ray_that_does_not_answer_is_told(play, address, problem, told):
     assert str(refused.value).startswith(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [None, "/elsewhere"])
 def test_workers_import_from_here_and_this_process_keeps_its_path(play, monkeypatch, tmp_path, before):
     monkeypatch.delenv("PYTHONPATH", raising=False)
