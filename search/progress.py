@@ -286,7 +286,7 @@ def _line(now: Snapshot) -> str:
     best = next(iter(now.best.items()), None)
     so_far = f", best {best[1]:.4f} ({best[0]})" if best else ""
     left = "time left unknown" if now.seconds_left is None else f"at most {duration(now.seconds_left)} left"
-    on_gpus = f" on {now.gpus:g} GPUs" if now.gpus else ""
+    on_gpus = f" on {now.gpus:g} GPU{'' if now.gpus == 1 else 's'}" if now.gpus else ""
     return (
         f"{now.complete + now.pruned + now.dropped + now.failed}/{now.trials} trials "
         f"({now.complete} complete, {now.pruned} pruned, {f'{now.dropped} dropped, ' if now.dropped else ''}"

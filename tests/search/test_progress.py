@@ -123,6 +123,15 @@ def test_who_was_stopped_has_no_epochs_left_and_is_counted_by_what_stopped_it(ca
     assert (now["gpus"], now["gpu_hours"]) == (0.5, 4.0)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "told"), [(0, "2 running, "), (0.25, " on 0.5 GPUs,"), (0.5, " on 1 GPU,"), (2, " on 4 GPUs,")]
+)
+def test_a_line_says_how_many_gpus_are_in_use(gpus, told):
+    search = Search(CURVES, gpus=gpus)
+    assert search.schedule.next() and search.schedule.next()
+    assert told in shown("lines", search)
+
+
 def test_a_log_has_no_line_for_every_epoch():
     search = Search({"t1": [0.6, 0.7], "t2": [0.5, 0.8]})
     console = Console(file=io.StringIO(), width=200)
