@@ -13,7 +13,7 @@ from typing import Any
 
 from search import failures
 from search.errors import StudyError
-from search.resources import ACCELERATOR, Node, Slot, check_fit
+from search.resources import ACCELERATOR, Node, Slot, misfit
 from search.schedule import Assignment, Schedule
 from search.worker import WorkOrder
 from trainers.trial import EpochMetrics, TrialResult
@@ -88,13 +88,12 @@ class Dispatcher:
 
     def _tell_of_waiting(self, wanted: Sequence[Slot]) -> None:
         """Say once that nothing trains, and nothing will on the nodes that are left."""
-        if self._told_to_wait or self._assigned or any(self._room.could_hold(slot) for slot in wanted):
+        if self._told_to_wait or self._assigned:
             return
-        self._told_to_wait = True
-        try:
-            check_fit(wanted[0], self._room.nodes)
-        except StudyError as problem:
-            LOG.warning("warning: nothing trains until a node comes that can hold it: %s", problem)
+        problems = [misfit(slot, self._room.nodes) for slot in wanted]
+        if None not in problems:
+            self._told_to_wait = True
+            LOG.warning("warning: nothing trains until a node comes that can hold it: %s", problems[0])
 
     def told(self, tune_trial: str, message: Message, arrived: Callable[[], Mapping[str, Message]]) -> bool:
         """Take in a message of a worker; return whether it goes on.
@@ -133,8 +132,8 @@ class Dispatcher:
         Their node went away after it was counted: Ray would keep them for ever, and with them whoever waits for what
         they compute.
         """
-        assigned = [tune_trial for tune_trial in pending if tune_trial in self._assigned]
-        return {t for t in assigned if not self._room.could_hold(self._slot_of(self._assigned[t]))}
+        slots = {t: self._slot_of(self._assigned[t]) for t in pending if t in self._assigned}
+        return {tune_trial for tune_trial, slot in slots.items() if misfit(slot, self._room.nodes) is not None}
 
     def left(self, tune_trial: str) -> None:
         """Take in that a Tune trial is over: finished, paused at a rung, failed, stopped or withdrawn."""
@@ -209,10 +208,6 @@ class _Room:
             if able:
                 max(able, key=lambda node: (sum(node.gpus), node.amounts.get("CPU", 0))).open = False
         return None
-
-    def could_hold(self, slot: Slot) -> bool:
-        """Say whether a node that is alive could hold a slot, were it empty."""
-        return _node_for(slot, [_Free(node) for node in self.nodes]) is not None
 
     @property
     def nodes(self) -> Sequence[Node]:

@@ -77,7 +77,9 @@ def class_of_loss(said: str) -> tuple[str, str]:
         return "host_memory", "Ray ended its process, since the host was running out of memory"
     if any(word in lowered for word in ("node died", "node has died", "node is dead", "preempted", "node failure")):
         return "node_lost", "its node went away"
-    if "unavailable" in lowered:  # where a process alone died its node would have told within a second
+    if (
+        "actor is temporarily unavailable" in lowered
+    ):  # where a process alone died its node would have told within a second
         return "node_lost", "its node does not answer any more"
     return "process_died", "its process died"
 

@@ -123,12 +123,19 @@ def check_fit(slot: Slot, nodes: Sequence[Node], who: str = "a trial") -> None:
     Raises:
         StudyError: with what the trial asks for and what the nodes have.
     """
+    if (problem := misfit(slot, nodes, who)) is not None:
+        raise StudyError(problem)
+
+
+def misfit(slot: Slot, nodes: Sequence[Node], who: str = "a trial") -> str | None:
+    """Say why no node could ever hold a slot, were it empty; None where one could. See `check_fit`."""
     asked = slot.as_ray()
-    if not any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in asked.items()) for node in nodes):
-        raise StudyError(
-            f"resources: {who} asks for {_told(asked)}, but no node of this cluster has that; "
-            f"{_told_of_nodes(nodes, asked)}. Set lower resources.cpus, gpus or memory_gb, or another gpu_type"
-        )
+    if any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in asked.items()) for node in nodes):
+        return None
+    return (
+        f"resources: {who} asks for {_told(asked)}, but no node of this cluster has that; "
+        f"{_told_of_nodes(nodes, asked)}. Set lower resources.cpus, gpus or memory_gb, or another gpu_type"
+    )
 
 
 def _told(amounts: Mapping[str, float]) -> str:

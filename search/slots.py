@@ -51,12 +51,14 @@ class Slots:
     def _decide(self, trials: Sequence[Trial]) -> dict[Key, Slot]:
         different = {_key(trial): trial for trial in trials}
         wants = self._measure(different)
-        stored = (trial.config.dataset for key, trial in different.items() if key in wants and wants[key].stored)
-        images = {name: self._images_of(dataset) for name, dataset in {key_of(one): one for one in stored}.items()}
-        nodes, found = ray_cluster.nodes() if different else [], {}
-        for key, trial in different.items():
-            known = images[key_of(trial.config.dataset)] if key in wants and wants[key].stored else 0
-            found[key] = slot_for(self._resources, trial.setting, wants.get(key), nodes, images=known)
+        datasets = {key: different[key].config.dataset for key, want in wants.items() if want.stored}
+        counts = {name: self._images_of(one) for name, one in {key_of(one): one for one in datasets.values()}.items()}
+        images = {key: counts[key_of(dataset)] for key, dataset in datasets.items()}
+        nodes = ray_cluster.nodes() if different else []
+        found = {
+            key: slot_for(self._resources, trial.setting, wants.get(key), nodes, images=images.get(key, 0))
+            for key, trial in different.items()
+        }
         self._most_cpus = max([self._most_cpus, *(slot.cpus for slot in found.values())])
         return found
 

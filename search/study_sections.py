@@ -125,7 +125,7 @@ class Pruning(Section):
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What one trial gets, all defaults filled in; the fields are those of `Resources`."""
+    """What one trial gets, as far as the study says so; the fields are those of `Resources`."""
 
     cpus: int | None = None
     gpus: float | None = None

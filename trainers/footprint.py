@@ -23,20 +23,24 @@ def footprint(config: TrialConfig, targets: int) -> Footprint:
         TrialError: kind "configuration".
     """
     recipe = config.recipe
-    encoder = meta_network(assembly.plan_network(config))
-    parameters = parameter_count(encoder)
-    host = _host_bytes(parameters)
+    plan = assembly.plan_network(config)
     if adaptations.load(config.adaptation).on_features:
-        stored = encoder.width * BYTES_OF_FLOAT
-        return Footprint(parameters * BYTES_OF_BF16, 0, 0, shared=True, host=host, stored=stored)
+        encoder = meta_network(plan)
+        parameters, stored = parameter_count(encoder), encoder.width * BYTES_OF_FLOAT
+        return Footprint(parameters * BYTES_OF_BF16, 0, 0, shared=True, host=_host_bytes(parameters), stored=stored)
     with torch.device("meta"):
         network = assembly.build_network(config, [f"target {n}" for n in range(targets)], weights=None, load=False)
-        side = assembly.plan_network(config).input_size
-        images = torch.zeros(IMAGES, 1, side, side)
+        images = torch.zeros(IMAGES, 1, plan.input_size, plan.input_size)
     per_image = memory_model.kept(network.train(), images) // IMAGES
     per_image = per_image // 2 if recipe.precision == "bf16" else per_image
     fixed = memory_model.fixed_bytes(network, optimizer=recipe.optimizer, average=recipe.ema is not None)
-    return Footprint(fixed, per_image * recipe.batch_size, per_image, shared=False, host=host)
+    return Footprint(
+        fixed,
+        per_image * recipe.batch_size,
+        per_image,
+        shared=False,
+        host=_host_bytes(parameter_count(network.encoder)),
+    )
 
 
 def _host_bytes(parameters: int) -> int:

@@ -148,6 +148,7 @@ def test_every_kind_a_trial_can_tell_has_a_policy():
             "node_lost",
         ),
         ("Task was killed due to the node running low on memory.", "host_memory"),
+        ("The worker crashed: OSError: [Errno 11] Resource temporarily unavailable", "process_died"),
         ("", "process_died"),
     ],
 )
